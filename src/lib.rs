@@ -1,0 +1,13 @@
+//! Indicator Relay: threat indicators from ThreatConnect to Microsoft Sentinel and Microsoft Defender.
+//!
+//! The modules in reading order; a module names only those above it (`ARCHITECTURE.md` holds the map, a test holds the rule).
+
+pub mod indicator;
+pub mod platform;
+pub mod storage;
+pub mod threatconnect;
+pub mod sinks;
+pub mod export;
+pub mod settings;
+pub mod app;
+pub mod cli;

@@ -1,0 +1,8 @@
+//! What every edge stands on: time, HTTP, pace, identity, secrets. No product words here.
+
+pub mod clock;
+pub mod http;
+pub mod identity;
+pub mod pacer;
+pub mod secret;
+pub mod schedule;

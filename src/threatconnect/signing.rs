@@ -1,0 +1,1 @@
+//! HMAC signatures and tokens, computed anew for each attempt.
