@@ -2,12 +2,12 @@
 //!
 //! The modules in reading order; a module names only those above it (`ARCHITECTURE.md` holds the map, a test holds the rule).
 
-pub mod indicator;
-pub mod platform;
-pub mod storage;
-pub mod threatconnect;
-pub mod sinks;
-pub mod export;
-pub mod settings;
 pub mod app;
 pub mod cli;
+pub mod export;
+pub mod indicator;
+pub mod platform;
+pub mod settings;
+pub mod sinks;
+pub mod storage;
+pub mod threatconnect;

@@ -17,7 +17,11 @@ use super::pacer::Pacer;
 /// Adds what proves who we are, anew for each attempt.
 pub trait Authorize: fmt::Debug + Send + Sync {
     /// Headers for one attempt. `target` is the path and query exactly as they go on the request line.
-    fn headers<'a>(&'a self, method: &'a Method, target: &'a str) -> BoxFuture<'a, Result<Vec<(HeaderName, HeaderValue)>, AuthorizeError>>;
+    fn headers<'a>(
+        &'a self,
+        method: &'a Method,
+        target: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<(HeaderName, HeaderValue)>, AuthorizeError>>;
 
     /// The service answered 401: forget what is cached. True if another attempt can differ from the last.
     fn renew(&self) -> bool;
@@ -119,8 +123,24 @@ pub struct Http {
 impl Http {
     /// `base`: scheme, host, port and path prefix; opaque.
     #[must_use]
-    pub fn new(service: &'static str, client: reqwest::Client, clock: Arc<dyn Clock>, base: Url, authorize: Arc<dyn Authorize>) -> Self {
-        Self { service, client, clock, base, authorize, pacer: None, bounds: Bounds::default(), wait_in_body: None, traffic: Arc::default() }
+    pub fn new(
+        service: &'static str,
+        client: reqwest::Client,
+        clock: Arc<dyn Clock>,
+        base: Url,
+        authorize: Arc<dyn Authorize>,
+    ) -> Self {
+        Self {
+            service,
+            client,
+            clock,
+            base,
+            authorize,
+            pacer: None,
+            bounds: Bounds::default(),
+            wait_in_body: None,
+            traffic: Arc::default(),
+        }
     }
 
     /// Every attempt, retries included, takes a place of this pacer.

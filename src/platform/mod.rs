@@ -4,5 +4,5 @@ pub mod clock;
 pub mod http;
 pub mod identity;
 pub mod pacer;
-pub mod secret;
 pub mod schedule;
+pub mod secret;

@@ -117,11 +117,18 @@ pub struct Withdrawal {
 /// What the target said of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Accepted { remote_id: Option<String> },
+    Accepted {
+        remote_id: Option<String>,
+    },
     /// For good: the same content would be refused again.
-    Refused { reason: String, correlation: Option<String> },
+    Refused {
+        reason: String,
+        correlation: Option<String>,
+    },
     /// The answer came, but says nothing usable about this item.
-    Unanswered { reason: String },
+    Unanswered {
+        reason: String,
+    },
 }
 
 /// How a whole batch failed.

@@ -69,7 +69,13 @@ pub trait StateStore: fmt::Debug + Send + Sync {
     fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>>;
 
     /// Rows with `from <= key < to`, ascending, at most `limit`.
-    fn scan<'a>(&'a self, partition: &'a str, from: &'a str, to: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StoreError>>;
+    fn scan<'a>(
+        &'a self,
+        partition: &'a str,
+        from: &'a str,
+        to: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>>;
 
     /// All or nothing. Returns the new versions of the [`Write::PutIf`] rows, in their order.
     fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>>;
@@ -92,7 +98,12 @@ pub trait Queue: fmt::Debug + Send + Sync {
     fn put<'a>(&'a self, queue: &'a str, body: Vec<u8>, delay: Duration) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// At most `limit` visible messages, invisible to others for `visibility`.
-    fn receive<'a>(&'a self, queue: &'a str, limit: usize, visibility: Duration) -> BoxFuture<'a, Result<Vec<Message>, StoreError>>;
+    fn receive<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        visibility: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>>;
 
     /// Deletes; false if the message was received again by somebody else, or is gone.
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>>;

@@ -59,7 +59,10 @@ pub struct Page {
 pub enum Item {
     Indicator(Indicator),
     /// The id could be read, the rest not.
-    Unreadable { id: u64, reason: String },
+    Unreadable {
+        id: u64,
+        reason: String,
+    },
 }
 
 impl Item {
