@@ -191,10 +191,10 @@ pub trait Sink: fmt::Debug + Send + Sync {
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8>;
 
     /// Sends payloads; one answer per payload, in their order.
-    fn send(&self, payloads: Vec<Vec<u8>>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>>;
+    fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>>;
 
     /// Takes items back; one answer per item, in their order.
-    fn withdraw(&self, items: Vec<Withdrawal>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>>;
+    fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>>;
 
     /// The least call that proves access.
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>>;

@@ -19,3 +19,11 @@ pub struct Filter {
     /// Replaces all of the above.
     pub tql: Option<String>,
 }
+
+impl Filter {
+    /// The whole expression, without the clause of the place.
+    #[must_use]
+    pub fn tql(&self, _since: Option<jiff::Timestamp>) -> String {
+        todo!()
+    }
+}

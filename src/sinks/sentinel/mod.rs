@@ -59,11 +59,11 @@ impl Sink for Sentinel {
         todo!()
     }
 
-    fn send(&self, _payloads: Vec<Vec<u8>>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>> {
+    fn send<'a>(&'a self, _payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
         todo!()
     }
 
-    fn withdraw(&self, _items: Vec<Withdrawal>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>> {
+    fn withdraw<'a>(&'a self, _items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
         todo!()
     }
 
