@@ -1,6 +1,9 @@
 //! Observables: kind and value in normal form. What is keyed is what is sent (design: normal form).
 
 use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 /// The guide's ten kinds, in the order of its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -75,6 +78,23 @@ impl Kind {
         }
     }
 
+    /// Part of keys and of STIX ids: never changes.
+    #[must_use]
+    pub fn stable_name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Cidr => "cidr",
+            Self::EmailAddress => "email-address",
+            Self::EmailSubject => "email-subject",
+            Self::Md5 => "md5",
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Host => "host",
+            Self::Url => "url",
+            Self::UserAgent => "user-agent",
+        }
+    }
+
     #[must_use]
     pub fn group(self) -> Group {
         match self {
@@ -101,12 +121,24 @@ pub struct Malformed(pub &'static str);
 pub struct ObservableKey(pub [u8; 32]);
 
 impl Observable {
-    /// Brings `text` to the normal form of `kind`.
+    /// Brings `text` to the normal form of `kind`: what is keyed is what is sent.
     ///
     /// # Errors
     /// When the text is no value of that kind.
     pub fn parse(kind: Kind, text: &str) -> Result<Self, Malformed> {
-        Ok(Self { kind, value: text.to_owned() })
+        let value = match kind {
+            Kind::Address => address(text)?,
+            Kind::Cidr => network(text)?,
+            Kind::Host => host(text.trim())?,
+            Kind::EmailAddress => email_address(text.trim())?,
+            Kind::Md5 => hash(text, 32, "not an MD5 hash (32 hex digits)")?,
+            Kind::Sha1 => hash(text, 40, "not a SHA-1 hash (40 hex digits)")?,
+            Kind::Sha256 => hash(text, 64, "not a SHA-256 hash (64 hex digits)")?,
+            Kind::Url => url(text.trim())?,
+            Kind::EmailSubject | Kind::UserAgent if text.trim().is_empty() => return Err(Malformed("empty value")),
+            Kind::EmailSubject | Kind::UserAgent => text.to_owned(),
+        };
+        Ok(Self { kind, value })
     }
 
     #[must_use]
@@ -123,8 +155,138 @@ impl Observable {
     /// `{kind}:{normal form}`, hashed.
     #[must_use]
     pub fn key(&self) -> ObservableKey {
-        todo!()
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        context.update(self.kind.stable_name().as_bytes());
+        context.update(b":");
+        context.update(self.value.as_bytes());
+        let mut key = [0; 32];
+        key.copy_from_slice(context.finish().as_ref());
+        ObservableKey(key)
     }
+
+    /// The address, if it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        (self.kind == Kind::Address).then(|| self.value.parse().ok()).flatten()
+    }
+
+    /// The network, if it is one.
+    #[must_use]
+    pub fn network(&self) -> Option<IpNet> {
+        (self.kind == Kind::Cidr).then(|| self.value.parse().ok()).flatten()
+    }
+
+    /// The host that a host name, URL or e-mail address names, without port or brackets.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Host => Some(&self.value),
+            Kind::EmailAddress => self.value.rsplit_once('@').map(|(_, domain)| domain),
+            Kind::Url => url_parts(&self.value).map(|parts| parts.host.trim_start_matches('[').trim_end_matches(']')),
+            _ => None,
+        }
+    }
+}
+
+fn address(text: &str) -> Result<String, Malformed> {
+    text.trim().parse::<IpAddr>().map(|ip| ip.to_string()).map_err(|_| Malformed("not an IPv4 or IPv6 address"))
+}
+
+fn network(text: &str) -> Result<String, Malformed> {
+    let text = text.trim();
+    let malformed = Malformed("not a network in CIDR form (address/prefix length)");
+    if !text.contains('/') {
+        return Err(malformed);
+    }
+    text.parse::<IpNet>().map(|net| net.trunc().to_string()).map_err(|_| malformed)
+}
+
+fn hash(text: &str, digits: usize, reason: &'static str) -> Result<String, Malformed> {
+    let text = text.trim();
+    let fits = text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if fits { Ok(text.to_ascii_lowercase()) } else { Err(Malformed(reason)) }
+}
+
+/// Lower-case punycode without the root's dot. Underscores are let through: real names have them.
+fn host(text: &str) -> Result<String, Malformed> {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if text.is_empty() {
+        return Err(Malformed("empty host name"));
+    }
+    if text.contains('*') {
+        return Err(Malformed("a host name with a wildcard"));
+    }
+    let name = if text.is_ascii() {
+        text.to_ascii_lowercase()
+    } else {
+        idna::domain_to_ascii(text).map_err(|_| Malformed("not a host name: it has no punycode form"))?
+    };
+    let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    if name.len() > 253 {
+        return Err(Malformed("a host name of more than 253 characters"));
+    }
+    for label in name.split('.') {
+        match label {
+            "" => return Err(Malformed("a host name with an empty label")),
+            label if label.len() > 63 => return Err(Malformed("a host name with a label of more than 63 characters")),
+            label if !label.bytes().all(valid) => return Err(Malformed("a host name with a character that none may have")),
+            _ => {}
+        }
+    }
+    Ok(name)
+}
+
+fn email_address(text: &str) -> Result<String, Malformed> {
+    let malformed = Malformed("not an e-mail address");
+    let (local, domain) = text.rsplit_once('@').ok_or(malformed)?;
+    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '"' | ',' | ';' | '@');
+    if local.is_empty() || domain.is_empty() || local.contains(bad) || domain.contains(bad) {
+        return Err(malformed);
+    }
+    let domain = if domain.is_ascii() { domain.to_ascii_lowercase() } else { host(domain).map_err(|_| malformed)? };
+    Ok(format!("{}@{domain}", local.to_lowercase()))
+}
+
+/// The places of a URL's scheme and host; everything else stays as it came.
+struct UrlParts<'a> {
+    scheme: &'a str,
+    userinfo: &'a str,
+    host: &'a str,
+    rest: &'a str,
+}
+
+fn url_parts(text: &str) -> Option<UrlParts<'_>> {
+    let (scheme, after) = text.split_once("://")?;
+    let end = after.find(['/', '?', '#', '\\']).unwrap_or(after.len());
+    let (authority, rest) = after.split_at(end);
+    let (userinfo, host_port) = authority.rsplit_once('@').map_or(("", authority), |(user, _)| authority.split_at(user.len() + 1));
+    let host_end = match host_port.find(']') {
+        Some(bracket) if host_port.starts_with('[') => bracket + 1,
+        _ => host_port.find(':').unwrap_or(host_port.len()),
+    };
+    let (host, port) = host_port.split_at(host_end);
+    let rest = &text[text.len() - rest.len() - port.len()..];
+    Some(UrlParts { scheme, userinfo, host, rest })
+}
+
+/// Scheme and host in lower case, the host in punycode, the rest byte for byte.
+fn url(text: &str) -> Result<String, Malformed> {
+    if text.chars().any(char::is_control) {
+        return Err(Malformed("a URL with a control character"));
+    }
+    let parts = url_parts(text).ok_or(Malformed("a URL without a scheme (such as http://)"))?;
+    let scheme_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    if !parts.scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !parts.scheme.chars().all(scheme_char) {
+        return Err(Malformed("a URL without a scheme (such as http://)"));
+    }
+    let host = if parts.host.starts_with('[') {
+        let inner = parts.host.trim_start_matches('[').trim_end_matches(']');
+        inner.parse::<std::net::Ipv6Addr>().map(|ip| format!("[{ip}]")).map_err(|_| Malformed("a URL with a host that is none"))?
+    } else {
+        host(parts.host).map_err(|_| Malformed("a URL with a host that is none"))?
+    };
+    // A trailing dot of the host is no part of its normal form.
+    Ok(format!("{}://{}{host}{}", parts.scheme.to_ascii_lowercase(), parts.userinfo, parts.rest))
 }
 
 impl fmt::Debug for ObservableKey {
@@ -138,5 +300,76 @@ impl fmt::Display for ObservableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use base64::Engine as _;
         f.write_str(&base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn normal(kind: Kind, text: &str) -> Result<String, &'static str> {
+        Observable::parse(kind, text).map(|o| o.value().to_owned()).map_err(|m| m.0)
+    }
+
+    #[test]
+    fn addresses_have_one_text() {
+        assert_eq!(normal(Kind::Address, "2001:0DB8:0:0:0:0:0:25").as_deref(), Ok("2001:db8::25"));
+        assert_eq!(normal(Kind::Address, " 203.0.113.10 ").as_deref(), Ok("203.0.113.10"));
+        assert_eq!(normal(Kind::Address, "2001:db8:::1"), Err("not an IPv4 or IPv6 address"));
+        assert_eq!(normal(Kind::Cidr, "2001:db8:1234:0:0:0:0:5/48").as_deref(), Ok("2001:db8:1234::/48"));
+        assert_eq!(normal(Kind::Cidr, "198.51.100.7/24").as_deref(), Ok("198.51.100.0/24"));
+        assert!(normal(Kind::Cidr, "198.51.100.7").is_err());
+    }
+
+    #[test]
+    fn hosts_are_lower_case_punycode_without_the_roots_dot() {
+        assert_eq!(normal(Kind::Host, "BÜCHER.example.").as_deref(), Ok("xn--bcher-kva.example"));
+        assert_eq!(normal(Kind::Host, "_dmarc.Bad-Login.example").as_deref(), Ok("_dmarc.bad-login.example"));
+        assert!(normal(Kind::Host, ".example").is_err());
+        assert!(normal(Kind::Host, "*.example").is_err());
+        assert!(normal(Kind::Host, "a b.example").is_err());
+    }
+
+    #[test]
+    fn urls_keep_every_byte_behind_the_host() {
+        let kept = "/a/Invoice.zip?id=7&x=%20#Top";
+        assert_eq!(normal(Kind::Url, &format!("HTTP://Files.EXAMPLE.net:8080{kept}")), Ok(format!("http://files.example.net:8080{kept}")));
+        assert_eq!(normal(Kind::Url, "https://User@Bücher.example/Ä").as_deref(), Ok("https://User@xn--bcher-kva.example/Ä"));
+        assert_eq!(normal(Kind::Url, "http://[2001:DB8::1]:80/x").as_deref(), Ok("http://[2001:db8::1]:80/x"));
+        assert!(normal(Kind::Url, "evil.example/a").is_err());
+        assert!(normal(Kind::Url, "http:///a").is_err());
+    }
+
+    #[test]
+    fn e_mail_addresses_and_hashes_are_lower_case() {
+        assert_eq!(normal(Kind::EmailAddress, "O'Neil@Bad.Example").as_deref(), Ok("o'neil@bad.example"));
+        assert!(normal(Kind::EmailAddress, "bad.example").is_err());
+        assert!(normal(Kind::EmailAddress, "a\"b@bad.example").is_err());
+        assert_eq!(normal(Kind::Md5, "A8E936F771D9F26BB3410172817C6D3C").as_deref(), Ok("a8e936f771d9f26bb3410172817c6d3c"));
+        assert!(normal(Kind::Sha256, "a8e936f771d9f26bb3410172817c6d3c").is_err());
+    }
+
+    fn any_kind() -> impl Strategy<Value = Kind> {
+        prop::sample::select(Kind::ALL.to_vec())
+    }
+
+    proptest! {
+        #[test]
+        fn the_normal_form_of_a_normal_form_is_itself(kind in any_kind(), text in ".{0,60}|[a-zA-Z0-9:/.@_-]{1,40}|https?://[a-zA-ZäÄ.]{1,20}(:[0-9]{1,4})?(/.{0,20})?") {
+            if let Ok(once) = Observable::parse(kind, &text) {
+                let again = Observable::parse(kind, once.value());
+                prop_assert_eq!(Ok(&once), again.as_ref());
+                prop_assert_eq!(once.key(), again.expect("parsed above").key());
+            }
+        }
+
+        #[test]
+        fn different_observables_have_different_keys(a in any_kind(), b in any_kind(), x in "[a-f0-9]{32}", y in "[a-f0-9]{32}") {
+            if let (Ok(one), Ok(two)) = (Observable::parse(a, &x), Observable::parse(b, &y)) {
+                prop_assert_eq!(one == two, one.key() == two.key());
+            }
+        }
     }
 }
