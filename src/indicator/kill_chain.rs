@@ -28,7 +28,7 @@ impl KillChainPhase {
         }
     }
 
-    /// Lockheed Martin's name, in lower case with hyphens.
+    /// ThreatConnect's name in lower case with hyphens, for the `lockheed-martin-cyber-kill-chain`.
     #[must_use]
     pub fn lockheed_martin(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl KillChainPhase {
             Self::Delivery => "delivery",
             Self::Exploitation => "exploitation",
             Self::Installation => "installation",
-            Self::C2 => "command-and-control",
+            Self::C2 => "c2",
             Self::Actions => "actions-on-objectives",
         }
     }
