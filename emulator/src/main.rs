@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
-use emulator::{Emulator, Options, Time as _, generate, load_csv};
+use emulator::{Emulator, Options, generate, load_csv};
 
 /// ThreatConnect, Entra, Key Vault and Sentinel on this machine.
 #[derive(Debug, Parser)]
@@ -31,13 +31,13 @@ async fn main() -> anyhow::Result<()> {
     let emulator = Emulator::start(options).await.context("failed to start the emulator")?;
     let count = if let Ok(count) = arguments.indicators.parse::<usize>() {
         let mut world = emulator.world();
-        generate(1, count, now).for_each(|indicator| drop(world.add(indicator)));
+        generate(1, count, now).for_each(|indicator| _ = world.add(indicator));
         count
     } else {
         let indicators = load_csv(arguments.indicators.as_ref(), now)?;
         let count = indicators.len();
         let mut world = emulator.world();
-        indicators.into_iter().for_each(|indicator| drop(world.add(indicator)));
+        indicators.into_iter().for_each(|indicator| _ = world.add(indicator));
         count
     };
     std::fs::write(&arguments.ca, emulator.ca_pem()).with_context(|| format!("failed to write {}", arguments.ca.display()))?;

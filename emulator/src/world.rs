@@ -17,7 +17,7 @@ const USUAL_FIELDS: [&str; 6] = ["attributes", "falsePositives", "securityLabels
 pub struct World {
     pub owners: Vec<Owner>,
     pub(crate) indicators: BTreeMap<u64, Stored>,
-    next_id: u64,
+    pub(crate) next_id: u64,
     pub users: Vec<User>,
     pub apps: Vec<App>,
     /// Secrets of the vault: name to value; none is disabled.

@@ -247,6 +247,9 @@ impl Ending<'_> {
             match answer {
                 Answer::Accepted { .. } => {
                     withdrawn += 1;
+                    if let Some(journal) = self.progress.journal() {
+                        journal.withdrawn(row.kind.report_name(), &row.value);
+                    }
                     row.claims.clear();
                     row.cut = false;
                     row.at_target = false;

@@ -111,7 +111,8 @@ impl<'a> Flow<'a> {
         let mut reader = read_ahead(pages, Arc::clone(&self.job.sink), Arc::clone(&self.job.terms), Arc::clone(&clock));
         let mut ended: Option<Result<(), Stop>> = None;
         loop {
-            if ended.is_none() && self.deadline.is_some_and(|deadline| clock.monotonic() >= deadline) {
+            let over = self.progress.is_stopped() || self.deadline.is_some_and(|deadline| clock.monotonic() >= deadline);
+            if ended.is_none() && over {
                 ended = Some(Err(Stop::Budget));
             }
             self.dispatch(ended.is_some()).await?;
@@ -327,7 +328,11 @@ impl<'a> Flow<'a> {
             valid_from: draft.valid_from,
             withdrawal: false,
         };
-        Some(Parcel { token, load: Load::Upload(self.job.sink.payload(draft, stamp)), intent, modified: stamp.modified })
+        let payload = self.job.sink.payload(draft, stamp);
+        if let Some(journal) = self.progress.journal() {
+            journal.payload(&payload);
+        }
+        Some(Parcel { token, load: Load::Upload(payload), intent, modified: stamp.modified })
     }
 
     fn note(&mut self, answers: Vec<(usize, Answer)>) {
@@ -366,6 +371,9 @@ impl<'a> Flow<'a> {
                 let key = sighting.observable.as_ref().map(|(_, key)| *key);
                 let row = key.and_then(|key| self.rows.get_mut(&key)).map_or(&mut absent, |(row, _)| row);
                 let mut settled = settle(sighting, row, &rules, &mut tally);
+                if let Some(journal) = self.progress.journal() {
+                    journal.sighting(sighting);
+                }
                 if let (Some(holder), Some(key)) = (settled.dethroned.take(), key) {
                     let claim = claim_key(&holder.0, holder.1, key);
                     if let Some(loser) = packer.read::<Claim>(&claim).await? {

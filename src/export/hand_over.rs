@@ -12,7 +12,7 @@ use super::reader::sightings;
 use super::record::RunRecord;
 use super::rows::{Claim, Holder, IntentItem, JobState, TargetRow, claim_key, encode, job_key, mark_key, parse_last_key, run_key, target_key};
 use super::settle::accepted;
-use super::{Job, Progress};
+use super::Job;
 use crate::indicator::ObservableKey;
 use crate::sinks::Answer;
 use crate::threatconnect::Item;
@@ -28,7 +28,6 @@ pub(crate) struct HandOver<'a> {
     /// The job whose run this is: its sink sends.
     pub job: &'a Job,
     pub record: &'a mut RunRecord,
-    pub progress: &'a Progress,
 }
 
 /// One mark.

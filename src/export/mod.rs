@@ -5,34 +5,42 @@
 
 mod decide;
 mod ending;
+mod explain;
 mod flow;
 mod hand_over;
+mod journal;
 mod last_run;
 mod ledger;
 mod outbox;
+mod preview;
 mod rank;
 mod reader;
 mod record;
 mod report;
+mod retire;
 mod rows;
 mod run;
 mod settle;
 mod sweep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use explain::{ExplainError, Explanation, ExplainedIndicator, ExplainedTarget};
+pub use journal::Journal;
 pub use last_run::LastRun;
 pub use ledger::LedgerError;
 pub use report::{Changes, Mode, Outcome, Outcomes, Read, Reason, Report, Requests, Tally};
+pub use retire::{RetireError, Retired};
 pub use rows::{RefusedWithdrawal, Rejection};
-pub use run::{Exporter, Registered};
+pub use run::{ApproveError, Exporter, Registered};
 
 use crate::platform::schedule::Schedule;
 use crate::sinks::{Sink, Terms};
 use crate::threatconnect::{Client, Filter};
-use rank::Places;
+use flow::Stop;
+use rank::{Places, Rank};
 
 /// How a job runs.
 #[derive(Debug, Clone)]
@@ -139,6 +147,8 @@ pub struct Progress {
     settled: AtomicU64,
     accepted: AtomicU64,
     withdrawn: AtomicU64,
+    journal: Option<Journal>,
+    stop: AtomicBool,
 }
 
 /// One look at a [`Progress`].
@@ -155,6 +165,31 @@ pub struct ProgressNow {
 }
 
 impl Progress {
+    /// Writes lists and payloads as well.
+    #[must_use]
+    pub fn with_journal(journal: Journal) -> Self {
+        Self { journal: Some(journal), ..Self::default() }
+    }
+
+    /// Asks the run to save its place and end; the next one goes on from there.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The journal back, to be finished.
+    #[must_use]
+    pub fn into_journal(self) -> Option<Journal> {
+        self.journal
+    }
+
+    fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
     #[must_use]
     pub fn now(&self) -> ProgressNow {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -38,10 +38,6 @@ impl TargetRow {
         self.claims.iter().max_by_key(|claim| rank(claim, self.winner.as_ref(), places))
     }
 
-    pub(crate) fn claim_of(&self, job: &str, id: u64) -> Option<&RowClaim> {
-        self.claims.iter().find(|claim| claim.id == id && claim.job == job)
-    }
-
     pub(crate) fn is_held_by(&self, job: &str, id: u64) -> bool {
         self.winner.as_ref().is_some_and(|holder| holder.1 == id && holder.0 == job)
     }

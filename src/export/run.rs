@@ -11,17 +11,19 @@ use super::flow::{Flow, Stop};
 use super::hand_over::HandOver;
 use super::ledger::{Ledger, LedgerError, Rows, write};
 use super::outbox::Halt;
+use super::preview::Silent;
 use super::rank::Places;
 use super::record::{Phase, RunRecord, Start, plan};
 use super::report::{Mode, Report};
-use super::rows::{Approval, JobState, RefusedWithdrawal, encode, end_of, history_prefix, job_key, run_key};
+use super::rows::{Approval, JobState, RefusedWithdrawal, Rejection, encode, end_of, history_prefix, job_key, run_key};
 use super::sweep::sweep;
 use super::{Job, Progress, Request};
 use crate::platform::clock::Clock;
+use crate::storage::overlay::Overlay;
 use crate::storage::{StateStore, Write};
 
 /// Names which jobs write to which destinations, over all of them.
-const REGISTRY: &str = "registry";
+pub(crate) const REGISTRY: &str = "registry";
 /// Reports that are kept of each job.
 const HISTORY: usize = 50;
 /// When a target or source that gave no answer is tried again, if it did not say itself.
@@ -64,10 +66,24 @@ impl Exporter {
         &self.jobs
     }
 
-    /// The same jobs over another store and with other sinks (a preview).
+    /// The same jobs, sending nothing and writing to `scratch` only.
     #[must_use]
-    pub fn with_store(&self, store: Arc<dyn StateStore>, jobs: Vec<Job>) -> Self {
-        Self::new(store, Arc::clone(&self.clock), jobs)
+    pub fn preview(&self, scratch: Arc<dyn StateStore>) -> Self {
+        let store = Arc::new(Overlay::new(Arc::clone(&self.store), scratch));
+        let silent = |job: &Job| Job { sink: Arc::new(Silent::new(Arc::clone(&job.sink))), ..job.clone() };
+        Self::new(store, Arc::clone(&self.clock), self.jobs.iter().map(silent).collect())
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn StateStore> {
+        &self.store
     }
 
     pub(crate) fn rows(&self, job: &Job) -> Rows {
@@ -146,7 +162,7 @@ impl Exporter {
             ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
         }
         Ending { ledger, job, record, state: &mut state, progress }.withdraw().await?;
-        HandOver { ledger, jobs: &self.jobs, job, record, progress }.work_off().await?;
+        HandOver { ledger, jobs: &self.jobs, job, record }.work_off().await?;
         let complete = record.read_is_complete();
         if complete && record.mode == Mode::Full {
             Ending { ledger, job, record, state: &mut state, progress }.bury().await?;
@@ -240,6 +256,32 @@ impl Exporter {
             rows.scan(&from, &end_of(&from), HISTORY + 20).await?.into_iter().map(|(_, report)| report).collect();
         reports.reverse();
         Ok(reports)
+    }
+
+    /// Items that the target refused, of one job at a destination.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn rejections(&self, registered: &Registered) -> Result<Vec<Rejection>, LedgerError> {
+        let rows = Rows::new(Arc::clone(&self.store), &registered.destination);
+        let mut from = format!("x.{}.", registered.job);
+        let end = end_of(&from);
+        let mut all = Vec::new();
+        loop {
+            let chunk: Vec<(String, Rejection)> = rows.scan(&from, &end, 1_000).await?;
+            let Some((last, _)) = chunk.last() else { return Ok(all) };
+            from = format!("{last}!");
+            all.extend(chunk.into_iter().map(|(_, rejection)| rejection));
+        }
+    }
+
+    /// Whether the job has completed a run at its destination: else nothing is known of what is there.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has_history(&self, job: &Job) -> Result<bool, LedgerError> {
+        let state: Option<JobState> = self.rows(job).read(&job_key(&job.name)).await?;
+        Ok(state.is_some_and(|state| state.watermark.is_some()))
     }
 
     /// Approves the withdrawal that the last full run of `job` refused: the number shown and 10 % more, once, for seven days.

@@ -1,77 +1,92 @@
-//! Which secrets come from the vault: a value is never taken for a name, so that a pasted secret cannot end in an address.
+//! Which secrets to read from the vault before the settings can be read. Reads none itself.
 
 use std::collections::BTreeMap;
 
 use url::Url;
 
-use super::{PARAMS, Problem, Texts, filled, parse, prefix_of};
+use super::given::{Reader, sorted};
+use super::params::{self, Param, SignIn, TABLE};
+use super::{Problem, Settings, parse};
+use crate::platform::secret::Secret;
 
-/// What is to be fetched before the settings can be read.
+/// What to fetch, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VaultPlan {
     pub url: Url,
+    /// Each name once.
     pub secrets: Vec<VaultSecret>,
 }
 
-/// One secret setting and where its value is.
+/// One secret of the vault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VaultSecret {
-    /// The setting, with the job's prefix if the name of the secret is the job's own.
-    pub key: String,
-    /// The secret's name in the vault.
     pub name: String,
-    /// Not every way to sign in needs it: absent in the vault is as good as not given.
-    pub optional: bool,
+    /// The keys under which its value goes into the map for [`Settings::from_map`].
+    pub keys: Vec<String>,
 }
 
-/// With `KEY_VAULT_URL`, the secrets to fetch; the caller puts their values into the map. None without a vault.
+impl VaultPlan {
+    /// The map with the values that the vault gave, by secret name, for [`Settings::from_map`].
+    #[must_use]
+    pub fn fill(&self, given: &BTreeMap<String, String>, values: &BTreeMap<String, Secret>) -> BTreeMap<String, String> {
+        fill(given, &self.secrets, |name| values.get(name).map(Secret::expose))
+    }
+}
+
+fn fill<'a>(
+    given: &BTreeMap<String, String>,
+    secrets: &[VaultSecret],
+    value: impl Fn(&str) -> Option<&'a str>,
+) -> BTreeMap<String, String> {
+    let mut filled = given.clone();
+    for secret in secrets {
+        if let Some(value) = value(&secret.name) {
+            filled.extend(secret.keys.iter().map(|key| (key.clone(), value.to_owned())));
+        }
+    }
+    filled
+}
+
+/// The secrets that the jobs need from the vault of `KEY_VAULT_URL`; none without that setting.
 ///
 /// # Errors
-/// A secret given as a value beside a vault, a vault's address that is none, or a name that no secret can have.
-pub fn plan_vault(given: &BTreeMap<String, String>) -> Result<Option<VaultPlan>, Vec<Problem>> {
-    let Some(text) = filled(given.get("KEY_VAULT_URL")) else { return Ok(None) };
-    let texts = Texts::read(given);
-    let mut problems = Vec::new();
-    let url = parse::url(text).map_err(|why| problems.push(problem("KEY_VAULT_URL", format!("`{text}` {why}; accepted: {}", parse::URL))));
-    let mut secrets = Vec::new();
-    let managed = texts.parsed(None, "IDENTITY", parse::identity) == Some(true);
-    for param in PARAMS.iter().filter(|param| param.secret) {
-        let prefixes = std::iter::once(String::new()).chain(texts.jobs.iter().map(|job| format!("{}__", prefix_of(job))));
-        for prefix in prefixes {
-            let key = format!("{prefix}{}", param.key);
-            if filled(given.get(&key)).is_some() {
-                problems.push(problem(&key, "is given as a value though KEY_VAULT_URL is set; store it in the vault and remove it here".to_owned()));
+/// Every problem of the settings, not only those of secrets, so that nothing is fetched for settings that cannot work.
+pub fn vault_secrets(given: &BTreeMap<String, String>) -> Result<Option<VaultPlan>, Vec<Problem>> {
+    let mut reader = Reader::new(given);
+    if reader.given(&params::KEY_VAULT_URL).is_none() {
+        return Ok(None);
+    }
+    // The address is judged below, with all else.
+    let url = reader.effective(&params::KEY_VAULT_URL).and_then(|text| parse::address(text).ok());
+    let managed = reader.effective(&params::IDENTITY).and_then(|text| parse::choice(text, &params::SIGN_INS).ok());
+    let mut secrets: Vec<VaultSecret> = Vec::new();
+    for job in reader.jobs.clone() {
+        reader.enter(&job);
+        for row in TABLE.iter().filter(|row| row.secret) {
+            if reader.given(row).is_some() {
+                let message = "is a secret: with KEY_VAULT_URL, keep it in the vault and leave it out here";
+                reader.refuse(row, message.to_owned());
             }
-            let named = filled(given.get(&format!("{key}_SECRET_NAME")));
-            if named.is_none() && !prefix.is_empty() {
-                continue;
-            }
-            let name = named.map_or_else(|| param.key.to_ascii_lowercase().replace('_', "-"), str::to_owned);
-            if name.is_empty() || name.len() > 127 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-                problems.push(problem(&format!("{key}_SECRET_NAME"), "is no name of a secret; accepted: letters, digits and `-`".to_owned()));
-                continue;
-            }
-            let wanted = match param.key {
-                "THREATCONNECT_TOKEN" => named.is_some(),
-                "MICROSOFT_GRAPH_CLIENT_SECRET" => !managed,
-                _ => named.is_some() || !has_token(&texts),
-            };
-            if wanted {
-                secrets.push(VaultSecret { key, name, optional: named.is_none() && !prefix.is_empty() });
+        }
+        let signs = reader.given(&params::API_USER).is_some();
+        let needed: [(&Param, bool); 3] = [
+            (&params::MICROSOFT_GRAPH_CLIENT_SECRET, managed != Some(SignIn::Managed)),
+            (&params::THREATCONNECT_SECRET_KEY, signs),
+            (&params::THREATCONNECT_TOKEN, !signs),
+        ];
+        for (row, _) in needed.into_iter().filter(|(_, needed)| *needed) {
+            let name = row.secret_name().and_then(|name| reader.read(name, parse::secret_name));
+            let Some(name) = name else { continue };
+            // A key of the job's own: another job may need the same setting from elsewhere, or not at all.
+            let key = job.key(row.key);
+            match secrets.iter_mut().find(|secret| secret.name == name) {
+                Some(secret) => secret.keys.push(key),
+                None => secrets.push(VaultSecret { name, keys: vec![key] }),
             }
         }
     }
-    match url {
-        Ok(url) if problems.is_empty() => Ok(Some(VaultPlan { url, secrets })),
-        _ => Err(problems),
-    }
-}
-
-/// Every job signs in with a token.
-fn has_token(texts: &Texts<'_>) -> bool {
-    texts.jobs.iter().all(|job| texts.get(Some(job), "API_USER").is_none())
-}
-
-fn problem(key: &str, message: String) -> Problem {
-    Problem { key: key.to_owned(), guide_name: PARAMS.iter().find(|param| param.key == key).and_then(|param| param.guide), message }
+    let filled = fill(given, &secrets, |_| Some("not read yet"));
+    let others = Settings::from_map(&filled).err().unwrap_or_default();
+    reader.problems.extend(others);
+    if reader.problems.is_empty() { Ok(url.map(|url| VaultPlan { url, secrets })) } else { Err(sorted(reader.problems)) }
 }

@@ -4,6 +4,7 @@
 //! The narrower of the stores, Azure Table Storage, sets the contract: a transaction holds at most 100 rows and
 //! 4 MiB of one partition, a scan returns rows in key order, keys are short and hold no `/ \ # ?`.
 
+pub mod overlay;
 pub mod sqlite;
 
 use std::fmt;

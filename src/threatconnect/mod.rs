@@ -184,10 +184,14 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn by_summary(&self, summary: &str) -> Result<Vec<Item>, Error> {
-        let summary = filter::quote(summary);
+        // ThreatConnect keeps hashes in upper case, and joins those of one file.
+        let (upper, lower) = (filter::quote(&summary.to_uppercase()), filter::quote(&summary.to_lowercase()));
+        let hash = matches!(summary.len(), 32 | 40 | 64) && summary.bytes().all(|b| b.is_ascii_hexdigit());
+        let within = if hash { format!(" or summary contains {upper} or summary contains {lower}") } else { String::new() };
+        let matching = format!("(summary in ({}, {upper}, {lower}){within})", filter::quote(summary));
         let mut items = Vec::new();
         for active in ["true", "false"] {
-            let tql = format!("indicatorActive = {active} and summary = {summary}");
+            let tql = format!("indicatorActive = {active} and {matching}");
             items.extend(self.list("look up a value", &tql, self.page_size as usize).await?);
         }
         Ok(items)

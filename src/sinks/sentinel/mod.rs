@@ -49,6 +49,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Keeps this sink's share of the documented rate.
+    #[must_use]
+    pub fn pacer(&self) -> Arc<Mutex<Pacer>> {
+        Arc::new(Mutex::new(Pacer::per_minute(self.requests_per_minute, BURST)))
+    }
+
     /// What it writes to: the workspace and the source system, however one signs in.
     #[must_use]
     pub fn destination(&self) -> Destination {
@@ -74,9 +80,15 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
+    /// `pacer`: shared by all that count against the same limit ([`Config::pacer`] makes one).
     #[must_use]
-    pub fn new(config: Config, client: reqwest::Client, clock: Arc<dyn Clock>, bearer: Arc<dyn Authorize>) -> Self {
-        let pacer = Arc::new(Mutex::new(Pacer::per_minute(config.requests_per_minute, BURST)));
+    pub fn new(
+        config: Config,
+        client: reqwest::Client,
+        clock: Arc<dyn Clock>,
+        bearer: Arc<dyn Authorize>,
+        pacer: Arc<Mutex<Pacer>>,
+    ) -> Self {
         let http = Http::new(COLUMN.product, client, clock, config.url.clone(), bearer)
             .paced(pacer)
             .reading_wait_from(wire::wait)

@@ -36,7 +36,8 @@ fn sink(user_agents: bool, severity_extension: bool) -> Sentinel {
         severity_extension,
         requests_per_minute: 100,
     };
-    Sentinel::new(config, reqwest::Client::default(), Arc::new(SystemClock::new()), Arc::new(Nobody))
+    let pacer = config.pacer();
+    Sentinel::new(config, reqwest::Client::default(), Arc::new(SystemClock::new()), Arc::new(Nobody), pacer)
 }
 
 fn terms() -> Terms {
