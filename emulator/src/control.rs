@@ -80,5 +80,5 @@ fn fault(body: &Value) -> Option<Fault> {
         (None, Some(nth)) => When::Nth(u32::try_from(nth).ok()?),
         (None, None) => When::Always,
     };
-    Some(Fault { service, path: body["path"].as_str().unwrap_or_default().to_owned(), when, effect })
+    Some(Fault { service, path: body["path"].as_str().unwrap_or_default().to_owned(), body: body["contains"].as_str().unwrap_or_default().to_owned(), when, effect })
 }

@@ -10,6 +10,8 @@ pub struct Fault {
     pub service: Service,
     /// Only requests whose path and query contain this.
     pub path: String,
+    /// Only requests whose body contains this.
+    pub body: String,
     pub when: When,
     pub effect: Effect,
 }
@@ -56,12 +58,12 @@ impl Faults {
 
     /// A fault on every request of a service until it is cleared.
     pub fn always(&mut self, service: Service, effect: Effect) {
-        self.push(Fault { service, path: String::new(), when: When::Always, effect });
+        self.push(Fault { service, path: String::new(), body: String::new(), when: When::Always, effect });
     }
 
     /// A fault on the n-th request of a service from now.
     pub fn nth(&mut self, service: Service, n: u32, effect: Effect) {
-        self.push(Fault { service, path: String::new(), when: When::Nth(n), effect });
+        self.push(Fault { service, path: String::new(), body: String::new(), when: When::Nth(n), effect });
     }
 
     pub fn clear(&mut self) {
@@ -69,10 +71,11 @@ impl Faults {
     }
 
     /// The effect on this request, if any.
-    pub(crate) fn take(&mut self, service: Service, target: &str) -> Option<Effect> {
+    pub(crate) fn take(&mut self, service: Service, target: &str, body: &[u8]) -> Option<Effect> {
         let mut found = None;
         for (fault, seen) in &mut self.list {
-            if fault.service != service || !target.contains(&fault.path) {
+            let in_body = || fault.body.is_empty() || String::from_utf8_lossy(body).contains(&fault.body);
+            if fault.service != service || !target.contains(&fault.path) || !in_body() {
                 continue;
             }
             *seen += 1;

@@ -89,8 +89,11 @@ fn store(world: &mut World, workspace: &str, source: &str, objects: &[&RawValue]
     for (id, (checked, raw)) in good {
         let key = (workspace.to_owned(), source.to_owned(), id.clone());
         let before = world.sentinel.objects.get(&key);
+        // The same bytes again are a repeated request; anything else must be newer than what is there.
         if before.is_some_and(|before| before.modified >= checked.modified) {
-            world.sentinel.stale.push(id);
+            if before.is_some_and(|before| *before.json != *raw.get()) {
+                world.sentinel.stale.push(id);
+            }
             continue;
         }
         let uploads = before.map_or(0, |before| before.uploads) + 1;

@@ -154,7 +154,7 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
     let Door::Service(service) = door else { return Ok(response(control::answer(&shared, &call), now)) };
     let (effect, latency) = {
         let mut world = shared.world();
-        (world.faults.take(service, &call.target), world.latency.get(&service).copied())
+        (world.faults.take(service, &call.target, &call.body), world.latency.get(&service).copied())
     };
     if let Some(latency) = latency {
         wait(latency).await;

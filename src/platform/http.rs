@@ -316,8 +316,11 @@ impl From<&reqwest::Error> for Trouble {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
+        let ended = innermost.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof);
         let cause = if error.is_timeout() {
             "timed out".to_owned()
+        } else if ended {
+            "the answer broke off".to_owned()
         } else if error.is_connect() {
             format!("no connection: {innermost}")
         } else if error.is_body() || error.is_decode() {
