@@ -3,6 +3,6 @@
 
 mod crash;
 mod faults;
-// mod model;
+mod model;
 mod rig;
 mod stories;
