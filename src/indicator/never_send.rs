@@ -30,7 +30,8 @@ impl NeverSend {
             } else if looks_like_network(text) {
                 match text.parse::<IpNet>() {
                     Ok(network) => list.networks.push(network.trunc()),
-                    Err(_) => problems.push(format!("`{text}` is no network; accepted are values, domains, and networks such as 192.0.2.0/24")),
+                    Err(_) => problems
+                        .push(format!("`{text}` is no network; accepted are values, domains, and networks such as 192.0.2.0/24")),
                 }
             } else if let Ok(domain) = Observable::parse(Kind::Host, text.trim_start_matches("*.").trim_start_matches('.')) {
                 list.domains.insert(domain.value().to_owned());
@@ -42,7 +43,9 @@ impl NeverSend {
                 let normal = Kind::ALL.iter().filter_map(|kind| Observable::parse(*kind, text).ok());
                 list.values.extend(normal.map(|observable| observable.value().to_owned()));
             }
-            if let Some(hash) = Kind::ALL.iter().filter(|kind| kind.type_name() == "File").find_map(|kind| Observable::parse(*kind, text).ok()) {
+            if let Some(hash) =
+                Kind::ALL.iter().filter(|kind| kind.type_name() == "File").find_map(|kind| Observable::parse(*kind, text).ok())
+            {
                 list.values.insert(hash.value().to_owned());
             }
         }
@@ -58,7 +61,9 @@ impl NeverSend {
         self.values.contains(observable.value())
             || observable.host().is_some_and(|host| self.covers_host(host))
             || observable.address().is_some_and(|address| self.covers_address(address))
-            || observable.network().is_some_and(|network| self.networks.iter().any(|own| own.contains(&network) || network.contains(own)))
+            || observable
+                .network()
+                .is_some_and(|network| self.networks.iter().any(|own| own.contains(&network) || network.contains(own)))
     }
 
     fn covers_host(&self, host: &str) -> bool {
@@ -85,7 +90,8 @@ impl NeverSend {
 /// Digits, colons and dots before a slash, a number after it: meant as a network, right or wrong.
 fn looks_like_network(text: &str) -> bool {
     text.split_once('/').is_some_and(|(address, prefix)| {
-        let address_like = address.contains(['.', ':']) && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b'.' || b == b':');
+        let address_like =
+            address.contains(['.', ':']) && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b'.' || b == b':');
         address_like && !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit())
     })
 }

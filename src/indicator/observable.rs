@@ -259,7 +259,8 @@ fn url_parts(text: &str) -> Option<UrlParts<'_>> {
     let (scheme, after) = text.split_once("://")?;
     let end = after.find(['/', '?', '#', '\\']).unwrap_or(after.len());
     let (authority, rest) = after.split_at(end);
-    let (userinfo, host_port) = authority.rsplit_once('@').map_or(("", authority), |(user, _)| authority.split_at(user.len() + 1));
+    let (userinfo, host_port) =
+        authority.rsplit_once('@').map_or(("", authority), |(user, _)| authority.split_at(user.len() + 1));
     let host_end = match host_port.find(']') {
         Some(bracket) if host_port.starts_with('[') => bracket + 1,
         _ => host_port.find(':').unwrap_or(host_port.len()),
@@ -281,7 +282,10 @@ fn url(text: &str) -> Result<String, Malformed> {
     }
     let host = if parts.host.starts_with('[') {
         let inner = parts.host.trim_start_matches('[').trim_end_matches(']');
-        inner.parse::<std::net::Ipv6Addr>().map(|ip| format!("[{ip}]")).map_err(|_| Malformed("a URL with a host that is none"))?
+        inner
+            .parse::<std::net::Ipv6Addr>()
+            .map(|ip| format!("[{ip}]"))
+            .map_err(|_| Malformed("a URL with a host that is none"))?
     } else {
         host(parts.host).map_err(|_| Malformed("a URL with a host that is none"))?
     };
@@ -335,7 +339,10 @@ mod tests {
     #[test]
     fn urls_keep_every_byte_behind_the_host() {
         let kept = "/a/Invoice.zip?id=7&x=%20#Top";
-        assert_eq!(normal(Kind::Url, &format!("HTTP://Files.EXAMPLE.net:8080{kept}")), Ok(format!("http://files.example.net:8080{kept}")));
+        assert_eq!(
+            normal(Kind::Url, &format!("HTTP://Files.EXAMPLE.net:8080{kept}")),
+            Ok(format!("http://files.example.net:8080{kept}"))
+        );
         assert_eq!(normal(Kind::Url, "https://User@Bücher.example/Ä").as_deref(), Ok("https://User@xn--bcher-kva.example/Ä"));
         assert_eq!(normal(Kind::Url, "http://[2001:DB8::1]:80/x").as_deref(), Ok("http://[2001:db8::1]:80/x"));
         assert!(normal(Kind::Url, "evil.example/a").is_err());

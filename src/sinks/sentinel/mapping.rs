@@ -9,7 +9,8 @@ use super::super::{Column, Fill, Skip, Terms, Withdrawal};
 use super::Config;
 use crate::indicator::{Indicator, Kind, Observable, Tlp};
 
-const NO_USER_AGENT: &str = "Sentinel documents no pattern for user agents (SENTINEL_USER_AGENTS=on sends one that built-in rules do not match)";
+const NO_USER_AGENT: &str =
+    "Sentinel documents no pattern for user agents (SENTINEL_USER_AGENTS=on sends one that built-in rules do not match)";
 const ONE_COMPARISON: &str = "one comparison per pattern";
 
 const fn to(path: &'static str, note: &'static str) -> Fill {
@@ -20,11 +21,17 @@ const fn to(path: &'static str, note: &'static str) -> Fill {
 pub(crate) static FIELDS: [Fill; 22] = [
     to("confidence", "absent when unset"),
     to("description", "as it is"),
-    to("external_references[0].external_id", "`source_name` is \"ThreatConnect\"; {owner id}-{indicator id}, for a File with the hash's kind behind it"),
+    to(
+        "external_references[0].external_id",
+        "`source_name` is \"ThreatConnect\"; {owner id}-{indicator id}, for a File with the hash's kind behind it",
+    ),
     to("kill_chain_phases", "`lockheed-martin-cyber-kill-chain`, each phase once"),
     to("external_references[0].description", "\"False positives {n}\""),
     to("external_references[0].description", "\"Last seen {time}\"; without the attribute the indicator's own `lastSeen`"),
-    to("external_references[0].description", "\"Threat Rating {n}\"; with `SENTINEL_SEVERITY_EXTENSION=on` also `extensions.sentinel-ext.severity`"),
+    to(
+        "external_references[0].description",
+        "\"Threat Rating {n}\"; with `SENTINEL_SEVERITY_EXTENSION=on` also `extensions.sentinel-ext.severity`",
+    ),
     to("labels", "each tag once"),
     to("object_marking_refs", "one TLP marking: the highest label, else Default TLP Level; AMBER+STRICT as amber"),
     to("indicator_types", "`watchlist`"),
@@ -91,7 +98,8 @@ pub(crate) struct Object<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     labels: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    object_marking_refs: Option<[&'static str; 1]>,
+    #[serde(rename = "object_marking_refs")]
+    marking_refs: Option<[&'static str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     external_references: Option<[Reference<'a>; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,7 +170,7 @@ pub(crate) fn object<'a>(
         confidence: indicator.confidence.map(crate::indicator::Confidence::value),
         kill_chain_phases: indicator.phases.iter().map(phase).collect(),
         labels,
-        object_marking_refs: Some([marking(indicator.tlp.unwrap_or(terms.default_tlp))]),
+        marking_refs: Some([marking(indicator.tlp.unwrap_or(terms.default_tlp))]),
         external_references: Some([Reference {
             source_name: "ThreatConnect",
             description: context(indicator, terms),
@@ -194,7 +202,7 @@ pub(crate) fn farewell<'a>(item: &'a Withdrawal, config: &Config) -> Result<Obje
         confidence: None,
         kill_chain_phases: Vec::new(),
         labels: Vec::new(),
-        object_marking_refs: None,
+        marking_refs: None,
         external_references: None,
         extensions: None,
     })

@@ -7,19 +7,17 @@ use serde_json::{Value, json};
 
 use super::super::{ExpirationDays, Fill};
 use super::*;
-use crate::indicator::{ActionToTake, Confidence, Kind, KillChainPhase, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp};
+use crate::indicator::{
+    ActionToTake, Confidence, KillChainPhase, Kind, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp,
+};
 use crate::platform::clock::SystemClock;
-use crate::platform::http::AuthorizeError;
+use crate::platform::http::Authorized;
 
 #[derive(Debug)]
 struct Nobody;
 
 impl Authorize for Nobody {
-    fn headers<'a>(
-        &'a self,
-        _: &'a Method,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<(reqwest::header::HeaderName, reqwest::header::HeaderValue)>, AuthorizeError>> {
+    fn headers<'a>(&'a self, _: &'a Method, _: &'a str) -> BoxFuture<'a, Authorized> {
         Box::pin(async { Ok(Vec::new()) })
     }
     fn renew(&self) -> bool {
@@ -142,7 +140,12 @@ fn what_is_absent_is_left_out() {
     };
     let object = sent(&sink(false, true), &bare, Kind::Host, "Bad.Example.").expect("a payload");
     let keys: BTreeSet<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
-    assert!(!keys.contains("confidence") && !keys.contains("labels") && !keys.contains("kill_chain_phases") && !keys.contains("extensions"));
+    assert!(
+        !keys.contains("confidence")
+            && !keys.contains("labels")
+            && !keys.contains("kill_chain_phases")
+            && !keys.contains("extensions")
+    );
     assert_eq!(object["object_marking_refs"][0], "marking-definition--34098fce-860f-48ae-8e50-ebd3cc5e41da", "Default TLP Level");
     assert_eq!(object["external_references"][0]["description"], "Action Block");
 }
@@ -150,7 +153,8 @@ fn what_is_absent_is_left_out() {
 #[test]
 fn each_kind_has_its_pattern() {
     let sink = sink(true, false);
-    let pattern = |kind, value: &str| sent(&sink, &indicator(), kind, value).expect("a payload")["pattern"].as_str().map(str::to_owned);
+    let pattern =
+        |kind, value: &str| sent(&sink, &indicator(), kind, value).expect("a payload")["pattern"].as_str().map(str::to_owned);
     let is = |kind, value: &str, expected: &str| assert_eq!(pattern(kind, value).as_deref(), Some(expected));
     is(Kind::Address, "2001:0db8::0001", "[ipv6-addr:value = '2001:db8::1']");
     is(Kind::Cidr, "198.51.100.9/24", "[ipv4-addr:value = '198.51.100.0/24']");
@@ -161,7 +165,11 @@ fn each_kind_has_its_pattern() {
     is(Kind::Md5, &"A".repeat(32), &format!("[file:hashes.'MD5' = '{}']", "a".repeat(32)));
     is(Kind::Sha1, &"b".repeat(40), &format!("[file:hashes.'SHA-1' = '{}']", "b".repeat(40)));
     is(Kind::Sha256, &"c".repeat(64), &format!("[file:hashes.'SHA-256' = '{}']", "c".repeat(64)));
-    is(Kind::UserAgent, "Evil 'UA'", r"[network-traffic:extensions.'http-request-ext'.request_header.'User-Agent' = 'Evil \'UA\'']");
+    is(
+        Kind::UserAgent,
+        "Evil 'UA'",
+        r"[network-traffic:extensions.'http-request-ext'.request_header.'User-Agent' = 'Evil \'UA\'']",
+    );
 }
 
 #[test]
@@ -206,13 +214,20 @@ fn a_withdrawal_ends_in_the_past_but_after_it_began() {
     let earliest = item.valid_from.checked_add(1.second()).expect("in range");
     let bytes = closed(open_ended(&object), Stamp { expires: item.stamp.expires.max(earliest), ..item.stamp });
     let object: Value = serde_json::from_slice(&bytes).expect("JSON");
-    assert_eq!((&object["valid_from"], &object["valid_until"]), (&json!("2026-11-24T08:59:59.500Z"), &json!("2026-11-24T09:00:00.500Z")));
+    assert_eq!(
+        (&object["valid_from"], &object["valid_until"]),
+        (&json!("2026-11-24T08:59:59.500Z"), &json!("2026-11-24T09:00:00.500Z"))
+    );
 }
 
 #[test]
 fn another_way_to_sign_in_or_spell_the_workspace_is_not_another_destination() {
     let one = sink(false, false);
-    let other = Config { workspace_id: one.config.workspace_id.to_uppercase(), url: Url::parse("https://x.example").expect("a URL"), ..one.config.clone() };
+    let other = Config {
+        workspace_id: one.config.workspace_id.to_uppercase(),
+        url: Url::parse("https://x.example").expect("a URL"),
+        ..one.config.clone()
+    };
     assert_eq!(one.destination().fingerprint, other.destination().fingerprint);
     let moved = Config { source_system: "Other".to_owned(), ..one.config.clone() };
     assert_ne!(one.destination().fingerprint, moved.destination().fingerprint);

@@ -45,7 +45,8 @@ pub(crate) fn refused(body: &[u8]) -> Option<BTreeMap<usize, String>> {
     let errors = serde_json::from_slice::<Errors>(body).ok()?.errors?;
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
     for error in errors {
-        let text = if error.error_messages.is_empty() { "refused without a message".to_owned() } else { error.error_messages.join(" ") };
+        let text =
+            if error.error_messages.is_empty() { "refused without a message".to_owned() } else { error.error_messages.join(" ") };
         let known = refused.entry(error.record_index.unwrap_or(usize::MAX)).or_default();
         if !known.is_empty() {
             known.push(' ');
