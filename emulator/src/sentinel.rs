@@ -91,7 +91,12 @@ fn store(world: &mut World, workspace: &str, source: &str, objects: &[&RawValue]
         match check(raw.get()) {
             Ok(_) if refused => errors
                 .push(json!({"recordIndex": i, "errorMessages": ["Error for Property=pattern: the value is not accepted."]})),
-            Ok(checked) => drop(good.insert(checked.id.clone(), (checked, raw))),
+            Ok(checked) => {
+                // Twice in one request: nobody can say which one is meant.
+                if let Some((twice, _)) = good.insert(checked.id.clone(), (checked, raw)) {
+                    world.sentinel.stale.push(twice.id);
+                }
+            }
             Err(messages) => errors.push(json!({"recordIndex": i, "errorMessages": messages})),
         }
     }

@@ -57,11 +57,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         println!("{}", json!({ "runs": runs, "live_at_target": live }));
     } else {
         say("\nWhere to look next:\n\
-             \x20 README.md                                   settings, commands, mapping\n\
-             \x20 cargo run -p emulator                       the same services, left running, with the settings to paste\n\
-             \x20 cargo run -- settings                       every setting and what it accepts\n\
-             \x20 cargo run -- export --dry-run --out preview what would be sent, as files\n\
-             \x20 cargo test                                  all tests");
+             \x20 README.md                                    settings, commands, mapping\n\
+             \x20 cargo run --bin emulator                     the same services, left running, with the settings to paste\n\
+             \x20 cargo run --bin indicator-relay -- settings  every setting and what it accepts\n\
+             \x20 cargo run --bin indicator-relay -- --help    every command\n\
+             \x20 cargo test                                   all tests");
     }
     Ok(())
 }
