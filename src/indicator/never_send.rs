@@ -7,6 +7,14 @@ use super::Observable;
 pub struct NeverSend {}
 
 impl NeverSend {
+    /// Reads the entries of the user's list.
+    ///
+    /// # Errors
+    /// One line for each bad entry: the entry, what is wrong with it, what is accepted.
+    pub fn parse(_entries: &[String]) -> Result<Self, Vec<String>> {
+        Ok(Self {})
+    }
+
     /// True if the observable must not go out.
     #[must_use]
     pub fn covers(&self, _observable: &Observable) -> bool {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
+
 /// The guide's ten kinds, in the order of its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
@@ -120,10 +122,16 @@ impl Observable {
         &self.value
     }
 
-    /// `{kind}:{normal form}`, hashed.
+    /// `{kind}:{normal form}`, hashed. Stored rows hang on it: the kind's name is the guide's and never changes.
     #[must_use]
     pub fn key(&self) -> ObservableKey {
-        todo!()
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(self.kind.guide_name().as_bytes());
+        context.update(b":");
+        context.update(self.value.as_bytes());
+        let mut key = [0; 32];
+        key.copy_from_slice(context.finish().as_ref());
+        ObservableKey(key)
     }
 }
 

@@ -35,6 +35,12 @@ impl Confidence {
 }
 
 impl ThreatRating {
+    /// From ThreatConnect's decimal, 0 to 5; rounded to hundredths.
+    #[must_use]
+    pub fn from_f64(value: f64) -> Option<Self> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 500 after the check of the range")]
+        (0.0..=5.0).contains(&value).then(|| Self((value * 100.0).round() as u16))
+    }
     /// From hundredths, 0 to 500.
     #[must_use]
     pub fn from_hundredths(value: u16) -> Option<Self> {
@@ -48,5 +54,26 @@ impl ThreatRating {
     #[must_use]
     pub fn rounded(self) -> u8 {
         u8::try_from((self.0 + 50) / 100).unwrap_or(5)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratings_round_half_up() {
+        let rounded = |value| ThreatRating::from_f64(value).map(ThreatRating::rounded);
+        assert_eq!(rounded(0.0), Some(0));
+        assert_eq!(rounded(2.49), Some(2));
+        assert_eq!(rounded(3.5), Some(4));
+        assert_eq!(rounded(5.0), Some(5));
+    }
+
+    #[test]
+    fn ratings_outside_the_scale_are_none() {
+        for value in [-0.01, 5.01, f64::NAN, f64::INFINITY] {
+            assert_eq!(ThreatRating::from_f64(value), None, "{value}");
+        }
     }
 }
