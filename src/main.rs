@@ -1,1 +1,46 @@
-fn main() {}
+//! The binary: the only reader of the process environment, the only maker of clients and clocks.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use indicator_relay::cli::{self, Arguments, Surroundings};
+use indicator_relay::platform::clock::SystemClock;
+use indicator_relay::settings::LoggingLevel;
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let level = match cli::logging_level(&arguments, &environment) {
+        LoggingLevel::Trace => LevelFilter::TRACE,
+        LoggingLevel::Debug => LevelFilter::DEBUG,
+        LoggingLevel::Info => LevelFilter::INFO,
+        LoggingLevel::Warn => LevelFilter::WARN,
+        LoggingLevel::Error => LevelFilter::ERROR,
+    };
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    match work(arguments, environment, terminal) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(arguments: Arguments, environment: BTreeMap<String, String>, terminal: bool) -> anyhow::Result<cli::Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")))
+        .build()?;
+    let around = Surroundings { environment, client, clock: Arc::new(SystemClock::new()), terminal };
+    Ok(runtime.block_on(cli::run(arguments, &around)))
+}

@@ -1,1 +1,185 @@
+//! ThreatConnect, the Entra token endpoint, Azure Key Vault and Microsoft Sentinel on this machine.
+//!
+//! Written from the vendors' documents, not from any client, so that what it accepts and refuses is a second opinion. One
+//! world of state is behind all services; tests link it, people run it. It listens on loopback only.
 
+mod control;
+mod entra;
+pub mod faults;
+mod generate;
+mod indicator;
+mod sentinel;
+mod server;
+pub mod stix;
+mod threatconnect;
+mod time;
+pub mod tql;
+mod vault;
+mod world;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard};
+
+use tokio::task::JoinHandle;
+
+pub use generate::{generate, load_csv};
+pub use indicator::{Indicator, Quirks};
+pub use time::{SimClock, SystemTime, Time};
+pub use world::{App, Logged, Object, Owner, Sentinel, Service, User, World};
+
+use server::{Door, Shared};
+
+/// The workspace that the emulator begins with.
+pub const WORKSPACE: &str = "8ecf8077-cf51-4820-aadd-14040956f35d";
+/// The tenant that the emulator begins with.
+pub const TENANT: &str = "11111111-aaaa-4bbb-8ccc-222222222222";
+/// The app registration that the emulator begins with.
+pub const CLIENT_ID: &str = "33333333-dddd-4eee-8fff-444444444444";
+/// Its secret; made up.
+pub const CLIENT_SECRET: &str = "emulated~client.secret";
+/// The API user of ThreatConnect that the emulator begins with.
+pub const ACCESS_ID: &str = "48151623420815108001";
+/// Its secret key; made up.
+pub const SECRET_KEY: &str = "mAdEuP/kEy+NotReal9x8y7z6w5v4u3t2s1r0q==";
+/// Its token; made up.
+pub const API_TOKEN: &str = "APIV2:1:emulated:1999999999999:token";
+
+/// How the emulator is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// ThreatConnect and Sentinel over HTTPS; login and vault always are.
+    pub tls: bool,
+    pub time: Arc<dyn Time>,
+    /// Sentinel counts requests per minute and refuses more than a hundred.
+    pub enforce_rate: bool,
+    /// The first of five ports; 0: any that are free.
+    pub port: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { tls: true, time: Arc::new(SystemTime), enforce_rate: true, port: 0 }
+    }
+}
+
+/// Running services; dropped, they stop.
+#[derive(Debug)]
+pub struct Emulator {
+    shared: Arc<Shared>,
+    ca_pem: String,
+    threatconnect: String,
+    login: String,
+    key_vault: String,
+    sentinel: String,
+    control: String,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Emulator {
+    /// Starts all services with one app registration, one API user and one workspace.
+    ///
+    /// # Errors
+    /// A port is taken.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let (ca_pem, tls) = server::certificates()?;
+        let world = World {
+            users: vec![User { access_id: ACCESS_ID.to_owned(), secret: SECRET_KEY.to_owned(), token: API_TOKEN.to_owned() }],
+            apps: vec![App {
+                tenant: TENANT.to_owned(),
+                client_id: CLIENT_ID.to_owned(),
+                secret: CLIENT_SECRET.to_owned(),
+                workspaces: vec![WORKSPACE.to_owned()],
+                may_read_vault: true,
+            }],
+            sentinel: Sentinel { enforce_rate: options.enforce_rate, ..Sentinel::default() },
+            ..World::default()
+        };
+        let shared = Arc::new(Shared { world: world.into(), time: options.time });
+        let mut tasks = Vec::new();
+        let mut urls = Vec::new();
+        let doors = [
+            (Door::Service(Service::ThreatConnect), options.tls),
+            (Door::Service(Service::Login), true),
+            (Door::Service(Service::KeyVault), true),
+            (Door::Service(Service::Sentinel), options.tls),
+            (Door::Control, false),
+        ];
+        for (i, (door, secure)) in doors.into_iter().enumerate() {
+            let port = if options.port == 0 { 0 } else { options.port + u16::try_from(i)? };
+            let (port, task) = server::open(door, port, secure.then(|| tls.clone()), Arc::clone(&shared)).await?;
+            tasks.push(task);
+            urls.push(format!("{}://{}:{port}", if secure { "https" } else { "http" }, if secure { "localhost" } else { "127.0.0.1" }));
+        }
+        let [threatconnect, login, key_vault, sentinel, control] =
+            <[String; 5]>::try_from(urls).map_err(|_| anyhow::anyhow!("five doors"))?;
+        Ok(Self { shared, ca_pem, threatconnect: format!("{threatconnect}/api"), login, key_vault, sentinel, control, tasks })
+    }
+
+    /// The world behind the services; they wait while it is held.
+    #[must_use]
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.shared.world()
+    }
+
+    /// The CA that signed the services' certificate.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    #[must_use]
+    pub fn threatconnect_url(&self) -> &str {
+        &self.threatconnect
+    }
+
+    #[must_use]
+    pub fn login_url(&self) -> &str {
+        &self.login
+    }
+
+    #[must_use]
+    pub fn key_vault_url(&self) -> &str {
+        &self.key_vault
+    }
+
+    #[must_use]
+    pub fn sentinel_url(&self) -> &str {
+        &self.sentinel
+    }
+
+    #[must_use]
+    pub fn control_url(&self) -> &str {
+        &self.control
+    }
+
+    /// What a program that talks to the emulator is told, as environment.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let pairs = [
+            ("THREATCONNECT_URL", self.threatconnect_url()),
+            ("API_USER", ACCESS_ID),
+            ("THREATCONNECT_SECRET_KEY", SECRET_KEY),
+            ("MICROSOFT_GRAPH_CLIENT_ID", CLIENT_ID),
+            ("MICROSOFT_GRAPH_CLIENT_SECRET", CLIENT_SECRET),
+            ("MICROSOFT_GRAPH_TENANT_ID", TENANT),
+            ("SENTINEL_WORKSPACE_ID", WORKSPACE),
+            ("LOGIN_URL", self.login_url()),
+            ("SENTINEL_URL", self.sentinel_url()),
+            ("DEFAULT_TLP_LEVEL", "amber"),
+            ("TARGET_PRODUCT", "Microsoft Sentinel"),
+            ("ACTION_TO_TAKE", "Alert"),
+            ("EXPIRATION_DAYS_EMAIL", "30"),
+            ("EXPIRATION_DAYS_FILE", "90"),
+            ("EXPIRATION_DAYS_NETWORK", "30"),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}

@@ -1,1 +1,67 @@
-fn main() {}
+//! Runs the emulator until Ctrl-C and says how to talk to it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use emulator::{Emulator, Options, Service, generate, load_csv};
+
+/// ThreatConnect, Entra, Key Vault and Sentinel on this machine.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many indicators to make up, or a CSV file with the columns type,value,md5,sha1,sha256,tags,description,source,first_seen.
+    #[arg(long, default_value = "1000")]
+    indicators: String,
+    /// The first of five ports; any free ones if not given.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Where to write the CA that programs must trust.
+    #[arg(long, default_value = "emulator-ca.pem")]
+    ca: PathBuf,
+    /// ThreatConnect and Sentinel over plain HTTP (login and vault stay HTTPS).
+    #[arg(long)]
+    plain: bool,
+    /// Sentinel takes any number of requests a minute.
+    #[arg(long)]
+    no_rate: bool,
+    /// Milliseconds that each page of ThreatConnect takes.
+    #[arg(long, default_value_t = 0)]
+    page_latency: u64,
+    /// Milliseconds that each upload to Sentinel takes.
+    #[arg(long, default_value_t = 0)]
+    upload_latency: u64,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let options = Options { tls: !arguments.plain, port: arguments.port, enforce_rate: !arguments.no_rate, ..Options::default() };
+    let now = options.time.now();
+    let emulator = Emulator::start(options).await.context("failed to start the emulator")?;
+    let count = if let Ok(count) = arguments.indicators.parse::<usize>() {
+        let mut world = emulator.world();
+        generate(1, count, now).for_each(|indicator| _ = world.add(indicator));
+        count
+    } else {
+        let indicators = load_csv(arguments.indicators.as_ref(), now)?;
+        let count = indicators.len();
+        let mut world = emulator.world();
+        indicators.into_iter().for_each(|indicator| _ = world.add(indicator));
+        count
+    };
+    for (service, latency) in [(Service::ThreatConnect, arguments.page_latency), (Service::Sentinel, arguments.upload_latency)] {
+        if latency > 0 {
+            emulator.world().latency.insert(service, Duration::from_millis(latency));
+        }
+    }
+    std::fs::write(&arguments.ca, emulator.ca_pem()).with_context(|| format!("failed to write {}", arguments.ca.display()))?;
+    println!("{count} indicators; control: {} ; stop with Ctrl-C. The environment of a program that talks to it:\n", emulator.control_url());
+    println!("export SSL_CERT_FILE={}", arguments.ca.display());
+    for (key, value) in emulator.environment() {
+        println!("export {key}='{value}'");
+    }
+    println!("# KEY_VAULT_URL='{}'", emulator.key_vault_url());
+    tokio::signal::ctrl_c().await?;
+    Ok(())
+}

@@ -12,40 +12,33 @@ pub enum KillChainPhase {
     Actions,
 }
 
-/// Spellings of the attribute's values, in lower case. The list of values belongs to each ThreatConnect instance;
-/// these are the stock ones and their near variants.
-const SPELLINGS: [(&str, KillChainPhase); 12] = [
-    ("reconnaissance", KillChainPhase::Reconnaissance),
-    ("weaponization", KillChainPhase::Weaponization),
-    ("delivery", KillChainPhase::Delivery),
-    ("exploitation", KillChainPhase::Exploitation),
-    ("installation", KillChainPhase::Installation),
-    ("c2", KillChainPhase::C2),
-    ("command and control", KillChainPhase::C2),
-    ("command & control", KillChainPhase::C2),
-    ("actions on objectives", KillChainPhase::Actions),
-    ("actions on objective", KillChainPhase::Actions),
-    ("action on objectives", KillChainPhase::Actions),
-    ("actions", KillChainPhase::Actions),
-];
-
 impl KillChainPhase {
-    /// The phase that a value of the attribute "Phase of Intrusion" names.
+    /// The phase that an attribute names, in any case; the spellings that instances are known to use.
     #[must_use]
-    pub fn from_attribute(value: &str) -> Option<Self> {
-        let value = value.trim();
-        SPELLINGS.iter().find(|(spelling, _)| spelling.eq_ignore_ascii_case(value)).map(|(_, phase)| *phase)
+    pub fn from_attribute(text: &str) -> Option<Self> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "reconnaissance" => Some(Self::Reconnaissance),
+            "weaponization" => Some(Self::Weaponization),
+            "delivery" => Some(Self::Delivery),
+            "exploitation" => Some(Self::Exploitation),
+            "installation" => Some(Self::Installation),
+            "c2" | "command and control" | "command & control" => Some(Self::C2),
+            "actions on objectives" | "actions on objective" | "action on objectives" | "actions" => Some(Self::Actions),
+            _ => None,
+        }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stock_values_are_read() {
-        assert_eq!(KillChainPhase::from_attribute(" Command and Control "), Some(KillChainPhase::C2));
-        assert_eq!(KillChainPhase::from_attribute("ACTIONS ON OBJECTIVES"), Some(KillChainPhase::Actions));
-        assert_eq!(KillChainPhase::from_attribute("Lateral movement"), None);
+    /// ThreatConnect's name in lower case with hyphens, for the `lockheed-martin-cyber-kill-chain`.
+    #[must_use]
+    pub fn lockheed_martin(self) -> &'static str {
+        match self {
+            Self::Reconnaissance => "reconnaissance",
+            Self::Weaponization => "weaponization",
+            Self::Delivery => "delivery",
+            Self::Exploitation => "exploitation",
+            Self::Installation => "installation",
+            Self::C2 => "c2",
+            Self::Actions => "actions-on-objectives",
+        }
     }
 }

@@ -35,12 +35,16 @@ impl Confidence {
 }
 
 impl ThreatRating {
-    /// From ThreatConnect's decimal, 0 to 5; rounded to hundredths.
+    /// As ThreatConnect writes it: a decimal from 0 to 5.
     #[must_use]
     pub fn from_f64(value: f64) -> Option<Self> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 500 after the check of the range")]
-        (0.0..=5.0).contains(&value).then(|| Self((value * 100.0).round() as u16))
+        if !(0.0..=5.0).contains(&value) {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 500 by the line above")]
+        Self::from_hundredths((value * 100.0).round() as u16)
     }
+
     /// From hundredths, 0 to 500.
     #[must_use]
     pub fn from_hundredths(value: u16) -> Option<Self> {
@@ -57,23 +61,28 @@ impl ThreatRating {
     }
 }
 
+impl std::fmt::Display for ThreatRating {
+    /// `4`, `3.5`: without zeros that say nothing.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (whole, rest) = (self.0 / 100, self.0 % 100);
+        match rest {
+            0 => write!(f, "{whole}"),
+            rest if rest % 10 == 0 => write!(f, "{whole}.{}", rest / 10),
+            rest => write!(f, "{whole}.{rest:02}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ratings_round_half_up() {
-        let rounded = |value| ThreatRating::from_f64(value).map(ThreatRating::rounded);
-        assert_eq!(rounded(0.0), Some(0));
-        assert_eq!(rounded(2.49), Some(2));
-        assert_eq!(rounded(3.5), Some(4));
-        assert_eq!(rounded(5.0), Some(5));
-    }
-
-    #[test]
-    fn ratings_outside_the_scale_are_none() {
-        for value in [-0.01, 5.01, f64::NAN, f64::INFINITY] {
-            assert_eq!(ThreatRating::from_f64(value), None, "{value}");
-        }
+    fn ratings_keep_their_fraction_and_round_half_up() {
+        let rating = |v| ThreatRating::from_f64(v).expect("in range");
+        assert_eq!((rating(3.5).rounded(), rating(3.49).rounded(), rating(0.0).rounded()), (4, 3, 0));
+        assert_eq!(format!("{} {} {}", rating(4.0), rating(3.5), rating(2.25)), "4 3.5 2.25");
+        assert_eq!(ThreatRating::from_f64(5.01), None);
+        assert_eq!(ThreatRating::from_f64(f64::NAN), None);
     }
 }

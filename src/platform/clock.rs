@@ -17,8 +17,12 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time since some fixed instant; never goes back.
     fn monotonic(&self) -> Duration;
-    /// Completes when `duration` has passed on this clock.
+    /// Completes when `duration` has passed on this clock. Who calls has nothing else to do: a settable clock may jump there.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+    /// The same, beside other work: a settable clock does not jump for it.
+    fn alarm(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.sleep(duration)
+    }
 }
 
 /// The machine's clock.

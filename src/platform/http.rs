@@ -3,16 +3,24 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::clock::{BoxFuture, Clock};
 use super::pacer::Pacer;
+
+/// Before the second attempt, where the service does not say; doubled for each further one.
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// Characters of a foreign message that we repeat.
+const EXCERPT: usize = 200;
 
 /// Adds what proves who we are, anew for each attempt.
 pub trait Authorize: fmt::Debug + Send + Sync {
@@ -171,8 +179,284 @@ impl Http {
     ///
     /// # Errors
     /// [`Failure`] when no attempt within the bounds got an answer other than 408, 429 or 5xx, or none could be signed.
-    pub async fn send(&self, _request: Request) -> Result<Reply, Failure> {
+    pub async fn send(&self, request: Request) -> Result<Reply, Failure> {
+        let began = self.clock.monotonic();
+        let mut delays = ExponentialBuilder::default()
+            .with_min_delay(FIRST_DELAY)
+            .with_max_delay(LONGEST_DELAY)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        let mut attempts = 0;
+        let mut renewed = false;
+        // Waiting for a place under the rate limit is not the service's fault: it does not count against the time allowed.
+        let mut paced = Duration::ZERO;
+        loop {
+            attempts += 1;
+            paced += self.take_place().await;
+            let trouble = match self.attempt(&request, attempts).await {
+                Ok(reply) if reply.status == 401 && !renewed && self.authorize.renew() => {
+                    renewed = true;
+                    continue;
+                }
+                Ok(reply) if !is_retryable(reply.status) => return Ok(reply),
+                Ok(reply) => self.troubled(&reply),
+                Err(trouble) => trouble,
+            };
+            let elapsed = self.clock.monotonic().saturating_sub(began).saturating_sub(paced);
+            if let Some(wait) = trouble.wait
+                && trouble.status == Some(429)
+                && let Some(pacer) = &self.pacer
+            {
+                pacer.lock().unwrap_or_else(PoisonError::into_inner).close_until(self.clock.monotonic() + wait.min(self.bounds.total));
+            }
+            let wait = trouble.wait.unwrap_or_else(|| delays.next().unwrap_or(LONGEST_DELAY));
+            let may_repeat = request.idempotent || trouble.not_taken;
+            if !trouble.transient || !may_repeat || attempts >= self.bounds.attempts || elapsed + wait > self.bounds.total {
+                let retry_after = trouble.wait.filter(|wait| elapsed + *wait > self.bounds.total);
+                return Err(Failure {
+                    service: self.service,
+                    operation: request.operation,
+                    cause: trouble.cause,
+                    status: trouble.status,
+                    attempts,
+                    elapsed,
+                    retry_after,
+                    request_id: trouble.request_id,
+                    transient: trouble.transient,
+                });
+            }
+            tracing::debug!(service = self.service, operation = request.operation, attempts, cause = trouble.cause, wait_ms = wait.as_millis(), "trying again");
+            self.traffic.retried.fetch_add(1, Ordering::Relaxed);
+            self.clock.sleep(wait).await;
+        }
+    }
+
+    /// Waits for this attempt's place under the rate limit; how long it took.
+    async fn take_place(&self) -> Duration {
+        let Some(pacer) = &self.pacer else { return Duration::ZERO };
+        let began = self.clock.monotonic();
+        let wait = pacer.lock().unwrap_or_else(PoisonError::into_inner).reserve(began);
+        if !wait.is_zero() {
+            self.clock.sleep(wait).await;
+        }
+        self.clock.monotonic().saturating_sub(began)
+    }
+
+    async fn attempt(&self, request: &Request, attempt: u32) -> Result<Reply, Trouble> {
+        let mut url = self.base.clone();
+        let (path, query) = request.path.split_once('?').map_or((request.path.as_str(), None), |(path, query)| (path, Some(query)));
+        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
+        url.set_query(query);
+        // Signed after parsing: these are the bytes that go on the request line.
+        let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+        let headers = self.authorize.headers(&request.method, &target).await.map_err(Trouble::from)?;
+        let mut builder = self.client.request(request.method.clone(), url).timeout(self.bounds.attempt).header(ACCEPT, "application/json");
+        for (name, value) in headers {
+            builder = builder.header(name, value);
+        }
+        if let Some(body) = &request.body {
+            builder = builder.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
         self.traffic.requests.fetch_add(1, Ordering::Relaxed);
-        todo!()
+        #[expect(clippy::disallowed_methods, reason = "this is the one client that the rule points to")]
+        let mut response = builder.send().await.map_err(|e| Trouble::from(&e))?;
+        let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
+        if status == 429 {
+            self.traffic.throttled.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| Trouble::from(&e))? {
+            if body.len() + chunk.len() > self.bounds.body {
+                return Err(Trouble::for_good(format!("an answer of more than {} MiB", self.bounds.body >> 20)));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        tracing::debug!(service = self.service, operation = request.operation, attempt, status, bytes = body.len(), "answered");
+        Ok(Reply { status, headers, body: body.freeze() })
+    }
+
+    /// What a 408, 429 or 5xx means for the next attempt.
+    fn troubled(&self, reply: &Reply) -> Trouble {
+        let now = self.clock.now();
+        let in_header = suggested_wait(&reply.headers, now);
+        let in_body = || self.wait_in_body.and_then(|read| read(&reply.body));
+        Trouble {
+            cause: format!("status {}{}", reply.status, excerpt(&reply.body).map(|text| format!(": {text}")).unwrap_or_default()),
+            status: Some(reply.status),
+            wait: in_header.or_else(in_body),
+            request_id: request_id(&reply.headers),
+            transient: true,
+            not_taken: matches!(reply.status, 429 | 503),
+        }
+    }
+}
+
+/// One attempt that is not an answer.
+struct Trouble {
+    cause: String,
+    status: Option<u16>,
+    wait: Option<Duration>,
+    request_id: Option<String>,
+    transient: bool,
+    /// The service certainly did not act on it.
+    not_taken: bool,
+}
+
+impl Trouble {
+    fn for_good(cause: String) -> Self {
+        Self { cause, status: None, wait: None, request_id: None, transient: false, not_taken: false }
+    }
+}
+
+impl From<&reqwest::Error> for Trouble {
+    fn from(error: &reqwest::Error) -> Self {
+        let mut innermost: &dyn std::error::Error = error;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+        }
+        let ended = innermost.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof);
+        let cause = if error.is_timeout() {
+            "timed out".to_owned()
+        } else if ended {
+            "the answer broke off".to_owned()
+        } else if error.is_connect() {
+            format!("no connection: {innermost}")
+        } else if error.is_body() || error.is_decode() {
+            format!("the answer broke off: {innermost}")
+        } else {
+            format!("the connection broke: {innermost}")
+        };
+        let transient = !error.is_builder();
+        Self { cause, status: None, wait: None, request_id: None, transient, not_taken: error.is_connect() }
+    }
+}
+
+impl From<AuthorizeError> for Trouble {
+    fn from(error: AuthorizeError) -> Self {
+        Self { cause: error.message, status: None, wait: None, request_id: None, transient: error.transient, not_taken: true }
+    }
+}
+
+fn is_retryable(status: u16) -> bool {
+    status == 408 || status == 429 || status >= 500
+}
+
+/// The delay that an answer asks for, in every documented form; nonsense asks for nothing.
+#[must_use]
+pub fn suggested_wait(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    for name in ["retry-after-ms", "x-ms-retry-after-ms"] {
+        if let Some(ms) = text(name).and_then(|t| t.parse::<f64>().ok()) {
+            return Duration::try_from_secs_f64(ms / 1000.0).ok();
+        }
+    }
+    let value = text("retry-after")?;
+    if let Ok(seconds) = value.parse::<f64>() {
+        // May be fractional: rounded up to the next millisecond.
+        return Duration::try_from_secs_f64((seconds * 1000.0).ceil() / 1000.0).ok();
+    }
+    let at = http_date(value)?;
+    let from = text("date").and_then(http_date).unwrap_or(now);
+    Some(Duration::try_from(at.duration_since(from)).unwrap_or(Duration::ZERO))
+}
+
+/// The instant of an HTTP date (`Tue, 21 Nov 2023 10:11:12 GMT`).
+#[must_use]
+pub fn http_date(text: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()
+}
+
+/// The service's own correlation id.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> Option<String> {
+    ["x-ms-request-id", "request-id", "x-ms-correlation-request-id"]
+        .iter()
+        .find_map(|name| headers.get(*name)?.to_str().ok().map(str::to_owned))
+}
+
+/// What a body says, in one short line: a JSON message, the title of a page, or its first words.
+#[must_use]
+pub fn excerpt(body: &[u8]) -> Option<String> {
+    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) {
+        let said = ["/message", "/error/message", "/error_description", "/error"]
+            .iter()
+            .find_map(|path| value.pointer(path).and_then(serde_json::Value::as_str).map(str::to_owned));
+        return said.map(|text| one_line(&text));
+    }
+    let text = String::from_utf8_lossy(&body[..body.len().min(4_096)]);
+    if text.trim_start().starts_with('<') {
+        let title = text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).map(|(title, _)| one_line(title));
+        return Some(title.map_or_else(|| "an HTML page".to_owned(), |title| format!("an HTML page ({title})")));
+    }
+    let line = one_line(&text);
+    (!line.is_empty()).then_some(line)
+}
+
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut short: String = line.chars().take(EXCERPT).collect();
+    if short.len() < line.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// Plain HTTP is for this machine only.
+#[must_use]
+pub fn transport_allowed(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(pairs: &[(&'static str, &str)]) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.insert(*name, HeaderValue::from_str(value).expect("a header value"));
+        }
+        suggested_wait(&headers, "2023-11-21T10:00:00Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn every_form_of_retry_after_is_obeyed() {
+        assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        assert_eq!(wait(&[("retry-after", "2.5")]), Some(Duration::from_millis(2_500)));
+        assert_eq!(wait(&[("retry-after-ms", "1500")]), Some(Duration::from_millis(1_500)));
+        assert_eq!(wait(&[("retry-after", "Tue, 21 Nov 2023 10:00:09 GMT")]), Some(Duration::from_secs(9)));
+        let dated = [("retry-after", "Tue, 21 Nov 2023 10:00:09 GMT"), ("date", "Tue, 21 Nov 2023 10:00:05 GMT")];
+        assert_eq!(wait(&dated), Some(Duration::from_secs(4)));
+        assert_eq!(wait(&[("retry-after", "Tue, 21 Nov 2023 09:00:00 GMT")]), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn absurd_waits_ask_for_nothing() {
+        assert_eq!(wait(&[("retry-after", "-3")]), None);
+        assert_eq!(wait(&[("retry-after", "soon")]), None);
+        assert_eq!(wait(&[("retry-after", "NaN")]), None);
+        assert_eq!(wait(&[]), None);
+    }
+
+    #[test]
+    fn bodies_become_one_line() {
+        assert_eq!(excerpt(b"{\"message\":\"Access\\nDenied\"}").as_deref(), Some("Access Denied"));
+        assert_eq!(excerpt(b"<html><title>Sign  in</title>").as_deref(), Some("an HTML page (Sign in)"));
+        assert_eq!(excerpt(b""), None);
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        let allowed = |text: &str| transport_allowed(&Url::parse(text).expect("a URL"));
+        assert!(allowed("https://app.threatconnect.com/api") && allowed("http://127.0.0.1:8080/api") && allowed("http://[::1]/api"));
+        assert!(!allowed("http://app.threatconnect.com/api") && !allowed("http://10.0.0.1/api"));
     }
 }

@@ -1,8 +1,21 @@
 //! Settings in two stages: text as given, then validated meaning. Every problem is reported at once.
 
-use std::collections::BTreeMap;
+mod cloud;
+mod given;
+mod job;
+mod near;
+mod params;
+mod parse;
+mod render;
+mod vault;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use render::{Format, local_settings_example, render};
+pub use vault::{VaultPlan, VaultSecret, vault_secrets};
 
 use crate::export::Policy;
 use crate::platform::identity::Identity;
@@ -31,6 +44,8 @@ pub struct Job {
     pub filter: Filter,
     pub terms: Terms,
     pub target: Target,
+    /// Audience of the target's tokens.
+    pub scope: String,
     pub identity: Identity,
     pub policy: Policy,
     /// Changes when a setting changes that decides what is sent or how it looks; holds no secret.
@@ -68,7 +83,54 @@ impl Settings {
     ///
     /// # Errors
     /// All problems at once.
-    pub fn from_map(_given: &BTreeMap<String, String>) -> Result<Self, Vec<Problem>> {
-        todo!()
+    pub fn from_map(given: &BTreeMap<String, String>) -> Result<Self, Vec<Problem>> {
+        let mut reader = given::Reader::new(given);
+        let process = job::read_process(&mut reader);
+        let names = reader.jobs.clone();
+        let jobs: Vec<Option<Job>> = names.iter().map(|name| job::read_job(&mut reader, &process, name)).collect();
+        reader.judge_strays();
+        let complete = (jobs.into_iter().collect::<Option<Vec<Job>>>(), process.state_file, process.logging_level);
+        let (Some(mut jobs), Some(state_file), Some(logging_level)) = complete else {
+            return Err(given::sorted(reader.problems));
+        };
+        if !reader.problems.is_empty() {
+            return Err(given::sorted(reader.problems));
+        }
+        share_requests(&mut jobs);
+        Ok(Self { jobs, state_file, logging_level, time_budget: process.time_budget, notes: reader.notes })
     }
 }
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let guide_name = self.guide_name.map(|name| format!(" ({name})")).unwrap_or_default();
+        write!(f, "{}{guide_name}: {}", self.key, self.message)
+    }
+}
+
+/// Sentinel counts requests by identity, so destinations that share one share its requests too.
+fn share_requests(jobs: &mut [Job]) {
+    let caller = |job: &Job, config: &sentinel::Config| {
+        let who = match &job.identity {
+            Identity::ClientSecret { tenant, client_id, .. } => format!("{tenant}/{client_id}"),
+            Identity::Managed { client_id } => client_id.clone().unwrap_or_default(),
+        };
+        (config.url.clone(), who.to_ascii_lowercase())
+    };
+    let mut destinations: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for job in &*jobs {
+        let Target::Sentinel(config) = &job.target;
+        let destination = (config.workspace_id.clone(), config.source_system.clone());
+        destinations.entry(caller(job, config)).or_default().insert(destination);
+    }
+    for job in jobs {
+        let Target::Sentinel(config) = &job.target;
+        let sharing = destinations.get(&caller(job, config)).map_or(1, BTreeSet::len);
+        let share = job::SENTINEL_REQUESTS / u32::try_from(sharing).unwrap_or(u32::MAX);
+        let Target::Sentinel(config) = &mut job.target;
+        config.requests_per_minute = share.max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,11 @@
 pub mod guide;
 pub mod sentinel;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::indicator::{ActionToTake, Group, Indicator, Kind, NeverSend, Observable, Tlp};
@@ -191,19 +193,148 @@ pub trait Sink: fmt::Debug + Send + Sync {
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8>;
 
     /// Sends payloads; one answer per payload, in their order.
-    fn send(&self, payloads: Vec<Vec<u8>>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>>;
+    fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>>;
 
     /// Takes items back; one answer per item, in their order.
-    fn withdraw(&self, items: Vec<Withdrawal>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>>;
+    fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>>;
 
     /// The least call that proves access.
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>>;
+}
+
+/// How a sink answers one row of the guide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// The property that it is written to, and how.
+    Property { path: &'static str, note: &'static str },
+    /// Why it is not written: the text that users see where an observable is skipped for it.
+    Declined(&'static str),
+}
+
+/// A sink's column beside the guide's rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// `Microsoft Sentinel`.
+    pub product: &'static str,
+    /// In the guide's order.
+    pub fields: &'static [Fill; 22],
+    /// What the vendor needs and the guide does not name: property and value.
+    pub beyond: &'static [(&'static str, &'static str)],
+}
+
+/// The columns of the sinks that there are.
+pub static COLUMNS: [Column; 1] = [sentinel::COLUMN];
+
+/// The mapping tables of the README.
+#[must_use]
+pub fn render_mapping() -> String {
+    let mut page = String::from("| # | ThreatConnect field (guide) |");
+    for column in &COLUMNS {
+        let _ = write!(page, " {} |", column.product);
+    }
+    page.push_str("\n|---|---|");
+    page.push_str(&"---|".repeat(COLUMNS.len()));
+    for (i, field) in guide::GUIDE.iter().enumerate() {
+        let _ = write!(page, "\n| {} | {} |", i + 1, field.field.replace('|', "\\|"));
+        for column in &COLUMNS {
+            let _ = match column.fields[i] {
+                Fill::Property { path, note: "" } => write!(page, " `{path}` |"),
+                Fill::Property { path, note } => write!(page, " `{path}`: {note} |"),
+                Fill::Declined(why) => write!(page, " declined: {why} |"),
+            };
+        }
+    }
+    for column in &COLUMNS {
+        let _ = write!(page, "\n\nBeyond the guide, for {}:\n\n| Property | Value |\n|---|---|", column.product);
+        for (property, value) in column.beyond {
+            let _ = write!(page, "\n| {property} | {value} |");
+        }
+    }
+    page.push('\n');
+    page
 }
 
 /// What holds for every sink, before it is asked for a draft.
 ///
 /// # Errors
 /// The first reason, in the order of [`Skip`].
-pub fn screen(_observable: &Observable, _terms: &Terms) -> Result<(), Skip> {
-    todo!()
+pub fn screen(observable: &Observable, terms: &Terms) -> Result<(), Skip> {
+    if !terms.kinds.contains(&observable.kind()) {
+        return Err(Skip::NotSelected);
+    }
+    if terms.never_send.covers(observable) {
+        return Err(Skip::NeverSend);
+    }
+    if terms.action == ActionToTake::Block && !terms.allow_private_addresses && is_private(observable) {
+        return Err(Skip::PrivateAddress);
+    }
+    Ok(())
+}
+
+/// Addresses that belong to nobody on the internet; blocking them hits one's own network. Documentation ranges are not here.
+const PRIVATE: [&str; 16] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/128",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
+    "::ffff:10.0.0.0/104",
+    "::ffff:127.0.0.0/104",
+];
+
+fn is_private(observable: &Observable) -> bool {
+    static RANGES: LazyLock<Vec<IpNet>> = LazyLock::new(|| PRIVATE.iter().filter_map(|range| range.parse().ok()).collect());
+    if let Some(address) = observable.address() {
+        return RANGES.iter().any(|range| range.contains(&address));
+    }
+    observable.network().is_some_and(|network| RANGES.iter().any(|range| range.contains(&network) || network.contains(range)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(action: ActionToTake) -> Terms {
+        Terms {
+            default_tlp: Tlp::Amber,
+            action,
+            expiration_days: ExpirationDays { email: 1, file: 2, network: 3 },
+            kinds: Kind::ALL.to_vec(),
+            never_send: NeverSend::default(),
+            allow_private_addresses: false,
+        }
+    }
+
+    #[test]
+    fn every_private_range_is_one() {
+        assert!(PRIVATE.iter().all(|range| range.parse::<IpNet>().is_ok()));
+    }
+
+    #[test]
+    fn private_addresses_are_not_blocked_but_may_raise_alerts() {
+        let screened = |kind, value: &str, action| screen(&Observable::parse(kind, value).expect("a value"), &terms(action));
+        assert_eq!(screened(Kind::Address, "10.1.2.3", ActionToTake::Block), Err(Skip::PrivateAddress));
+        assert_eq!(screened(Kind::Address, "fe80::1", ActionToTake::Block), Err(Skip::PrivateAddress));
+        assert_eq!(screened(Kind::Cidr, "0.0.0.0/0", ActionToTake::Block), Err(Skip::PrivateAddress));
+        assert_eq!(screened(Kind::Address, "203.0.113.9", ActionToTake::Block), Ok(()));
+        assert_eq!(screened(Kind::Address, "10.1.2.3", ActionToTake::Alert), Ok(()));
+    }
+
+    #[test]
+    fn the_guides_tables_are_the_guides() {
+        let rendered: Vec<String> = guide::GUIDE.iter().map(|row| format!("{} → {}", row.field, row.graph)).collect();
+        assert_eq!(
+            rendered.join("; "),
+            "Confidence → confidence; \"ThreatConnect | Owner: {Owner}\" → description; XID → externalId; Attribute: \"Phase of Intrusion\" → killChain; False Positive Count → knownFalsePositives; Attribute: \"Last Seen\" → lastReportedDateTime; Threat Rating → severity; Tags → tags; Security Label → tlpLevel; \"Watchlist\" → threatType; Weblink → additionalInformation; Indicator: Email Address → emailSenderAddress; Indicator: Email Subject → emailSubject; Indicator: Host → domainName; Indicator: CIDR → networkCidrBlock; Indicator: Address → networkIPv4; Attribute: \"Network Protocol Analysis\" → networkPort; Attribute: \"Network Protocol Analysis\" → networkProtocol; Indicator: URL → url; Indicator: User Agent → userAgent; File Hash Type → fileHashType; Indicator: File → fileHashValue"
+        );
+    }
 }

@@ -4,6 +4,7 @@
 //! The narrower of the stores, Azure Table Storage, sets the contract: a transaction holds at most 100 rows and
 //! 4 MiB of one partition, a scan returns rows in key order, keys are short and hold no `/ \ # ?`.
 
+pub mod overlay;
 pub mod sqlite;
 
 use std::fmt;
@@ -110,4 +111,36 @@ pub trait Queue: fmt::Debug + Send + Sync {
 
     /// Moves it to `{queue}-poison`, in one step where the store can.
     fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// Keys are at most so long (Table Storage: 1 KiB of UTF-16).
+const KEY_BYTES: usize = 512;
+
+/// What every store refuses, so that none accepts what another cannot keep: one line that names the limit.
+pub(crate) fn check_transaction(writes: &[Write]) -> Result<(), String> {
+    if writes.len() > TRANSACTION_ROWS {
+        return Err(format!("a transaction of {} rows; at most {TRANSACTION_ROWS}", writes.len()));
+    }
+    let mut bytes = 0;
+    let mut keys = std::collections::HashSet::with_capacity(writes.len());
+    for write in writes {
+        let (key, value) = match write {
+            Write::Put { key, value } | Write::PutIf { key, value, .. } => (key, value.len()),
+            Write::Delete { key } => (key, 0),
+        };
+        if key.is_empty() || key.len() > KEY_BYTES || key.chars().any(|c| matches!(c, '/' | '\\' | '#' | '?') || c.is_control()) {
+            return Err("a row key is empty, too long or holds a character that no key may hold".to_owned());
+        }
+        if value > VALUE_BYTES {
+            return Err(format!("a value of {value} bytes; at most {VALUE_BYTES}"));
+        }
+        if !keys.insert(key.as_str()) {
+            return Err(format!("row `{key}` appears twice in one transaction"));
+        }
+        bytes += key.len() + value;
+    }
+    if bytes > TRANSACTION_BYTES {
+        return Err(format!("a transaction of {bytes} bytes; at most {TRANSACTION_BYTES}"));
+    }
+    Ok(())
 }

@@ -1,1 +1,33 @@
-fn main() {}
+//! What developers run: `cargo demo`, `cargo xtask docs`, `cargo xtask bench`.
+
+mod bench;
+mod demo;
+mod docs;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "xtask", about = "What developers run")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Exports from an emulated ThreatConnect to an emulated Sentinel, changes some indicators, and exports again.
+    Demo(demo::Arguments),
+    /// Writes the generated parts of the documents: README tables and the example settings file.
+    Docs,
+    /// Measures exports against a floor program that does the least that must be done.
+    Bench(bench::Arguments),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Demo(arguments) => demo::run(arguments).await,
+        Task::Docs => docs::write(),
+        Task::Bench(arguments) => bench::run(arguments).await,
+    }
+}

@@ -1,16 +1,37 @@
 //! Microsoft Sentinel: STIX objects through the upload API.
+//!
+//! There is no delete and no list: an object with the same id and source system replaces the one before, and an
+//! observable is taken back by an object whose `valid_until` has passed.
 
 mod mapping;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::digest;
+use jiff::ToSpan;
+use reqwest::Method;
 use url::Url;
 
-use super::{Answer, Destination, Draft, Limits, SendError, Sink, Skip, Stamp, Terms, Withdrawal};
+use super::{
+    Answer, Column, ContentHash, Destination, Draft, Limits, SendError, SendErrorKind, Sink, Skip, Stamp, Terms, Withdrawal,
+};
 use crate::indicator::{Indicator, Observable};
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::platform::http::{Authorize, Traffic};
+use crate::platform::http::{Authorize, Bounds, Failure, Http, Reply, Request, Traffic, excerpt, request_id};
+use crate::platform::pacer::Pacer;
+
+pub(crate) const COLUMN: Column = mapping::COLUMN;
+
+/// Objects in one request (vendor page "Upload STIX objects").
+const BATCH: usize = 100;
+/// Requests under way at once: enough to hide a second of latency under the documented rate.
+const CONCURRENCY: usize = 8;
+/// Requests that may go together after a rest.
+const BURST: u32 = 2;
+const API_VERSION: &str = "2024-02-01-preview";
+/// Answers are short; longer ones are none.
+const LONGEST_ANSWER: usize = 4 << 20;
 
 /// Where and how to upload.
 #[derive(Debug, Clone)]
@@ -27,47 +48,193 @@ pub struct Config {
     pub requests_per_minute: u32,
 }
 
+impl Config {
+    /// Keeps this sink's share of the documented rate.
+    #[must_use]
+    pub fn pacer(&self) -> Arc<Mutex<Pacer>> {
+        Arc::new(Mutex::new(Pacer::per_minute(self.requests_per_minute, BURST)))
+    }
+
+    /// What it writes to: the workspace and the source system, however one signs in.
+    #[must_use]
+    pub fn destination(&self) -> Destination {
+        let workspace = self.workspace_id.to_ascii_lowercase();
+        let name = format!("{workspace}\n{}", self.source_system);
+        let hash = digest::digest(&digest::SHA256, name.as_bytes());
+        let short: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Destination {
+            product: COLUMN.product,
+            fingerprint: format!("sentinel-{short}"),
+            shown: format!("workspace {workspace}, source system `{}`", self.source_system),
+        }
+    }
+}
+
 /// The upload API of one workspace.
 #[derive(Debug)]
-pub struct Sentinel {}
+pub struct Sentinel {
+    config: Config,
+    destination: Destination,
+    http: Http,
+    path: String,
+}
 
 impl Sentinel {
+    /// `pacer`: shared by all that count against the same limit ([`Config::pacer`] makes one).
     #[must_use]
-    pub fn new(_config: Config, _client: reqwest::Client, _clock: Arc<dyn Clock>, _bearer: Arc<dyn Authorize>) -> Self {
-        todo!()
+    pub fn new(
+        config: Config,
+        client: reqwest::Client,
+        clock: Arc<dyn Clock>,
+        bearer: Arc<dyn Authorize>,
+        pacer: Arc<Mutex<Pacer>>,
+    ) -> Self {
+        let http = Http::new(COLUMN.product, client, clock, config.url.clone(), bearer)
+            .paced(pacer)
+            .reading_wait_from(wire::wait)
+            .bounded(Bounds { body: LONGEST_ANSWER, ..Bounds::default() });
+        let path =
+            format!("/workspaces/{}/threat-intelligence-stix-objects:upload?api-version={API_VERSION}", config.workspace_id);
+        Self { destination: config.destination(), config, http, path }
+    }
+
+    async fn upload(&self, payloads: &[Vec<u8>]) -> Result<Vec<Answer>, SendError> {
+        let reply = self.post(payloads).await?;
+        let correlation = request_id(&reply.headers);
+        match reply.status {
+            200..=299 => Ok(wire::answers(&reply.body, payloads.len(), correlation.as_deref())),
+            400 | 413 => self.refused(&reply, payloads.len(), correlation),
+            _ => Err(systemic(&self.config, &reply, correlation)),
+        }
+    }
+
+    async fn post(&self, payloads: &[Vec<u8>]) -> Result<Reply, SendError> {
+        let request = Request {
+            operation: "upload indicators",
+            method: Method::POST,
+            path: self.path.clone(),
+            body: Some(wire::body(&self.config.source_system, payloads).into()),
+            idempotent: true, // an object with the same id replaces itself
+        };
+        self.http.send(request).await.map_err(unanswered)
+    }
+
+    /// A 400 that names every item is an answer to each; any other is about the batch.
+    fn refused(&self, reply: &Reply, count: usize, correlation: Option<String>) -> Result<Vec<Answer>, SendError> {
+        if wire::refused(&reply.body).is_some_and(|refused| (0..count).all(|i| refused.contains_key(&i))) {
+            return Ok(wire::answers(&reply.body, count, correlation.as_deref()));
+        }
+        let said = excerpt(&reply.body).unwrap_or_else(|| format!("status {}", reply.status));
+        let message = format!("Sentinel refused the request: {said}");
+        Err(SendError { kind: SendErrorKind::Refused, message, retry_after: None, correlation })
     }
 }
 
 impl Sink for Sentinel {
     fn destination(&self) -> &Destination {
-        todo!()
+        &self.destination
     }
 
     fn limits(&self) -> Limits {
-        todo!()
+        Limits { batch: BATCH, concurrency: CONCURRENCY }
     }
 
     fn traffic(&self) -> &Traffic {
-        todo!()
+        self.http.traffic()
     }
 
-    fn draft(&self, _indicator: &Indicator, _observable: &Observable, _terms: &Terms) -> Result<Draft, Skip> {
-        todo!()
+    fn draft(&self, indicator: &Indicator, observable: &Observable, terms: &Terms) -> Result<Draft, Skip> {
+        let external_id = mapping::stix_id(observable);
+        let object = mapping::object(indicator, observable, &external_id, terms, &self.config)?;
+        let content = open_ended(&object);
+        let expiration_days = terms.expiration_days.of(observable.kind());
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&content);
+        context.update(&expiration_days.to_be_bytes());
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&context.finish().as_ref()[..16]);
+        Ok(Draft {
+            content,
+            hash: ContentHash(hash),
+            external_id,
+            created: indicator.date_added,
+            valid_from: indicator.date_added,
+            expiration_days,
+        })
     }
 
-    fn payload(&self, _draft: &Draft, _stamp: Stamp) -> Vec<u8> {
-        todo!()
+    fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8> {
+        closed(draft.content.clone(), stamp)
     }
 
-    fn send(&self, _payloads: Vec<Vec<u8>>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>> {
-        todo!()
+    fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
+        Box::pin(self.upload(payloads))
     }
 
-    fn withdraw(&self, _items: Vec<Withdrawal>) -> BoxFuture<'_, Result<Vec<Answer>, SendError>> {
-        todo!()
+    fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
+        let payloads = items
+            .iter()
+            .map(|item| {
+                let object = mapping::farewell(item, &self.config)
+                    .map_err(|skip| no_farewell(skip.reason()))?;
+                // Past, but after it began: else the service refuses it.
+                let earliest = item.valid_from.checked_add(1.second()).unwrap_or(item.valid_from);
+                Ok(closed(open_ended(&object), Stamp { expires: item.stamp.expires.max(earliest), ..item.stamp }))
+            })
+            .collect::<Result<Vec<_>, SendError>>();
+        Box::pin(async move { self.upload(&payloads?).await })
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>> {
-        todo!()
+        // An empty list is the least that the API takes; a 400 for it proves access as well as a 200.
+        Box::pin(async move {
+            let reply = self.post(&[]).await?;
+            match reply.status {
+                200..=299 | 400 => Ok(()),
+                _ => Err(systemic(&self.config, &reply, request_id(&reply.headers))),
+            }
+        })
     }
 }
+
+/// The object's JSON without its closing brace: the times of sending follow.
+fn open_ended(object: &mapping::Object<'_>) -> Vec<u8> {
+    let mut content = serde_json::to_vec(object).expect("an object of strings and numbers cannot fail to serialise");
+    content.pop();
+    content
+}
+
+fn closed(mut content: Vec<u8>, stamp: Stamp) -> Vec<u8> {
+    let times = format!(",\"modified\":\"{}\",\"valid_until\":\"{}\"}}", mapping::time(stamp.modified), mapping::time(stamp.expires));
+    content.extend_from_slice(times.as_bytes());
+    content
+}
+
+fn no_farewell(reason: &str) -> SendError {
+    SendError { kind: SendErrorKind::Refused, message: reason.to_owned(), retry_after: None, correlation: None }
+}
+
+fn unanswered(failure: Failure) -> SendError {
+    let kind = if failure.transient { SendErrorKind::Transient } else { SendErrorKind::Systemic };
+    SendError { kind, message: failure.to_string(), retry_after: failure.retry_after, correlation: failure.request_id }
+}
+
+/// What a status means for settings and permissions.
+fn systemic(config: &Config, reply: &Reply, correlation: Option<String>) -> SendError {
+    let advice = match reply.status {
+        401 => "the token is not accepted; check SENTINEL_SCOPE and CLOUD (the audience must be that of Azure Resource Manager)".to_owned(),
+        403 => format!(
+            "the app needs the role \"Microsoft Sentinel Contributor\" on the workspace {}; a new assignment takes some minutes",
+            config.workspace_id
+        ),
+        404 => format!("there is no workspace {}; SENTINEL_WORKSPACE_ID is the workspace's GUID, not its name", config.workspace_id),
+        410 => "the upload API has been retired; look for a newer version".to_owned(),
+        status => format!("an unexpected status {status}; check SENTINEL_URL"),
+    };
+    let said = excerpt(&reply.body).map(|said| format!(" ({said})")).unwrap_or_default();
+    let message = format!("failed to upload to Sentinel: {advice}{said}");
+    SendError { kind: SendErrorKind::Systemic, message, retry_after: None, correlation }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! `check`: reaches every remote with the least call; each failure names what to change.
+
+use std::fmt::Write as _;
+
+use super::{Exit, Surroundings, render, show};
+use crate::app::App;
+use crate::export::Job;
+
+pub(super) async fn run(app: &App, _around: &Surroundings) -> Exit {
+    let mut page = String::new();
+    let mut good = true;
+    let _ = writeln!(page, "ok    settings: {} job(s)", app.exporter.jobs().len());
+    for note in &app.settings.notes {
+        let _ = writeln!(page, "note  {note}");
+    }
+    for job in app.exporter.jobs() {
+        let mut line = |result: Result<String, String>| {
+            good &= result.is_ok();
+            let (word, text) = match &result {
+                Ok(text) => ("ok   ", text),
+                Err(text) => ("FAIL ", text),
+            };
+            let _ = writeln!(page, "{word} job {}: {text}", job.name);
+        };
+        line(source(job).await);
+        line(job.sink.probe().await.map(|()| format!("{} accepts uploads", job.sink.destination().shown)).map_err(|e| e.message));
+        let known = app.exporter.has_history(job).await;
+        match known {
+            Ok(true) => {}
+            Ok(false) => {
+                let _ = writeln!(
+                    page,
+                    "note  job {}: no complete run is known here. If this destination was written to before, the ledger was lost: Sentinel cannot be listed, so what left ThreatConnect meanwhile goes when it expires",
+                    job.name
+                );
+            }
+            Err(error) => line(Err(error.to_string())),
+        }
+    }
+    match app.exporter.registered().await {
+        Ok(entries) => {
+            for entry in entries.iter().filter(|entry| !show::is_configured(app, entry)) {
+                let _ = writeln!(
+                    page,
+                    "note  job {} left {} ({}); what it brought stays until it expires, or `jobs retire {}`",
+                    entry.job, entry.product, entry.shown, entry.job
+                );
+            }
+        }
+        Err(error) => {
+            good = false;
+            let _ = writeln!(page, "FAIL  state: {error}");
+        }
+    }
+    render::print(&page);
+    if good { Exit::Done } else { Exit::Failed }
+}
+
+async fn source(job: &Job) -> Result<String, String> {
+    let owners = job.client.owners().await.map_err(|error| error.message)?;
+    let readable: Vec<&str> = owners.iter().filter(|owner| owner.readable).map(|owner| owner.name.as_str()).collect();
+    let missing: Vec<&String> = job.filter.owners.iter().filter(|name| !readable.contains(&name.as_str())).collect();
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
+        return Err(format!("OWNERS (guide: Owners) names {}, which the API user does not see; it sees: {}", missing.join(", "), readable.join(", ")));
+    }
+    let page = job.client.pages(&job.filter, None, u64::MAX - 1).next().await.map_err(|error| error.message)?;
+    drop(page);
+    Ok(format!("ThreatConnect answers; {} owners can be read; the query is accepted", readable.len()))
+}

@@ -1,0 +1,186 @@
+//! `export` and `jobs retire`: one run now.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::{Exit, Surroundings, names, render};
+use crate::app::App;
+use crate::export::{Exporter, Job, Journal, Progress, Report, Request};
+use crate::storage::sqlite::SqliteStore;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// One job only.
+    #[arg(long)]
+    job: Option<String>,
+    /// Does everything but send and store.
+    #[arg(long)]
+    dry_run: bool,
+    /// Reads everything that the filters match, whatever is due.
+    #[arg(long)]
+    full: bool,
+    /// Sends everything, also what is unchanged (after the target was changed behind our back).
+    #[arg(long)]
+    resend: bool,
+    /// A folder for lists (added, changed, skipped with reasons, …) and the exact payloads, as JSON lines; one folder per job if there are several.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// One JSON document on standard output, nothing else there.
+    #[arg(long)]
+    json: bool,
+    /// Approves the withdrawal that the job's last full run refused, and runs the job in full.
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["job", "dry_run"])]
+    approve_withdraw: Option<String>,
+}
+
+pub(super) async fn run(arguments: Arguments, app: &App, around: &Surroundings) -> Exit {
+    let exporter = &app.exporter;
+    let wanted = arguments.approve_withdraw.as_deref().or(arguments.job.as_deref());
+    let jobs: Vec<&Job> = exporter.jobs().iter().filter(|job| wanted.is_none_or(|name| job.name == name)).collect();
+    if jobs.is_empty() {
+        let known: Vec<&str> = exporter.jobs().iter().map(|job| job.name.as_str()).collect();
+        render::error(&format!("there is no job `{}`; the jobs are {}", wanted.unwrap_or_default(), known.join(", ")));
+        return Exit::Usage;
+    }
+    if arguments.approve_withdraw.is_some() {
+        match exporter.approve_withdrawal(jobs[0]).await {
+            Ok(refused) => tracing::info!(job = jobs[0].name, rows = refused.rows, "the withdrawal is approved"),
+            Err(error) => {
+                render::error(&error.to_string());
+                return Exit::Failed;
+            }
+        }
+    }
+    let preview;
+    let exporter = if arguments.dry_run {
+        let scratch = match SqliteStore::open_in_memory(Arc::clone(&around.clock)) {
+            Ok(scratch) => Arc::new(scratch),
+            Err(error) => {
+                render::error(&error.to_string());
+                return Exit::Failed;
+            }
+        };
+        preview = exporter.preview(scratch);
+        &preview
+    } else {
+        exporter
+    };
+    let several = jobs.len() > 1;
+    let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
+    let mut reports = Vec::new();
+    let mut exit = Exit::Done;
+    for name in names {
+        let Some(job) = exporter.jobs().iter().find(|job| job.name == name) else { continue };
+        let folder = arguments.out.as_ref().map(|out| if several { out.join(&name) } else { out.clone() });
+        let report = match one(exporter, job, &arguments, folder, app, around).await {
+            Ok(report) => report,
+            Err(error) => {
+                render::error(&error);
+                return Exit::Failed;
+            }
+        };
+        exit = worse(exit, exit_of(&report));
+        if !arguments.json {
+            render::print(&format!("{}\n", render::report(&report)));
+        }
+        reports.push(report);
+    }
+    if arguments.json {
+        let text = serde_json::to_string(&json!({ "runs": reports })).unwrap_or_default();
+        render::print(&format!("{text}\n"));
+    }
+    for error in reports.iter().filter_map(|report| report.error.as_ref()) {
+        tracing::error!("{error}");
+    }
+    exit
+}
+
+async fn one(exporter: &Exporter, job: &Job, arguments: &Arguments, folder: Option<PathBuf>, app: &App, around: &Surroundings) -> Result<Report, String> {
+    let progress = match folder {
+        Some(folder) => Progress::with_journal(Journal::new(&folder)?),
+        None => Progress::default(),
+    };
+    let request = Request {
+        full: arguments.full || arguments.resend || arguments.approve_withdraw.is_some(),
+        resend: arguments.resend,
+        retry_rejected: false,
+        budget: app.settings.time_budget,
+    };
+    let bar = bar(&job.name, around.terminal && !arguments.json && std::io::stderr().is_terminal());
+    let (run, worker) = names();
+    let mut report = {
+        let mut work = std::pin::pin!(exporter.run(job, &request, (&run, &worker), &progress));
+        loop {
+            tokio::select! {
+                report = &mut work => break report,
+                () = around.clock.alarm(Duration::from_millis(100)) => show(&bar, &progress),
+                _ = tokio::signal::ctrl_c() => {
+                    tracing::warn!("saving the place; the next export goes on from there");
+                    progress.stop();
+                }
+            }
+        }
+    };
+    bar.finish_and_clear();
+    report.dry_run = arguments.dry_run;
+    if let Some(journal) = progress.into_journal() {
+        journal.finish()?;
+    }
+    Ok(report)
+}
+
+fn bar(job: &str, visible: bool) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let style = ProgressStyle::with_template("{prefix:>12} [{bar:30}] {human_pos}/{human_len} indicators  {msg}  {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar.set_prefix(job.to_owned());
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: &Progress) {
+    let now = progress.now();
+    bar.set_length(now.expected.max(now.read));
+    bar.set_position(now.settled);
+    bar.set_message(format!("{} accepted", render::number(now.accepted)));
+}
+
+pub(super) fn exit_of(report: &Report) -> Exit {
+    if report.error.is_some() || report.refused_withdrawal.is_some() || (!report.complete && !report.dry_run) {
+        Exit::Failed
+    } else if report.changes.newly_rejected > 0 {
+        Exit::Rejections
+    } else {
+        Exit::Done
+    }
+}
+
+fn worse(one: Exit, other: Exit) -> Exit {
+    one.max(other)
+}
+
+pub(super) async fn retire(app: &App, name: &str) -> Exit {
+    let (run, worker) = names();
+    match app.exporter.retire(name, (&run, &worker), &Progress::default()).await {
+        Ok(retired) => {
+            for one in retired {
+                let line = format!(
+                    "{}: {} claims of `{name}` ended, {} rows withdrawn (the others have another job)\n",
+                    one.destination,
+                    render::number(one.claims),
+                    render::number(one.withdrawn)
+                );
+                render::print(&line);
+            }
+            Exit::Done
+        }
+        Err(error) => {
+            render::error(&error.to_string());
+            Exit::Failed
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Reports as text for people. Pure, but for the two functions that print.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use crate::export::{Outcome, Report};
+
+/// Reasons shown in the table; the rest is in `--json`.
+const REASONS: usize = 12;
+
+/// To standard output; a reader that went away is no error of ours.
+pub(super) fn print(text: &str) {
+    drop(std::io::stdout().lock().write_all(text.as_bytes()));
+}
+
+/// One line to standard error.
+pub(super) fn error(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "error: {text}"));
+}
+
+/// One run as a table.
+pub(super) fn report(report: &Report) -> String {
+    let mut page = String::new();
+    let mode = match report.mode {
+        crate::export::Mode::Full => "full",
+        crate::export::Mode::Incremental => "incremental",
+    };
+    let state = match (report.dry_run, report.complete) {
+        (true, _) => "preview, nothing was sent",
+        (false, true) => "complete",
+        (false, false) if report.error.is_some() => "failed",
+        (false, false) => "to be continued",
+    };
+    let _ = writeln!(page, "Job {} → {}: {mode} run, {state}", report.job, report.target_product);
+    let seconds = std::time::Duration::from_millis(report.duration_ms).as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = if seconds > 0.0 { report.read.indicators as f64 / seconds } else { 0.0 };
+    let _ = writeln!(
+        page,
+        "  read {} indicators in {} pages: {} observables, {} without one, {} unreadable",
+        number(report.read.indicators),
+        report.read.pages,
+        number(report.read.observables),
+        number(report.read.without_observable),
+        number(report.read.unreadable)
+    );
+    let _ = writeln!(page, "  took {seconds:.1} s, {rate:.0} indicators/s; requests: {} to ThreatConnect, {} to the target, {} retried, {} throttled", report.requests.source, report.requests.sink, report.requests.retried, report.requests.throttled);
+    page.push('\n');
+    types(&mut page, report);
+    let c = &report.changes;
+    let _ = writeln!(
+        page,
+        "\n  at the target: {} added, {} changed, {} refreshed, {} withdrawn, {} handed over to another copy",
+        number(c.added),
+        number(c.changed),
+        number(c.refreshed),
+        number(report.withdrawn),
+        number(c.handed_over)
+    );
+    reasons(&mut page, report);
+    if let Some(refused) = &report.refused_withdrawal {
+        let owners = if refused.owners.is_empty() { String::new() } else { format!("; these owners returned nothing at all: {}", refused.owners.join(", ")) };
+        let _ = writeln!(
+            page,
+            "\n  WITHDRAWAL REFUSED: {} of {} rows would go{owners}.\n  If that is meant: indicator-relay export --approve-withdraw {}",
+            number(refused.rows),
+            number(refused.of),
+            report.job
+        );
+    }
+    if let Some(error) = &report.error {
+        let _ = writeln!(page, "\n  error: {error}");
+    }
+    page
+}
+
+fn types(page: &mut String, report: &Report) {
+    let columns: Vec<Outcome> = Outcome::ALL.into_iter().filter(|outcome| report.outcomes.of(*outcome) > 0).collect();
+    let _ = write!(page, "  {:<14}", "");
+    for column in &columns {
+        let _ = write!(page, "{:>12}", column.name().replace('_', " "));
+    }
+    page.push('\n');
+    let mut line = |name: &str, outcomes: &crate::export::Outcomes| {
+        let _ = write!(page, "  {name:<14}");
+        for column in &columns {
+            let _ = write!(page, "{:>12}", number(outcomes.of(*column)));
+        }
+        page.push('\n');
+    };
+    for (name, outcomes) in &report.by_type {
+        line(name, outcomes);
+    }
+    line("all", &report.outcomes);
+}
+
+fn reasons(page: &mut String, report: &Report) {
+    if report.reasons.is_empty() {
+        return;
+    }
+    let mut all: Vec<_> = report.reasons.iter().collect();
+    all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.reason.cmp(&b.reason)));
+    page.push_str("\n  why:\n");
+    for reason in all.iter().take(REASONS) {
+        let outcome = reason.outcome.replace('_', " ");
+        let example = if reason.example.is_empty() { String::new() } else { format!(" (such as {})", printable(&reason.example)) };
+        let _ = writeln!(page, "  {:>9}  {outcome}, {}: {}{example}", number(reason.count), reason.type_name, reason.reason);
+    }
+    if all.len() > REASONS {
+        let _ = writeln!(page, "             and {} more, see --json", all.len() - REASONS);
+    }
+}
+
+/// Foreign text on one line, without control characters.
+pub(super) fn printable(text: &str) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut short: String = clean.chars().take(70).collect();
+    if short.len() < clean.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// `12,345`.
+pub(super) fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_foreign_text_stays_on_its_line() {
+        assert_eq!((number(0), number(999), number(1_000), number(1_234_567)), ("0".into(), "999".into(), "1,000".into(), "1,234,567".into()));
+        assert_eq!(printable("a\u{1b}[31m\nb"), "a [31m b");
+    }
+}

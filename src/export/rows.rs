@@ -1,0 +1,403 @@
+//! What is stored about a destination: claims, target rows, intents, marks. Types, keys and their encoding; no I/O.
+//!
+//! All rows of a destination lie in one partition. Keys hold hashes and padded numbers only, never a raw value; the
+//! first letter says what a row is:
+//!
+//! | key | row |
+//! |---|---|
+//! | `lease` | who writes now |
+//! | `j.{job}` | [`JobState`]: watermark, floor, approval |
+//! | `r.{job}` | the latest run, frozen record and counters |
+//! | `R.{job}.{start}` | reports of finished runs |
+//! | `c.{job}.{id}.{key}` | [`Claim`] |
+//! | `t.{key}` | [`TargetRow`] |
+//! | `i.{run}.{n}` | [`Intent`] |
+//! | `h.{key}` | hand-over mark |
+//! | `g.{job}.{id}.{key}` | [`Gone`]: a claim that waits for its withdrawal |
+//! | `d.{key}` | tombstone: the run that withdrew the row |
+//! | `x.{job}.{id}.{key}` | [`Rejection`] |
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::indicator::{Confidence, Kind, ObservableKey, ThreatAssessScore, ThreatRating, Weight};
+use crate::sinks::ContentHash;
+
+/// Claims that a target row names, at most; the best ones stay.
+pub(crate) const CLAIMS_PER_ROW: usize = 200;
+
+/// What a job last knew of a sighting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    #[serde(rename = "o")]
+    pub owner: String,
+    #[serde(rename = "w", with = "stored_weight")]
+    pub weight: Weight,
+    /// Of the content that won; none when it must be sent again.
+    #[serde(rename = "h", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<ContentHash>,
+    /// When the object that won expires, Unix seconds.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    #[serde(rename = "n", default, skip_serializing_if = "is_false")]
+    pub won: bool,
+    /// The run that passed it by, or released it; a [`Gone`] row stands beside it.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    pub gone_in: Option<String>,
+    /// The run that sent it.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub sent_in: Option<String>,
+    /// Content that the target refused for good.
+    #[serde(rename = "r", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<ContentHash>,
+    /// Runs in a row in which it got no answer though its neighbours did.
+    #[serde(rename = "u", default, skip_serializing_if = "is_zero")]
+    pub unanswered: u8,
+}
+
+impl Claim {
+    /// A claim that holds nothing at the target.
+    pub(crate) fn new(owner: &str, weight: Weight) -> Self {
+        Self {
+            owner: owner.to_owned(),
+            weight,
+            hash: None,
+            expires: None,
+            won: false,
+            gone_in: None,
+            sent_in: None,
+            refused: None,
+            unanswered: 0,
+        }
+    }
+}
+
+/// A claim as its target row names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RowClaim {
+    #[serde(rename = "j")]
+    pub job: String,
+    #[serde(rename = "i")]
+    pub id: u64,
+    #[serde(rename = "w", with = "stored_weight")]
+    pub weight: Weight,
+    /// The target refused it: it protects the row but ranks below every other.
+    #[serde(rename = "r", default, skip_serializing_if = "is_false")]
+    pub refused: bool,
+}
+
+/// Who holds a row: job and source id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Holder(pub String, pub u64);
+
+/// What is at the destination for one observable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TargetRow {
+    #[serde(rename = "k")]
+    pub kind: Kind,
+    #[serde(rename = "v")]
+    pub value: String,
+    #[serde(rename = "e")]
+    pub external_id: String,
+    #[serde(rename = "id", default, skip_serializing_if = "Option::is_none")]
+    pub remote_id: Option<String>,
+    /// Whose content is there; none when it must be chosen anew.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub winner: Option<Holder>,
+    #[serde(rename = "c")]
+    pub claims: Vec<RowClaim>,
+    /// More than [`CLAIMS_PER_ROW`] claimed it: the list is not whole.
+    #[serde(rename = "cut", default, skip_serializing_if = "is_false")]
+    pub cut: bool,
+    /// Of the content that is there; none when that is unknown.
+    #[serde(rename = "h", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<ContentHash>,
+    #[serde(rename = "a")]
+    pub action: String,
+    #[serde(rename = "cr", with = "stored_time")]
+    pub created: Timestamp,
+    /// The latest time of sending that the target may have seen.
+    #[serde(rename = "m", with = "stored_time")]
+    pub modified: Timestamp,
+    #[serde(rename = "f", with = "stored_time")]
+    pub valid_from: Timestamp,
+    /// Unix seconds; none when unknown.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    /// Of the object that is there, in days.
+    #[serde(rename = "d", default)]
+    pub expiration_days: u16,
+    /// The run that sent it.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub sent_in: Option<String>,
+    /// It was accepted, or may have been.
+    #[serde(rename = "p", default, skip_serializing_if = "is_false")]
+    pub at_target: bool,
+    /// A tombstone: the run that withdrew it.
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn_in: Option<String>,
+}
+
+/// Saved before something is sent or withdrawn, removed with its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Intent {
+    pub items: Vec<IntentItem>,
+    /// The latest time of sending in the batch.
+    #[serde(with = "stored_time")]
+    pub modified: Timestamp,
+}
+
+/// One item of an [`Intent`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IntentItem {
+    pub job: String,
+    pub id: u64,
+    pub owner: String,
+    pub kind: Kind,
+    pub value: String,
+    pub external_id: String,
+    #[serde(with = "stored_time")]
+    pub created: Timestamp,
+    #[serde(with = "stored_time")]
+    pub valid_from: Timestamp,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub withdrawal: bool,
+}
+
+/// Why a claim waits for its withdrawal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GoneReason {
+    /// A full run passed its source id without reading it.
+    Passed,
+    /// Read with our own eyes: the indicator no longer yields it.
+    Released,
+    /// `NEVER_SEND` covers it now.
+    NeverSend,
+    /// Its job was retired.
+    Retired,
+}
+
+/// The index row beside a claim with `gone_in`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    pub run: String,
+    pub reason: GoneReason,
+    /// Seen by an incremental run: few, and exempt from the limit.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub incremental: bool,
+    pub owner: String,
+}
+
+/// An item that the target refused for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    pub job: String,
+    /// ThreatConnect's id.
+    pub id: u64,
+    pub owner: String,
+    pub kind: Kind,
+    pub value: String,
+    /// The target's own words.
+    pub reason: String,
+    /// The target's correlation id, if it gave one.
+    pub correlation: Option<String>,
+    pub run: String,
+    pub at: Timestamp,
+}
+
+/// What a job knows from run to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobState {
+    /// Server time at the start of the last complete run.
+    pub watermark: Option<Timestamp>,
+    /// `LAST_RUN`, resolved once, and the text that it was resolved from.
+    pub floor: Option<Timestamp>,
+    pub last_run_text: Option<String>,
+    /// Settings of the last complete run.
+    pub fingerprint: Option<String>,
+    /// Start of the last complete full run, on our clock.
+    pub full_started: Option<Timestamp>,
+    /// Start of the last full run that ended incomplete, if none was complete since.
+    pub full_failed: Option<Timestamp>,
+    /// A withdrawal that was refused, and may be approved.
+    pub refused: Option<RefusedWithdrawal>,
+    pub approval: Option<Approval>,
+}
+
+/// A withdrawal that the guards stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedWithdrawal {
+    /// Rows that would have gone.
+    pub rows: u64,
+    /// Of so many.
+    pub of: u64,
+    /// Owners that had indicators and returned none.
+    pub owners: Vec<String>,
+    pub run: String,
+}
+
+/// The user's word that a large withdrawal is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Approval {
+    pub rows: u64,
+    pub at: Timestamp,
+}
+
+pub(crate) const LEASE: &str = "lease";
+
+pub(crate) fn job_key(job: &str) -> String {
+    format!("j.{job}")
+}
+
+pub(crate) fn run_key(job: &str) -> String {
+    format!("r.{job}")
+}
+
+pub(crate) fn history_prefix(job: &str) -> String {
+    format!("R.{job}.")
+}
+
+pub(crate) fn claim_key(job: &str, id: u64, key: ObservableKey) -> String {
+    format!("c.{job}.{id:020}.{key}")
+}
+
+/// All claims of the job from this source id on.
+pub(crate) fn claims_from(job: &str, id: u64) -> String {
+    format!("c.{job}.{id:020}.")
+}
+
+pub(crate) fn claims_prefix(job: &str) -> String {
+    format!("c.{job}.")
+}
+
+pub(crate) fn target_key(key: ObservableKey) -> String {
+    format!("t.{key}")
+}
+
+pub(crate) fn intent_key(run: &str, number: u64) -> String {
+    format!("i.{run}.{number:010}")
+}
+
+pub(crate) fn mark_key(key: ObservableKey) -> String {
+    format!("h.{key}")
+}
+
+pub(crate) fn gone_key(job: &str, id: u64, key: ObservableKey) -> String {
+    format!("g.{job}.{id:020}.{key}")
+}
+
+pub(crate) fn gone_prefix(job: &str) -> String {
+    format!("g.{job}.")
+}
+
+pub(crate) fn tombstone_key(key: ObservableKey) -> String {
+    format!("d.{key}")
+}
+
+pub(crate) fn rejection_key(job: &str, id: u64, key: ObservableKey) -> String {
+    format!("x.{job}.{id:020}.{key}")
+}
+
+/// The key after all keys that begin with `prefix` (which ends in `.`; `/`, the next character, is in no key).
+pub(crate) fn end_of(prefix: &str) -> String {
+    let mut end = prefix.to_owned();
+    end.pop();
+    end.push('/');
+    end
+}
+
+/// Source id and observable of a claim's, mark's or rejection's key: its last two parts.
+pub(crate) fn parse_sighting_key(key: &str) -> Option<(u64, ObservableKey)> {
+    let (rest, observable) = key.rsplit_once('.')?;
+    let (_, id) = rest.rsplit_once('.')?;
+    Some((id.parse().ok()?, parse_observable_key(observable)?))
+}
+
+/// The observable of a key that ends in one.
+pub(crate) fn parse_last_key(key: &str) -> Option<ObservableKey> {
+    parse_observable_key(key.rsplit_once('.')?.1)
+}
+
+fn parse_observable_key(text: &str) -> Option<ObservableKey> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    Some(ObservableKey(bytes.try_into().ok()?))
+}
+
+/// A row's bytes.
+pub(crate) fn encode<T: Serialize>(row: &T) -> Vec<u8> {
+    serde_json::to_vec(row).expect("rows have string keys only and cannot fail to serialise")
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(value: &u8) -> bool {
+    *value == 0
+}
+
+/// Weights as short arrays: `[score, hundredths of the rating, confidence, Unix seconds]`.
+mod stored_weight {
+    use super::{Confidence, Deserialize, Deserializer, Serialize, Serializer, ThreatAssessScore, ThreatRating, Weight};
+
+    type Stored = (Option<u16>, Option<u16>, Option<u8>, i64);
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(weight: &Weight, to: S) -> Result<S::Ok, S::Error> {
+        let stored: Stored = (
+            weight.score.map(ThreatAssessScore::value),
+            weight.rating.map(ThreatRating::hundredths),
+            weight.confidence.map(Confidence::value),
+            weight.last_modified,
+        );
+        stored.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Weight, D::Error> {
+        let (score, rating, confidence, last_modified) = Stored::deserialize(from)?;
+        Ok(Weight {
+            score: score.and_then(|v| ThreatAssessScore::new(v.into())),
+            rating: rating.and_then(ThreatRating::from_hundredths),
+            confidence: confidence.and_then(|v| Confidence::new(v.into())),
+            last_modified,
+        })
+    }
+}
+
+/// Hashes as base64url.
+mod stored_hash {
+    use base64::Engine as _;
+
+    use super::{ContentHash, Deserialize, Deserializer, Serializer, URL_SAFE_NO_PAD};
+
+    pub(super) fn serialize<S: Serializer>(hash: &Option<ContentHash>, to: S) -> Result<S::Ok, S::Error> {
+        match hash {
+            Some(ContentHash(bytes)) => to.serialize_str(&URL_SAFE_NO_PAD.encode(bytes)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ContentHash>, D::Error> {
+        let text = Option::<&str>::deserialize(from)?;
+        Ok(text.and_then(|t| URL_SAFE_NO_PAD.decode(t).ok()).and_then(|b| b.try_into().ok()).map(ContentHash))
+    }
+}
+
+/// Times as Unix milliseconds, the precision that is sent.
+mod stored_time {
+    use super::{Deserialize, Deserializer, Serializer, Timestamp};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(time.as_millisecond())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        Timestamp::from_millisecond(i64::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,361 @@
+//! The life of one run: plan, lease, record, sweep, read, end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ending::Ending;
+use super::flow::{Flow, Stop};
+use super::hand_over::HandOver;
+use super::ledger::{Ledger, LedgerError, Rows, write};
+use super::outbox::Halt;
+use super::preview::Silent;
+use super::rank::Places;
+use super::record::{Phase, RunRecord, Start, plan};
+use super::report::{Mode, Report};
+use super::rows::{Approval, JobState, RefusedWithdrawal, Rejection, encode, end_of, history_prefix, job_key, run_key};
+use super::sweep::sweep;
+use super::{Job, Progress, Request};
+use crate::platform::clock::Clock;
+use crate::storage::overlay::Overlay;
+use crate::storage::{StateStore, Write};
+
+/// Names which jobs write to which destinations, over all of them.
+pub(crate) const REGISTRY: &str = "registry";
+/// Reports that are kept of each job.
+const HISTORY: usize = 50;
+/// When a target or source that gave no answer is tried again, if it did not say itself.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// A job at a destination, as it was registered by its first run there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    pub job: String,
+    /// Partition of the destination's rows.
+    pub destination: String,
+    pub product: String,
+    /// For users: `workspace …`.
+    pub shown: String,
+}
+
+/// Runs jobs over one store.
+#[derive(Debug)]
+pub struct Exporter {
+    store: Arc<dyn StateStore>,
+    clock: Arc<dyn Clock>,
+    jobs: Vec<Job>,
+}
+
+impl Exporter {
+    /// `jobs` in the order of `JOBS`.
+    #[must_use]
+    pub fn new(store: Arc<dyn StateStore>, clock: Arc<dyn Clock>, mut jobs: Vec<Job>) -> Self {
+        let homes: Vec<(String, String)> =
+            jobs.iter().map(|job| (job.sink.destination().fingerprint.clone(), job.name.clone())).collect();
+        for job in &mut jobs {
+            let home = &job.sink.destination().fingerprint;
+            job.places = Places::new(homes.iter().filter(|(h, _)| h == home).map(|(_, name)| name.clone()).collect());
+        }
+        Self { store, clock, jobs }
+    }
+
+    #[must_use]
+    pub fn jobs(&self) -> &[Job] {
+        &self.jobs
+    }
+
+    /// The same jobs, sending nothing and writing to `scratch` only.
+    #[must_use]
+    pub fn preview(&self, scratch: Arc<dyn StateStore>) -> Self {
+        let store = Arc::new(Overlay::new(Arc::clone(&self.store), scratch));
+        let silent = |job: &Job| Job { sink: Arc::new(Silent::new(Arc::clone(&job.sink))), ..job.clone() };
+        Self::new(store, Arc::clone(&self.clock), self.jobs.iter().map(silent).collect())
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn StateStore> {
+        &self.store
+    }
+
+    pub(crate) fn rows(&self, job: &Job) -> Rows {
+        Rows::new(Arc::clone(&self.store), &job.sink.destination().fingerprint)
+    }
+
+    /// One run of `job`, or the rest of its unfinished one. `run` and `worker` are new random names.
+    pub async fn run(&self, job: &Job, request: &Request, (run, worker): (&str, &str), progress: &Progress) -> Report {
+        let rows = self.rows(job);
+        let began = self.clock.monotonic();
+        let mut record = match self.prepare(&rows, job, request, run).await {
+            Ok(record) => record,
+            Err(error) => return self.not_begun(job, run, &error.to_string()),
+        };
+        record.begin_worker(job, began);
+        let shown = format!("run {} of job `{}`", record.run, job.name);
+        let mut ledger = match Ledger::acquire(rows, Arc::clone(&self.clock), &record.run, worker, &shown).await {
+            Ok(ledger) => ledger,
+            Err(error) => return self.not_begun(job, run, &error.to_string()),
+        };
+        let deadline = request.budget.map(|budget| began + budget);
+        // What was planned without the lease is planned again with it: the run before may have ended meanwhile.
+        let planned = match self.prepare(ledger.rows(), job, request, run).await {
+            Ok(planned) if planned.run == record.run => planned,
+            Ok(_) => return self.not_begun(job, run, "another run of this job ended just now; try again"),
+            Err(error) => return self.not_begun(job, run, &error.to_string()),
+        };
+        let (before, worker_began) = (record.before, record.worker_began);
+        record = RunRecord { before, worker_began, ..planned };
+        let end = self.work(&mut ledger, job, &mut record, request, deadline, progress).await;
+        record.count_traffic(job);
+        record.count_time(self.clock.monotonic());
+        match self.close(&mut ledger, job, &mut record, end).await {
+            Ok(report) => report,
+            Err(error) => {
+                record.error = Some(error.to_string());
+                record.report(job, false, None)
+            }
+        }
+    }
+
+    async fn prepare(&self, rows: &Rows, job: &Job, request: &Request, run: &str) -> Result<RunRecord, LedgerError> {
+        let mut state: JobState = rows.read(&job_key(&job.name)).await?.unwrap_or_default();
+        let previous: Option<RunRecord> = rows.read(&run_key(&job.name)).await?;
+        Ok(match plan(previous, &mut state, job, request, run, self.clock.now()) {
+            Start::Continue(record) | Start::New(record) => record,
+        })
+    }
+
+    async fn work(
+        &self,
+        ledger: &mut Ledger,
+        job: &Job,
+        record: &mut RunRecord,
+        request: &Request,
+        deadline: Option<Duration>,
+        progress: &Progress,
+    ) -> Result<JobState, Stop> {
+        self.register(job).await?;
+        check_owners(job).await?;
+        let mut state: JobState = ledger.rows().read(&job_key(&job.name)).await?.unwrap_or_default();
+        // Resolves the floor into the state that is saved with the record.
+        drop(plan(None, &mut state, job, request, &record.run, record.started));
+        record.error = None;
+        record.not_before = None;
+        ledger
+            .commit(vec![write(run_key(&job.name), Some(encode(record))), write(job_key(&job.name), Some(encode(&state)))])
+            .await?;
+        let swept = sweep(ledger, &job.places).await?;
+        if swept > 0 {
+            tracing::warn!(job = job.name, items = swept, "an earlier run left items without an answer; they are sent again or withdrawn");
+        }
+        if record.phase == Phase::Reading {
+            Flow::new(ledger, job, record, progress, deadline).read().await?;
+            record.phase = Phase::Ending;
+            ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
+        }
+        Ending { ledger, job, record, state: &mut state, progress }.withdraw().await?;
+        HandOver { ledger, jobs: &self.jobs, job, record }.work_off().await?;
+        let complete = record.read_is_complete();
+        if complete && record.mode == Mode::Full {
+            Ending { ledger, job, record, state: &mut state, progress }.bury().await?;
+        }
+        finish(record, &mut state, complete);
+        Ok(state)
+    }
+
+    /// Saves how the run ended, and frees the destination (or keeps it for the continuation).
+    async fn close(&self, ledger: &mut Ledger, job: &Job, record: &mut RunRecord, end: Result<JobState, Stop>) -> Result<Report, LedgerError> {
+        let mut writes = Vec::new();
+        let now = self.clock.now();
+        let paused = matches!(end, Err(Stop::Budget));
+        let again = |wait: Option<Duration>| now.checked_add(wait.unwrap_or(TRY_AGAIN_AFTER)).ok();
+        match end {
+            Ok(state) => writes.push(write(job_key(&job.name), Some(encode(&state)))),
+            Err(Stop::Budget) => record.not_before = Some(now),
+            Err(Stop::Ledger(error)) => return Err(error),
+            Err(Stop::Source(error)) => {
+                record.not_before = if error.transient { again(error.retry_after) } else { None };
+                record.error = Some(error.message);
+            }
+            Err(Stop::Target(Halt::Outage(error))) => {
+                record.not_before = again(error.retry_after);
+                record.error = Some(format!("{}; what was not answered is sent again by the next run", error.message));
+            }
+            Err(Stop::Target(Halt::Systemic(error))) => record.error = Some(error.message),
+            Err(Stop::RefusedAlike { count, reason }) => {
+                record.error = Some(format!("the target refused all {count} items alike, so nothing was marked as rejected: {reason}"));
+            }
+        }
+        let complete = record.phase == Phase::Done && record.error.is_none();
+        let known: Option<JobState> = ledger.rows().read(&job_key(&job.name)).await?;
+        let watermark = if complete { record.server_time.or(Some(record.started)) } else { known.and_then(|state| state.watermark) };
+        let report = record.report(job, complete, watermark);
+        writes.push(write(run_key(&job.name), Some(encode(record))));
+        if paused {
+            ledger.pause(writes).await?;
+        } else {
+            let key = format!("{}{}", history_prefix(&job.name), record.started.strftime("%Y%m%dT%H%M%S%3f"));
+            writes.push(Write::Put { key, value: encode(&report) });
+            writes.extend(self.forget_old_reports(ledger, job).await?);
+            ledger.release(writes).await?;
+        }
+        Ok(report)
+    }
+
+    async fn forget_old_reports(&self, ledger: &Ledger, job: &Job) -> Result<Vec<Write>, LedgerError> {
+        let from = history_prefix(&job.name);
+        let kept: Vec<(String, serde_json::Value)> = ledger.rows().scan(&from, &end_of(&from), HISTORY + 20).await?;
+        let old = kept.len().saturating_sub(HISTORY - 1);
+        Ok(kept.into_iter().take(old).map(|(key, _)| Write::Delete { key }).collect())
+    }
+
+    async fn register(&self, job: &Job) -> Result<(), LedgerError> {
+        let destination = job.sink.destination();
+        let registry = Rows::new(Arc::clone(&self.store), REGISTRY);
+        let key = format!("{}.{}", destination.fingerprint, job.name);
+        let entry = Registered {
+            job: job.name.clone(),
+            destination: destination.fingerprint.clone(),
+            product: destination.product.to_owned(),
+            shown: destination.shown.clone(),
+        };
+        match registry.read_versioned::<Registered>(&key).await? {
+            Some((known, _)) if known == entry => {}
+            known => {
+                registry.write_one(&key, &entry, known.map(|(_, version)| version)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All jobs that ever wrote to a destination and were not retired.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn registered(&self) -> Result<Vec<Registered>, LedgerError> {
+        let registry = Rows::new(Arc::clone(&self.store), REGISTRY);
+        Ok(registry.scan::<Registered>(" ", "~", 1_000).await?.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// Reports of finished runs of a job at a destination, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn history(&self, registered: &Registered) -> Result<Vec<Report>, LedgerError> {
+        let rows = Rows::new(Arc::clone(&self.store), &registered.destination);
+        let from = history_prefix(&registered.job);
+        let mut reports: Vec<Report> =
+            rows.scan(&from, &end_of(&from), HISTORY + 20).await?.into_iter().map(|(_, report)| report).collect();
+        reports.reverse();
+        Ok(reports)
+    }
+
+    /// Items that the target refused, of one job at a destination.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn rejections(&self, registered: &Registered) -> Result<Vec<Rejection>, LedgerError> {
+        let rows = Rows::new(Arc::clone(&self.store), &registered.destination);
+        let mut from = format!("x.{}.", registered.job);
+        let end = end_of(&from);
+        let mut all = Vec::new();
+        loop {
+            let chunk: Vec<(String, Rejection)> = rows.scan(&from, &end, 1_000).await?;
+            let Some((last, _)) = chunk.last() else { return Ok(all) };
+            from = format!("{last}!");
+            all.extend(chunk.into_iter().map(|(_, rejection)| rejection));
+        }
+    }
+
+    /// Whether the job has completed a run at its destination: else nothing is known of what is there.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has_history(&self, job: &Job) -> Result<bool, LedgerError> {
+        let state: Option<JobState> = self.rows(job).read(&job_key(&job.name)).await?;
+        Ok(state.is_some_and(|state| state.watermark.is_some()))
+    }
+
+    /// Approves the withdrawal that the last full run of `job` refused: the number shown and 10 % more, once, for seven days.
+    ///
+    /// # Errors
+    /// [`ApproveError::Nothing`] if none was refused.
+    pub async fn approve_withdrawal(&self, job: &Job) -> Result<RefusedWithdrawal, ApproveError> {
+        let rows = self.rows(job);
+        let key = job_key(&job.name);
+        loop {
+            let Some((mut state, version)) = rows.read_versioned::<JobState>(&key).await? else {
+                return Err(ApproveError::Nothing { job: job.name.clone() });
+            };
+            let Some(refused) = state.refused.clone() else { return Err(ApproveError::Nothing { job: job.name.clone() }) };
+            state.approval = Some(Approval { rows: refused.rows, at: self.clock.now() });
+            if rows.write_one(&key, &state, Some(version)).await? {
+                return Ok(refused);
+            }
+        }
+    }
+
+    fn not_begun(&self, job: &Job, run: &str, error: &str) -> Report {
+        let mut state = JobState::default();
+        let now: Timestamp = self.clock.now();
+        let (Start::Continue(mut record) | Start::New(mut record)) = plan(None, &mut state, job, &Request::default(), run, now);
+        record.error = Some(error.to_owned());
+        record.report(job, false, None)
+    }
+}
+
+/// Why nothing was approved.
+#[derive(Debug, thiserror::Error)]
+pub enum ApproveError {
+    #[error("no withdrawal of job `{job}` waits for approval; a full run refuses one when it would take too much")]
+    Nothing { job: String },
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// What the next run knows of this one.
+fn finish(record: &mut RunRecord, state: &mut JobState, complete: bool) {
+    record.error = record.shortfall();
+    record.phase = Phase::Done;
+    if complete {
+        state.watermark = Some(record.server_time.unwrap_or(record.started));
+        state.fingerprint = Some(record.fingerprint.clone());
+    }
+    if record.mode == Mode::Full {
+        if complete {
+            state.full_started = Some(record.started);
+            state.full_failed = None;
+        } else {
+            state.full_failed = Some(record.started);
+        }
+    }
+}
+
+/// Each configured owner must be one that the API user sees: a wrong name would silently return nothing.
+async fn check_owners(job: &Job) -> Result<(), Stop> {
+    if job.filter.owners.is_empty() || job.filter.tql.is_some() {
+        return Ok(());
+    }
+    let visible = job.client.owners().await.map_err(Stop::Source)?;
+    let unknown: Vec<&String> =
+        job.filter.owners.iter().filter(|name| !visible.iter().any(|owner| owner.name == **name && owner.readable)).collect();
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let mut near: Vec<&str> = visible.iter().filter(|owner| owner.readable).map(|owner| owner.name.as_str()).collect();
+    near.sort_by(|a, b| strsim::jaro_winkler(b, first).total_cmp(&strsim::jaro_winkler(a, first)));
+    near.truncate(5);
+    let message = format!(
+        "OWNERS (guide: Owners) of job `{}` names {}, which the API user does not see; it sees: {}",
+        job.name,
+        unknown.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        if near.is_empty() { "no owner at all".to_owned() } else { near.join(", ") },
+    );
+    Err(Stop::Source(crate::threatconnect::Error { message, transient: false, retry_after: None }))
+}

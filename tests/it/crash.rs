@@ -1,0 +1,133 @@
+//! The process killed at every state write, before it and after it: nothing is lost, and what is sent twice is little.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use indicator_relay::export::Request;
+use indicator_relay::platform::clock::BoxFuture;
+use indicator_relay::storage::{CommitError, Row, StateStore, StoreError, Version, Write};
+
+use crate::rig::{HOUR, Rig};
+
+/// A store that goes away at its n-th transaction, as a process does that is killed there.
+#[derive(Debug)]
+pub(crate) struct Dying {
+    inner: Arc<dyn StateStore>,
+    left: AtomicI64,
+    /// The last transaction happens, but nobody hears of it.
+    after: bool,
+}
+
+impl Dying {
+    pub(crate) fn at(inner: Arc<dyn StateStore>, writes: i64, after: bool) -> Arc<Self> {
+        Arc::new(Self { inner, left: AtomicI64::new(writes), after })
+    }
+
+    fn is_dead(&self) -> bool {
+        self.left.load(Ordering::SeqCst) <= 0
+    }
+}
+
+fn dead() -> StoreError {
+    StoreError { operation: "reach", place: "a test".to_owned(), cause: "the process was killed".to_owned() }
+}
+
+impl StateStore for Dying {
+    fn get<'a>(&'a self, partition: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+        if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.get(partition, key) }
+    }
+
+    fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>> {
+        if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.get_many(partition, keys) }
+    }
+
+    fn scan<'a>(&'a self, partition: &'a str, from: &'a str, to: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+        if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.scan(partition, from, to, limit) }
+    }
+
+    fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>> {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        if left < 1 {
+            return Box::pin(async { Err(dead().into()) });
+        }
+        if left == 1 {
+            let (inner, after) = (&self.inner, self.after);
+            return Box::pin(async move {
+                if after {
+                    drop(inner.commit(partition, writes).await);
+                }
+                Err(dead().into())
+            });
+        }
+        self.inner.commit(partition, writes)
+    }
+}
+
+/// A world with something to add, change, hand over and withdraw.
+async fn world() -> (Rig, Vec<u64>) {
+    let mut rig = Rig::new().await;
+    rig.set("THREATCONNECT_PAGE_SIZE", "20");
+    let ids = rig.add_hosts(50);
+    rig.add_of("Acme Source", "Host", "h1.example", |i| i.score = Some(900));
+    assert!(rig.run().await.complete);
+    rig.clock.advance(HOUR);
+    let now = rig.now();
+    {
+        let mut world = rig.emulator.world();
+        for id in &ids[10..20] {
+            world.touch(*id, now, |i| i.confidence = Some(77));
+        }
+        for id in &ids[30..35] {
+            world.delete(*id);
+        }
+        world.edit(ids[1], |i| i.score = Some(1_000));
+    }
+    for i in 0..60 {
+        rig.add("Host", &format!("new{i}.example"));
+    }
+    (rig, ids)
+}
+
+async fn killed_at(writes: i64, after: bool) -> bool {
+    let (mut rig, _) = world().await;
+    let uploaded = rig.emulator.world().sentinel.uploaded;
+    let dying = Dying::at(Arc::clone(&rig.store), writes, after);
+    let killed = rig.run_over(Arc::clone(&dying) as Arc<dyn StateStore>, "default", Request::default()).await;
+    let died = dying.is_dead();
+    assert_eq!(killed.complete, !died || killed.complete);
+    let mut report = rig.run().await;
+    for _ in 0..3 {
+        if report.complete {
+            break;
+        }
+        report = rig.run().await;
+    }
+    assert!(report.complete, "killed at {writes} (after: {after}): {report:#?}");
+    rig.clock.advance(HOUR);
+    let last = rig.full().await;
+    assert!(last.complete, "{last:#?}");
+    let live = rig.live_hosts();
+    assert_eq!(live.len(), 105, "killed at {writes} (after: {after})");
+    assert!(!live.contains(&"h30.example".to_owned()));
+    assert_eq!(rig.object("h10.example")["confidence"], 77);
+    assert_eq!(rig.object("h1.example")["description"], "ThreatConnect | Owner: Acme Org", "killed at {writes} (after: {after})");
+    rig.assert_nothing_stale();
+    // 60 new, 10 changed, 1 handed over, 5 withdrawn; what was under way may go twice.
+    let sent = rig.emulator.world().sentinel.uploaded - uploaded;
+    assert!(sent <= 76 + 76, "killed at {writes} (after: {after}): {sent} sent");
+    died
+}
+
+#[tokio::test]
+async fn killed_at_every_write_nothing_is_lost() {
+    let mut writes = 1;
+    loop {
+        let before = killed_at(writes, false).await;
+        let after = killed_at(writes, true).await;
+        if !before && !after {
+            break;
+        }
+        writes += 1;
+    }
+    assert!(writes > 10, "{writes} writes were tried");
+}

@@ -1,0 +1,298 @@
+//! Random histories of ThreatConnect, two jobs on one destination, settings, faults, crashes and runs: after complete full
+//! runs of both jobs, the emulator's Sentinel equals a model that knows nothing of claims, rows or runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use emulator::faults::{Effect, Fault, When};
+use emulator::{Indicator, Service, WORKSPACE};
+use indicator_relay::export::{Report, Request};
+use indicator_relay::storage::StateStore;
+use proptest::prelude::*;
+
+use crate::crash::Dying;
+use crate::rig::Rig;
+
+const JOBS: [&str; 2] = ["wide", "strict"];
+const OWNERS: [&str; 2] = ["Acme Org", "Acme Source"];
+const VALUES: usize = 6;
+/// Histories in one run of the suite.
+const HISTORIES: u32 = 300;
+
+/// One step of a history. Numbers choose among what there is.
+#[derive(Debug, Clone)]
+enum Step {
+    Add { owner: usize, value: usize, score: Option<u16>, confidence: Option<u8> },
+    AddFile { value: usize, hashes: usize },
+    Rescore { which: usize, score: Option<u16> },
+    Touch { which: usize, confidence: Option<u8> },
+    Retag { which: usize, tag: usize },
+    Activate { which: usize, active: bool },
+    Delete { which: usize },
+    Move { which: usize, owner: usize },
+    DropHash { which: usize },
+    NeverSend { value: usize, on: bool },
+    Minimum { confidence: u8 },
+    Tlp { red: bool },
+    Wait { hours: u64 },
+    Run { job: usize, full: bool },
+    RunInTurns { job: usize },
+    Crash { job: usize, full: bool, writes: i64, after: bool },
+    Faulty { job: usize, full: bool, effect: usize, nth: u32 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let score = || prop::option::weighted(0.8, 0_u16..6).prop_map(|s| s.map(|s| s * 100));
+    let confidence = || prop::option::weighted(0.8, prop::sample::select(vec![10_u8, 40, 60, 90]));
+    let which = 0_usize..12;
+    prop_oneof![
+        4 => (0..2_usize, 0..VALUES, score(), confidence()).prop_map(|(owner, value, score, confidence)| Step::Add { owner, value, score, confidence }),
+        1 => (0..VALUES, 1..4_usize).prop_map(|(value, hashes)| Step::AddFile { value, hashes }),
+        2 => (which.clone(), score()).prop_map(|(which, score)| Step::Rescore { which, score }),
+        2 => (which.clone(), confidence()).prop_map(|(which, confidence)| Step::Touch { which, confidence }),
+        1 => (which.clone(), 0..3_usize).prop_map(|(which, tag)| Step::Retag { which, tag }),
+        2 => (which.clone(), any::<bool>()).prop_map(|(which, active)| Step::Activate { which, active }),
+        2 => which.clone().prop_map(|which| Step::Delete { which }),
+        1 => (which.clone(), 0..2_usize).prop_map(|(which, owner)| Step::Move { which, owner }),
+        1 => which.prop_map(|which| Step::DropHash { which }),
+        1 => (0..VALUES, any::<bool>()).prop_map(|(value, on)| Step::NeverSend { value, on }),
+        1 => prop::sample::select(vec![0_u8, 30, 50, 80]).prop_map(|confidence| Step::Minimum { confidence }),
+        1 => any::<bool>().prop_map(|red| Step::Tlp { red }),
+        3 => (1_u64..60).prop_map(|hours| Step::Wait { hours }),
+        6 => (0..2_usize, any::<bool>()).prop_map(|(job, full)| Step::Run { job, full }),
+        1 => (0..2_usize).prop_map(|job| Step::RunInTurns { job }),
+        4 => (0..2_usize, any::<bool>(), 1_i64..14, any::<bool>()).prop_map(|(job, full, writes, after)| Step::Crash { job, full, writes, after }),
+        3 => (0..2_usize, any::<bool>(), 0..5_usize, 1_u32..4).prop_map(|(job, full, effect, nth)| Step::Faulty { job, full, effect, nth }),
+    ]
+}
+
+/// The history's own memory, beside the emulator's world.
+struct History {
+    rig: Rig,
+    ids: Vec<u64>,
+    never: BTreeSet<usize>,
+    minimum: u8,
+}
+
+fn host(value: usize) -> String {
+    format!("v{value}.example")
+}
+
+impl History {
+    async fn new() -> Self {
+        let mut rig = Rig::new().await;
+        rig.set("JOBS", "wide,strict");
+        rig.set("THREATCONNECT_PAGE_SIZE", "3");
+        rig.set("WIDE__ONLY_SEND_INDICATORS_MODIFIED_SINCE_LAST_RUN", "on");
+        rig.set("WIDE__LAST_RUN", "10 years ago");
+        rig.set("STRICT__ACTION_TO_TAKE", "Block");
+        rig.set("STRICT__MINIMUM_CONFIDENCE_RATING", "50");
+        Self { rig, ids: Vec::new(), never: BTreeSet::new(), minimum: 50 }
+    }
+
+    fn pick(&self, which: usize) -> Option<u64> {
+        (!self.ids.is_empty()).then(|| self.ids[which % self.ids.len()])
+    }
+
+    fn change(&mut self, which: usize, moves: bool, change: impl FnOnce(&mut Indicator)) {
+        let now = self.rig.now();
+        let Some(id) = self.pick(which) else { return };
+        let mut world = self.rig.emulator.world();
+        if moves {
+            world.touch(id, now, change);
+        } else {
+            world.edit(id, change);
+        }
+    }
+
+    async fn run(&mut self, job: usize, full: bool) -> Report {
+        self.rig.run_job(JOBS[job], Request { full, ..Request::default() }).await
+    }
+
+    async fn act(&mut self, step: &Step) {
+        // Every step takes a while: no two changes fall into one second.
+        self.rig.clock.advance(Duration::from_secs(7));
+        match *step {
+            Step::Add { owner, value, score, confidence } => {
+                let id = self.rig.add_of(OWNERS[owner], "Host", &host(value), |i| {
+                    i.score = score;
+                    i.confidence = confidence;
+                });
+                self.ids.push(id);
+            }
+            Step::AddFile { value, hashes } => {
+                let digit = char::from_digit(u32::try_from(value).unwrap_or(0), 16).unwrap_or('0');
+                let hash = |n: usize| digit.to_string().repeat(n);
+                let id = self.rig.add_of(OWNERS[0], "File", &hash(64), |file| {
+                    file.md5 = (hashes > 1).then(|| hash(32));
+                    file.sha1 = (hashes > 2).then(|| hash(40));
+                    file.confidence = Some(70);
+                });
+                self.ids.push(id);
+            }
+            Step::Rescore { which, score } => self.change(which, false, |i| i.score = score),
+            Step::Touch { which, confidence } => self.change(which, true, |i| i.confidence = confidence),
+            Step::Retag { which, tag } => self.change(which, false, |i| i.tags = vec![format!("tag{tag}")]),
+            Step::Activate { which, active } => self.change(which, false, |i| i.active = active),
+            Step::Move { which, owner } => self.change(which, false, |i| OWNERS[owner].clone_into(&mut i.owner)),
+            Step::DropHash { which } => self.change(which, false, |i| i.md5 = None),
+            Step::Delete { which } => {
+                if let Some(id) = self.pick(which) {
+                    self.rig.emulator.world().delete(id);
+                    self.ids.retain(|known| *known != id);
+                }
+            }
+            Step::NeverSend { value, on } => {
+                if on { self.never.insert(value) } else { self.never.remove(&value) };
+                let list: Vec<String> = self.never.iter().map(|value| host(*value)).collect();
+                self.rig.settings.remove("NEVER_SEND");
+                if !list.is_empty() {
+                    self.rig.set("NEVER_SEND", &list.join("|"));
+                }
+            }
+            Step::Minimum { confidence } => {
+                self.minimum = confidence;
+                self.rig.set("STRICT__MINIMUM_CONFIDENCE_RATING", &confidence.to_string());
+            }
+            Step::Tlp { red } => self.rig.set("DEFAULT_TLP_LEVEL", if red { "red" } else { "amber" }),
+            Step::Wait { hours } => self.rig.clock.advance(Duration::from_secs(hours * 3_600)),
+            Step::Run { job, full } => drop(self.run(job, full).await),
+            Step::RunInTurns { job } => {
+                let request = Request { budget: Some(Duration::from_millis(700)), ..Request::default() };
+                drop(self.rig.run_job(JOBS[job], request).await);
+            }
+            Step::Crash { job, full, writes, after } => {
+                let dying = Dying::at(Arc::clone(&self.rig.store), writes, after);
+                let request = Request { full, ..Request::default() };
+                drop(self.rig.run_over(dying as Arc<dyn StateStore>, JOBS[job], request).await);
+            }
+            Step::Faulty { job, full, effect, nth } => {
+                let effect = match effect {
+                    0 => Effect::Cut,
+                    1 => Effect::CutAfter,
+                    2 => Effect::Truncate,
+                    3 => Effect::Body("<html>".to_owned()),
+                    _ => Effect::Status { status: 500, body: "{}".to_owned(), retry_after: None },
+                };
+                for (service, when) in [(Service::Sentinel, When::Nth(nth)), (Service::Sentinel, When::Chance { permille: 700, state: u64::from(nth) }), (Service::ThreatConnect, When::Nth(nth + 1))] {
+                    self.rig.emulator.world().faults.push(Fault { service, path: String::new(), body: String::new(), when, effect: effect.clone() });
+                }
+                drop(self.run(job, full).await);
+                self.rig.emulator.world().faults.clear();
+            }
+        }
+    }
+
+    /// Full runs, one of each job, until both are complete and refuse nothing.
+    async fn settle(&mut self) {
+        for _ in 0..12 {
+            let mut fine = true;
+            for job in 0..2 {
+                self.rig.clock.advance(Duration::from_secs(3_600));
+                let report = self.run(job, true).await;
+                fine &= report.complete && report.refused_withdrawal.is_none();
+                if report.refused_withdrawal.is_some() {
+                    let app = self.rig.app();
+                    app.exporter.approve_withdrawal(&app.exporter.jobs()[job]).await.expect("something to approve");
+                }
+            }
+            if fine {
+                return;
+            }
+        }
+        panic!("the runs never settle");
+    }
+
+    /// What should be there: for each pattern, the indicators and actions that may be shown.
+    fn expected(&self) -> BTreeMap<String, Vec<(u64, &'static str)>> {
+        let world = self.rig.emulator.world();
+        let mut candidates: BTreeMap<String, Vec<(Weight, u64, &'static str)>> = BTreeMap::new();
+        for indicator in world.indicators().filter(|indicator| indicator.active) {
+            let strict = self.minimum == 0 || indicator.confidence.is_some_and(|confidence| confidence >= self.minimum);
+            for pattern in self.patterns(indicator) {
+                let entry = candidates.entry(pattern).or_default();
+                entry.push((weight(indicator), indicator.id, "Action Alert"));
+                if strict {
+                    entry.push((weight(indicator), indicator.id, "Action Block"));
+                }
+            }
+        }
+        let best = |list: Vec<(Weight, u64, &'static str)>| {
+            let top = list.iter().map(|(weight, _, _)| *weight).max();
+            list.into_iter().filter(|(weight, _, _)| Some(*weight) == top).map(|(_, id, action)| (id, action)).collect()
+        };
+        candidates.into_iter().map(|(pattern, list)| (pattern, best(list))).collect()
+    }
+
+    fn patterns(&self, indicator: &Indicator) -> Vec<String> {
+        if indicator.type_name == "Host" {
+            let covered = self.never.iter().any(|value| host(*value) == indicator.value);
+            return if covered { Vec::new() } else { vec![format!("[domain-name:value = '{}']", indicator.value)] };
+        }
+        let hash = |name: &str, hash: &Option<String>| hash.as_ref().map(|hash| format!("[file:hashes.'{name}' = '{}']", hash.to_lowercase()));
+        [hash("MD5", &indicator.md5), hash("SHA-1", &indicator.sha1), hash("SHA-256", &indicator.sha256)].into_iter().flatten().collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let expected = self.expected();
+        let world = self.rig.emulator.world();
+        let live: BTreeMap<String, serde_json::Value> =
+            world.live(WORKSPACE, self.rig.now()).values().map(|object| (object.pattern.clone(), object.value())).collect();
+        let (there, wanted): (Vec<&String>, Vec<&String>) = (live.keys().collect(), expected.keys().collect());
+        if there != wanted {
+            return Err(format!("there: {there:?}\nwanted: {wanted:?}"));
+        }
+        for (pattern, object) in &live {
+            let reference = &object["external_references"][0];
+            let shown = expected[pattern].iter().any(|(id, action)| {
+                let indicator = world.indicator(*id).expect("it was just listed");
+                let number = reference["external_id"].as_str().and_then(|text| text.split('-').nth(1)).unwrap_or_default();
+                let labels: Vec<String> = object["labels"].as_array().into_iter().flatten().filter_map(|l| l.as_str().map(str::to_owned)).collect();
+                let owner = format!("ThreatConnect | Owner: {}", indicator.owner);
+                number == id.to_string()
+                    && reference["description"].as_str().is_some_and(|text| text.contains(action))
+                    && object["confidence"].as_u64() == indicator.confidence.map(u64::from)
+                    && labels == indicator.tags
+                    && object["description"] == owner.as_str()
+            });
+            if !shown {
+                return Err(format!("{pattern} shows {object}, wanted one of {:?}", expected[pattern]));
+            }
+        }
+        if world.sentinel.stale.is_empty() { Ok(()) } else { Err(format!("stale uploads: {:?}", world.sentinel.stale)) }
+    }
+}
+
+type Weight = (Option<u16>, Option<u64>, Option<u8>, i64);
+
+fn weight(indicator: &Indicator) -> Weight {
+    (indicator.score, None, indicator.confidence, indicator.last_modified.as_second())
+}
+
+async fn live(steps: &[Step]) -> Result<(), String> {
+    let mut history = History::new().await;
+    for step in steps {
+        history.act(step).await;
+    }
+    history.settle().await;
+    history.check()?;
+    for job in 0..2 {
+        let report = history.run(job, true).await;
+        if report.outcomes.accepted > 0 || report.withdrawn > 0 || report.changes.handed_over > 0 {
+            return Err(format!("a run with nothing to do does something: {report:#?}"));
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: HISTORIES, failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn after_any_history_the_target_equals_the_source(steps in prop::collection::vec(step(), 3..24)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let outcome = runtime.block_on(live(&steps));
+        prop_assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+    }
+}
