@@ -9,7 +9,8 @@ use super::super::{Column, Fill, Skip, Terms, Withdrawal};
 use super::Config;
 use crate::indicator::{Indicator, Kind, Observable, Tlp};
 
-const NO_USER_AGENT: &str = "Sentinel documents no pattern for user agents (SENTINEL_USER_AGENTS=on sends one that built-in rules do not match)";
+const NO_USER_AGENT: &str =
+    "Sentinel documents no pattern for user agents (SENTINEL_USER_AGENTS=on sends one that built-in rules do not match)";
 const ONE_COMPARISON: &str = "one comparison per pattern";
 
 const fn to(path: &'static str, note: &'static str) -> Fill {
@@ -20,11 +21,17 @@ const fn to(path: &'static str, note: &'static str) -> Fill {
 pub(crate) static FIELDS: [Fill; 22] = [
     to("confidence", "absent when unset"),
     to("description", "as it is"),
-    to("external_references[0].external_id", "`source_name` is \"ThreatConnect\"; {owner id}-{indicator id}, for a File with the hash's kind behind it"),
+    to(
+        "external_references[0].external_id",
+        "`source_name` is \"ThreatConnect\"; {owner id}-{indicator id}, for a File with the hash's kind behind it",
+    ),
     to("kill_chain_phases", "`lockheed-martin-cyber-kill-chain`, each phase once"),
     to("external_references[0].description", "\"False positives {n}\""),
     to("external_references[0].description", "\"Last seen {time}\"; without the attribute the indicator's own `lastSeen`"),
-    to("external_references[0].description", "\"Threat Rating {n}\"; with `SENTINEL_SEVERITY_EXTENSION=on` also `extensions.sentinel-ext.severity`"),
+    to(
+        "external_references[0].description",
+        "\"Threat Rating {n}\"; with `SENTINEL_SEVERITY_EXTENSION=on` also `extensions.sentinel-ext.severity`",
+    ),
     to("labels", "each tag once"),
     to("object_marking_refs", "one TLP marking: the highest label, else Default TLP Level; AMBER+STRICT as amber"),
     to("indicator_types", "`watchlist`"),
@@ -87,7 +94,7 @@ pub(crate) struct Object<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<u8>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    kill_chain_phases: Vec<Phase>,
+    kill_chain_phases: Vec<InChain>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     labels: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,7 +106,7 @@ pub(crate) struct Object<'a> {
 }
 
 #[derive(Serialize)]
-struct Phase {
+struct InChain {
     kill_chain_name: &'static str,
     phase_name: &'static str,
 }
@@ -142,7 +149,7 @@ pub(crate) fn object<'a>(
             labels.push(tag);
         }
     }
-    let phase = |phase: &crate::indicator::KillChainPhase| Phase {
+    let phase = |phase: &crate::indicator::KillChainPhase| InChain {
         kill_chain_name: "lockheed-martin-cyber-kill-chain",
         phase_name: phase.lockheed_martin(),
     };
@@ -166,7 +173,7 @@ pub(crate) fn object<'a>(
         external_references: Some([Reference {
             source_name: "ThreatConnect",
             description: context(indicator, terms),
-            url: indicator.web_link.as_deref(),
+            url: indicator.web_link.as_deref().filter(|link| is_url(link)),
             external_id: external_id(indicator, observable.kind()),
         }]),
         extensions: severity.map(|severity| Extensions { sentinel: SentinelExtension { severity } }),
@@ -261,9 +268,16 @@ fn context(indicator: &Indicator, terms: &Terms) -> String {
     }
     part(format_args!("Action {}", terms.action.name()));
     if let Some(network) = indicator.network {
-        part(format_args!("Port {network}"));
+        let label = if network.port.is_some() { "Port" } else { "Protocol" };
+        part(format_args!("{label} {network}"));
     }
     line
+}
+
+/// STIX takes URLs of RFC 3986 only; a strict reader would refuse the whole object for another.
+fn is_url(link: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    link.bytes().all(allowed) && url::Url::parse(link).is_ok()
 }
 
 /// v3 has no XID: owner and id, and the hash's kind where one File gives several objects.

@@ -6,10 +6,11 @@
 mod mapping;
 mod wire;
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::digest;
-use jiff::ToSpan;
+use jiff::{Timestamp, ToSpan};
 use reqwest::Method;
 use url::Url;
 
@@ -61,10 +62,13 @@ impl Config {
         let workspace = self.workspace_id.to_ascii_lowercase();
         let name = format!("{workspace}\n{}", self.source_system);
         let hash = digest::digest(&digest::SHA256, name.as_bytes());
-        let short: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = hash.as_ref().iter().take(8).fold(String::from("sentinel-"), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
         Destination {
             product: COLUMN.product,
-            fingerprint: format!("sentinel-{short}"),
+            fingerprint,
             shown: format!("workspace {workspace}, source system `{}`", self.source_system),
         }
     }
@@ -103,7 +107,7 @@ impl Sentinel {
         let correlation = request_id(&reply.headers);
         match reply.status {
             200..=299 => Ok(wire::answers(&reply.body, payloads.len(), correlation.as_deref())),
-            400 | 413 => self.refused(&reply, payloads.len(), correlation),
+            400 | 413 => refused(&reply, payloads.len(), correlation),
             _ => Err(systemic(&self.config, &reply, correlation)),
         }
     }
@@ -117,16 +121,6 @@ impl Sentinel {
             idempotent: true, // an object with the same id replaces itself
         };
         self.http.send(request).await.map_err(unanswered)
-    }
-
-    /// A 400 that names every item is an answer to each; any other is about the batch.
-    fn refused(&self, reply: &Reply, count: usize, correlation: Option<String>) -> Result<Vec<Answer>, SendError> {
-        if wire::refused(&reply.body).is_some_and(|refused| (0..count).all(|i| refused.contains_key(&i))) {
-            return Ok(wire::answers(&reply.body, count, correlation.as_deref()));
-        }
-        let said = excerpt(&reply.body).unwrap_or_else(|| format!("status {}", reply.status));
-        let message = format!("Sentinel refused the request: {said}");
-        Err(SendError { kind: SendErrorKind::Refused, message, retry_after: None, correlation })
     }
 }
 
@@ -148,11 +142,11 @@ impl Sink for Sentinel {
         let object = mapping::object(indicator, observable, &external_id, terms, &self.config)?;
         let content = open_ended(&object);
         let expiration_days = terms.expiration_days.of(observable.kind());
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&content);
-        context.update(&expiration_days.to_be_bytes());
+        let mut hasher = digest::Context::new(&digest::SHA256);
+        hasher.update(&content);
+        hasher.update(&expiration_days.to_be_bytes());
         let mut hash = [0; 16];
-        hash.copy_from_slice(&context.finish().as_ref()[..16]);
+        hash.copy_from_slice(&hasher.finish().as_ref()[..16]);
         Ok(Draft {
             content,
             hash: ContentHash(hash),
@@ -164,7 +158,7 @@ impl Sink for Sentinel {
     }
 
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8> {
-        closed(draft.content.clone(), stamp)
+        closed(draft.content.clone(), in_order(draft.created, draft.valid_from, stamp))
     }
 
     fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
@@ -175,11 +169,8 @@ impl Sink for Sentinel {
         let payloads = items
             .iter()
             .map(|item| {
-                let object = mapping::farewell(item, &self.config)
-                    .map_err(|skip| no_farewell(skip.reason()))?;
-                // Past, but after it began: else the service refuses it.
-                let earliest = item.valid_from.checked_add(1.second()).unwrap_or(item.valid_from);
-                Ok(closed(open_ended(&object), Stamp { expires: item.stamp.expires.max(earliest), ..item.stamp }))
+                let object = mapping::farewell(item, &self.config).map_err(|skip| no_farewell(skip.reason()))?;
+                Ok(closed(open_ended(&object), in_order(item.created, item.valid_from, item.stamp)))
             })
             .collect::<Result<Vec<_>, SendError>>();
         Box::pin(async move { self.upload(&payloads?).await })
@@ -204,8 +195,15 @@ fn open_ended(object: &mapping::Object<'_>) -> Vec<u8> {
     content
 }
 
+/// STIX wants `modified` no earlier than `created`, and `valid_until` later than `valid_from`; the service refuses the rest.
+fn in_order(created: Timestamp, valid_from: Timestamp, stamp: Stamp) -> Stamp {
+    let earliest = valid_from.checked_add(1.second()).unwrap_or(valid_from);
+    Stamp { modified: stamp.modified.max(created), expires: stamp.expires.max(earliest) }
+}
+
 fn closed(mut content: Vec<u8>, stamp: Stamp) -> Vec<u8> {
-    let times = format!(",\"modified\":\"{}\",\"valid_until\":\"{}\"}}", mapping::time(stamp.modified), mapping::time(stamp.expires));
+    let times =
+        format!(",\"modified\":\"{}\",\"valid_until\":\"{}\"}}", mapping::time(stamp.modified), mapping::time(stamp.expires));
     content.extend_from_slice(times.as_bytes());
     content
 }
@@ -216,18 +214,33 @@ fn no_farewell(reason: &str) -> SendError {
 
 fn unanswered(failure: Failure) -> SendError {
     let kind = if failure.transient { SendErrorKind::Transient } else { SendErrorKind::Systemic };
-    SendError { kind, message: failure.to_string(), retry_after: failure.retry_after, correlation: failure.request_id }
+    // A 429 names its wait in the body, if at all: without one the vendor's window of a minute is waited for.
+    let retry_after = failure.retry_after.or_else(|| (failure.status == Some(429)).then_some(wire::DEFAULT_WAIT));
+    SendError { kind, message: failure.to_string(), retry_after, correlation: failure.request_id }
+}
+
+/// A 400 that names every item is an answer to each; any other is about the batch.
+fn refused(reply: &Reply, count: usize, correlation: Option<String>) -> Result<Vec<Answer>, SendError> {
+    if wire::refused(&reply.body).is_some_and(|refused| (0..count).all(|i| refused.contains_key(&i))) {
+        return Ok(wire::answers(&reply.body, count, correlation.as_deref()));
+    }
+    let said = excerpt(&reply.body).unwrap_or_else(|| format!("status {}", reply.status));
+    let message = format!("Sentinel refused the request: {said}");
+    Err(SendError { kind: SendErrorKind::Refused, message, retry_after: None, correlation })
 }
 
 /// What a status means for settings and permissions.
 fn systemic(config: &Config, reply: &Reply, correlation: Option<String>) -> SendError {
     let advice = match reply.status {
-        401 => "the token is not accepted; check SENTINEL_SCOPE and CLOUD (the audience must be that of Azure Resource Manager)".to_owned(),
+        401 => "the token is not accepted; check SENTINEL_SCOPE and CLOUD (the audience must be that of Azure Resource Manager)"
+            .to_owned(),
         403 => format!(
             "the app needs the role \"Microsoft Sentinel Contributor\" on the workspace {}; a new assignment takes some minutes",
             config.workspace_id
         ),
-        404 => format!("there is no workspace {}; SENTINEL_WORKSPACE_ID is the workspace's GUID, not its name", config.workspace_id),
+        404 => {
+            format!("there is no workspace {}; SENTINEL_WORKSPACE_ID is the workspace's GUID, not its name", config.workspace_id)
+        }
         410 => "the upload API has been retired; look for a newer version".to_owned(),
         status => format!("an unexpected status {status}; check SENTINEL_URL"),
     };

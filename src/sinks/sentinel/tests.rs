@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::super::{ExpirationDays, Fill};
 use super::*;
-use crate::indicator::{ActionToTake, Confidence, Kind, KillChainPhase, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp};
+use crate::indicator::{
+    ActionToTake, Confidence, KillChainPhase, Kind, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp,
+};
 use crate::platform::clock::SystemClock;
 use crate::platform::http::AuthorizeError;
 
@@ -142,15 +144,37 @@ fn what_is_absent_is_left_out() {
     };
     let object = sent(&sink(false, true), &bare, Kind::Host, "Bad.Example.").expect("a payload");
     let keys: BTreeSet<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
-    assert!(!keys.contains("confidence") && !keys.contains("labels") && !keys.contains("kill_chain_phases") && !keys.contains("extensions"));
+    assert!(
+        !keys.contains("confidence")
+            && !keys.contains("labels")
+            && !keys.contains("kill_chain_phases")
+            && !keys.contains("extensions")
+    );
     assert_eq!(object["object_marking_refs"][0], "marking-definition--34098fce-860f-48ae-8e50-ebd3cc5e41da", "Default TLP Level");
     assert_eq!(object["external_references"][0]["description"], "Action Block");
 }
 
 #[test]
+fn a_link_that_is_no_url_and_a_protocol_without_a_port_keep_the_object_valid() {
+    let odd = Indicator { web_link: Some("not a link".to_owned()), network: NetworkUse::read(&["UDP"]), ..indicator() };
+    let object = sent(&sink(false, false), &odd, Kind::Host, "bad.example").expect("a payload");
+    let reference = &object["external_references"][0];
+    assert_eq!(reference.get("url"), None);
+    assert!(reference["description"].as_str().is_some_and(|line| line.ends_with("; Protocol UDP")), "{reference}");
+}
+
+#[test]
+fn an_indicator_from_the_future_is_not_modified_before_it_was_created() {
+    let ahead = Indicator { date_added: "2026-11-24T09:05:00Z".parse().expect("a time"), ..indicator() };
+    let object = sent(&sink(false, false), &ahead, Kind::Host, "bad.example").expect("a payload");
+    assert_eq!(object["modified"], object["created"]);
+}
+
+#[test]
 fn each_kind_has_its_pattern() {
     let sink = sink(true, false);
-    let pattern = |kind, value: &str| sent(&sink, &indicator(), kind, value).expect("a payload")["pattern"].as_str().map(str::to_owned);
+    let pattern =
+        |kind, value: &str| sent(&sink, &indicator(), kind, value).expect("a payload")["pattern"].as_str().map(str::to_owned);
     let is = |kind, value: &str, expected: &str| assert_eq!(pattern(kind, value).as_deref(), Some(expected));
     is(Kind::Address, "2001:0db8::0001", "[ipv6-addr:value = '2001:db8::1']");
     is(Kind::Cidr, "198.51.100.9/24", "[ipv4-addr:value = '198.51.100.0/24']");
@@ -161,7 +185,11 @@ fn each_kind_has_its_pattern() {
     is(Kind::Md5, &"A".repeat(32), &format!("[file:hashes.'MD5' = '{}']", "a".repeat(32)));
     is(Kind::Sha1, &"b".repeat(40), &format!("[file:hashes.'SHA-1' = '{}']", "b".repeat(40)));
     is(Kind::Sha256, &"c".repeat(64), &format!("[file:hashes.'SHA-256' = '{}']", "c".repeat(64)));
-    is(Kind::UserAgent, "Evil 'UA'", r"[network-traffic:extensions.'http-request-ext'.request_header.'User-Agent' = 'Evil \'UA\'']");
+    is(
+        Kind::UserAgent,
+        "Evil 'UA'",
+        r"[network-traffic:extensions.'http-request-ext'.request_header.'User-Agent' = 'Evil \'UA\'']",
+    );
 }
 
 #[test]
@@ -190,6 +218,22 @@ fn the_keys_that_are_written_are_the_ones_that_are_listed() {
 }
 
 #[test]
+fn every_listed_property_is_written_and_none_twice() {
+    let sink = sink(false, true);
+    let observable = Observable::parse(Kind::Host, "bad.example").expect("a value");
+    let bytes = sink.payload(&sink.draft(&indicator(), &observable, &terms()).expect("a draft"), stamp());
+    let object: Value = serde_json::from_slice(&bytes).expect("JSON");
+    for fill in COLUMN.fields {
+        if let Fill::Property { path, .. } = fill {
+            let pointer = format!("/{}", path.replace("[0].", "/0/"));
+            assert!(object.pointer(&pointer).is_some(), "`{path}` is listed and not written");
+        }
+    }
+    // A key written twice would be read once.
+    assert_eq!(object.to_string().len(), bytes.len());
+}
+
+#[test]
 fn a_withdrawal_ends_in_the_past_but_after_it_began() {
     let sink = sink(false, false);
     let observable = Observable::parse(Kind::Host, "bad.example").expect("a value");
@@ -203,16 +247,22 @@ fn a_withdrawal_ends_in_the_past_but_after_it_began() {
         stamp: Stamp { expires: "2026-11-24T08:59:58Z".parse().expect("a time"), ..stamp() },
     };
     let object = mapping::farewell(&item, &sink.config).expect("an object");
-    let earliest = item.valid_from.checked_add(1.second()).expect("in range");
-    let bytes = closed(open_ended(&object), Stamp { expires: item.stamp.expires.max(earliest), ..item.stamp });
+    let bytes = closed(open_ended(&object), in_order(item.created, item.valid_from, item.stamp));
     let object: Value = serde_json::from_slice(&bytes).expect("JSON");
-    assert_eq!((&object["valid_from"], &object["valid_until"]), (&json!("2026-11-24T08:59:59.500Z"), &json!("2026-11-24T09:00:00.500Z")));
+    assert_eq!(
+        (&object["valid_from"], &object["valid_until"]),
+        (&json!("2026-11-24T08:59:59.500Z"), &json!("2026-11-24T09:00:00.500Z"))
+    );
 }
 
 #[test]
 fn another_way_to_sign_in_or_spell_the_workspace_is_not_another_destination() {
     let one = sink(false, false);
-    let other = Config { workspace_id: one.config.workspace_id.to_uppercase(), url: Url::parse("https://x.example").expect("a URL"), ..one.config.clone() };
+    let other = Config {
+        workspace_id: one.config.workspace_id.to_uppercase(),
+        url: Url::parse("https://x.example").expect("a URL"),
+        ..one.config.clone()
+    };
     assert_eq!(one.destination().fingerprint, other.destination().fingerprint);
     let moved = Config { source_system: "Other".to_owned(), ..one.config.clone() };
     assert_ne!(one.destination().fingerprint, moved.destination().fingerprint);
