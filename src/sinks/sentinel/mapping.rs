@@ -76,6 +76,7 @@ pub(crate) fn stix_id(observable: &Observable) -> String {
 
 /// An indicator object without `modified` and `valid_until`, which are added when it is sent. Empty lists are left out.
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "`object_marking_refs` is STIX's name")]
 pub(crate) struct Object<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -94,7 +95,7 @@ pub(crate) struct Object<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     confidence: Option<u8>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    kill_chain_phases: Vec<InChain>,
+    kill_chain_phases: Vec<Phase>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     labels: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,7 +107,7 @@ pub(crate) struct Object<'a> {
 }
 
 #[derive(Serialize)]
-struct InChain {
+struct Phase {
     kill_chain_name: &'static str,
     phase_name: &'static str,
 }
@@ -149,7 +150,7 @@ pub(crate) fn object<'a>(
             labels.push(tag);
         }
     }
-    let phase = |phase: &crate::indicator::KillChainPhase| InChain {
+    let phase = |phase: &crate::indicator::KillChainPhase| Phase {
         kill_chain_name: "lockheed-martin-cyber-kill-chain",
         phase_name: phase.lockheed_martin(),
     };
