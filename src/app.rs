@@ -25,20 +25,22 @@ impl App {
     ///
     /// # Errors
     /// One line, when an official client refuses a setting.
-    pub fn new(settings: Settings, client: &reqwest::Client, clock: &Arc<dyn Clock>, store: Arc<dyn StateStore>) -> Result<Self, String> {
+    pub fn new(
+        settings: Settings,
+        client: &reqwest::Client,
+        clock: &Arc<dyn Clock>,
+        store: Arc<dyn StateStore>,
+    ) -> Result<Self, String> {
         let mut identities: Vec<(Identity, Arc<Tokens>)> = Vec::new();
         let mut pacers: HashMap<(String, usize), Arc<Mutex<Pacer>>> = HashMap::new();
         let mut jobs = Vec::new();
         for job in &settings.jobs {
             let known = identities.iter().position(|(identity, _)| *identity == job.identity);
-            let who = match known {
-                Some(who) => who,
-                None => {
-                    let tokens = Tokens::new(job.identity.clone(), client.clone())?;
-                    identities.push((job.identity.clone(), Arc::new(tokens)));
-                    identities.len() - 1
-                }
-            };
+            let who = known.unwrap_or(identities.len());
+            if known.is_none() {
+                let tokens = Tokens::new(job.identity.clone(), client.clone())?;
+                identities.push((job.identity.clone(), Arc::new(tokens)));
+            }
             let Target::Sentinel(config) = &job.target;
             // Jobs of one destination take turns under one share of the identity's rate.
             let pacer = pacers.entry((config.destination().fingerprint, who)).or_insert_with(|| config.pacer());

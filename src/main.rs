@@ -14,9 +14,8 @@ use tracing_subscriber::filter::LevelFilter;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment: BTreeMap<String, String> =
+        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect();
     let level = match cli::logging_level(&arguments, &environment) {
         LoggingLevel::Trace => LevelFilter::TRACE,
         LoggingLevel::Debug => LevelFilter::DEBUG,

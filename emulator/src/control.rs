@@ -39,7 +39,10 @@ pub(crate) fn answer(shared: &Shared, call: &Call) -> Answer {
                 world.faults.push(fault);
                 Answer::json(200, &json!({"added": true}))
             }
-            None => Answer::json(400, &json!({"error": "a fault is {\"service\": \"sentinel\", \"status\": 500, \"first\": 3}; instead of a status `\"cut\": true`"})),
+            None => Answer::json(
+                400,
+                &json!({"error": "a fault is {\"service\": \"sentinel\", \"status\": 500, \"first\": 3}; instead of a status `\"cut\": true`"}),
+            ),
         },
         ("DELETE", "/faults") => {
             world.faults.clear();
@@ -54,7 +57,10 @@ pub(crate) fn answer(shared: &Shared, call: &Call) -> Answer {
             let id = path.trim_start_matches("/indicators/").parse().unwrap_or(0);
             Answer::json(200, &json!({"deleted": world.delete(id)}))
         }
-        _ => Answer::json(404, &json!({"error": "GET /, GET /sentinel, POST /faults, DELETE /faults, POST /indicators, DELETE /indicators/{id}"})),
+        _ => Answer::json(
+            404,
+            &json!({"error": "GET /, GET /sentinel, POST /faults, DELETE /faults, POST /indicators, DELETE /indicators/{id}"}),
+        ),
     }
 }
 
@@ -80,5 +86,11 @@ fn fault(body: &Value) -> Option<Fault> {
         (None, Some(nth)) => When::Nth(u32::try_from(nth).ok()?),
         (None, None) => When::Always,
     };
-    Some(Fault { service, path: body["path"].as_str().unwrap_or_default().to_owned(), body: body["contains"].as_str().unwrap_or_default().to_owned(), when, effect })
+    Some(Fault {
+        service,
+        path: body["path"].as_str().unwrap_or_default().to_owned(),
+        body: body["contains"].as_str().unwrap_or_default().to_owned(),
+        when,
+        effect,
+    })
 }

@@ -23,7 +23,13 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
         return refuse(now, 400, "unsupported_grant_type", 70_003, "The app requested an unsupported grant type.");
     }
     if !world.apps.iter().any(|app| app.tenant == tenant) {
-        return refuse(now, 400, "invalid_request", 90_002, "Tenant not found. Check to make sure you have the correct tenant ID.");
+        return refuse(
+            now,
+            400,
+            "invalid_request",
+            90_002,
+            "Tenant not found. Check to make sure you have the correct tenant ID.",
+        );
     }
     let Some(app) = world.apps.iter().find(|app| app.tenant == tenant && app.client_id == field("client_id")) else {
         return refuse(now, 400, "unauthorized_client", 700_016, "Application was not found in the directory.");
@@ -37,7 +43,13 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
         _ => None,
     };
     let Some(audience) = audience.filter(|audience| audience.starts_with("https://")) else {
-        return refuse(now, 400, "invalid_scope", 1_002_012, "The provided value for scope is not valid: one resource and /.default.");
+        return refuse(
+            now,
+            400,
+            "invalid_scope",
+            1_002_012,
+            "The provided value for scope is not valid: one resource and /.default.",
+        );
     };
     let token = Token {
         client_id: app.client_id.clone(),

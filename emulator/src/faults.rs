@@ -25,7 +25,10 @@ pub enum When {
     /// Only the n-th, counted from 1.
     Nth(u32),
     /// So many in a thousand, by a generator with this state.
-    Chance { permille: u32, state: u64 },
+    Chance {
+        permille: u32,
+        state: u64,
+    },
 }
 
 /// What happens.

@@ -1,6 +1,7 @@
 //! Believable indicators from a seed, with what real feeds have: copies in several owners, unset ratings, awkward values.
 //! And indicators from a CSV file.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -12,9 +13,18 @@ use crate::indicator::{Indicator, Quirks};
 const OWNERS: [&str; 4] = ["Acme Org", "Acme Source", "Shared \"Red\" Feed", "Intel Community"];
 const TAGS: [&str; 8] = ["APT29", "Ransomware", "Phishing", "C2", "Emotet", "apt29", "Botnet", "Loader"];
 const LABELS: [&str; 6] = ["TLP:GREEN", "TLP:AMBER", "TLP:AMBER+STRICT", "TLP:RED", "TLP:CLEAR", "Internal Only"];
-const PHASES: [&str; 8] =
-    ["Reconnaissance", "Weaponization", "Delivery", "Exploitation", "Installation", "C2", "Actions on Objectives", "Something else"];
-const WORDS: [&str; 12] = ["login", "secure", "update", "cdn", "mail", "invoice", "portal", "files", "static", "auth", "pay", "docs"];
+const PHASES: [&str; 8] = [
+    "Reconnaissance",
+    "Weaponization",
+    "Delivery",
+    "Exploitation",
+    "Installation",
+    "C2",
+    "Actions on Objectives",
+    "Something else",
+];
+const WORDS: [&str; 12] =
+    ["login", "secure", "update", "cdn", "mail", "invoice", "portal", "files", "static", "auth", "pay", "docs"];
 
 /// `count` indicators; the same for the same seed and time.
 pub fn generate(seed: u64, count: usize, now: Timestamp) -> impl Iterator<Item = Indicator> {
@@ -61,7 +71,7 @@ impl Dice {
     fn hex(&mut self, digits: usize) -> String {
         let mut text = String::with_capacity(digits + 16);
         while text.len() < digits {
-            text.push_str(&format!("{:016X}", self.roll()));
+            let _ = write!(text, "{:016X}", self.roll());
         }
         text.truncate(digits);
         text
@@ -87,7 +97,9 @@ fn value(dice: &mut Dice, now: Timestamp) -> Indicator {
         }
         92..=94 => plain("CIDR", format!("{}.{}.{}.0/24", 1 + dice.below(222), dice.below(256), dice.below(256))),
         95 => plain("CIDR", format!("2001:{:x}:{:x}:0:0:0:0:0/48", dice.below(65_536), dice.below(65_536))),
-        96 => plain("User Agent", format!("Mozilla/4.0 (compatible; EvilBot \"{}.0\"; \\x{})", dice.below(90), dice.below(1_000))),
+        96 => {
+            plain("User Agent", format!("Mozilla/4.0 (compatible; EvilBot \"{}.0\"; \\x{})", dice.below(90), dice.below(1_000)))
+        }
         97 => plain("ASN", format!("ASN{}", 64_496 + dice.below(1_000))),
         98 => plain("Mutex", format!("Global\\Evil{}", dice.below(100_000))),
         _ => plain("Hashtag", format!("#evil{}", dice.below(100_000))),
@@ -103,7 +115,11 @@ fn ipv4(dice: &mut Dice) -> String {
 
 fn ipv6(dice: &mut Dice) -> String {
     let (a, b) = (dice.below(65_536), dice.below(65_536));
-    if dice.one_in(2) { format!("2001:0db8:0000:0000:0000:0000:{a:04X}:{b:04X}") } else { format!("2001:db8:0:0:0:0:{a:x}:{b:x}") }
+    if dice.one_in(2) {
+        format!("2001:0db8:0000:0000:0000:0000:{a:04X}:{b:04X}")
+    } else {
+        format!("2001:db8:0:0:0:0:{a:x}:{b:x}")
+    }
 }
 
 fn host(dice: &mut Dice) -> String {

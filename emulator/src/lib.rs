@@ -108,7 +108,11 @@ impl Emulator {
             let port = if options.port == 0 { 0 } else { options.port + u16::try_from(i)? };
             let (port, task) = server::open(door, port, secure.then(|| tls.clone()), Arc::clone(&shared)).await?;
             tasks.push(task);
-            urls.push(format!("{}://{}:{port}", if secure { "https" } else { "http" }, if secure { "localhost" } else { "127.0.0.1" }));
+            urls.push(format!(
+                "{}://{}:{port}",
+                if secure { "https" } else { "http" },
+                if secure { "localhost" } else { "127.0.0.1" }
+            ));
         }
         let [threatconnect, login, key_vault, sentinel, control] =
             <[String; 5]>::try_from(urls).map_err(|_| anyhow::anyhow!("five doors"))?;
@@ -116,7 +120,6 @@ impl Emulator {
     }
 
     /// The world behind the services; they wait while it is held.
-    #[must_use]
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.shared.world()
     }

@@ -47,7 +47,9 @@ async fn main() -> anyhow::Result<()> {
         let indicators = load_csv(arguments.indicators.as_ref(), now)?;
         let count = indicators.len();
         let mut world = emulator.world();
-        indicators.into_iter().for_each(|indicator| _ = world.add(indicator));
+        for indicator in indicators {
+            world.add(indicator);
+        }
         count
     };
     for (service, latency) in [(Service::ThreatConnect, arguments.page_latency), (Service::Sentinel, arguments.upload_latency)] {
@@ -56,7 +58,10 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     std::fs::write(&arguments.ca, emulator.ca_pem()).with_context(|| format!("failed to write {}", arguments.ca.display()))?;
-    println!("{count} indicators; control: {} ; stop with Ctrl-C. The environment of a program that talks to it:\n", emulator.control_url());
+    println!(
+        "{count} indicators; control: {} ; stop with Ctrl-C. The environment of a program that talks to it:\n",
+        emulator.control_url()
+    );
     println!("export SSL_CERT_FILE={}", arguments.ca.display());
     for (key, value) in emulator.environment() {
         println!("export {key}='{value}'");

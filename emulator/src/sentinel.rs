@@ -27,7 +27,8 @@ struct Upload<'a> {
 }
 
 pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
-    let rest = call.path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/threat-intelligence-stix-objects:upload"));
+    let rest =
+        call.path.strip_prefix("/workspaces/").and_then(|rest| rest.strip_suffix("/threat-intelligence-stix-objects:upload"));
     let Some(workspace) = rest.map(str::to_ascii_lowercase) else { return say(404, "Resource not found") };
     if call.method != "POST" {
         return say(405, "Method not allowed");
@@ -35,17 +36,24 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
     if !call.query.iter().any(|(key, value)| key == "api-version" && value == "2024-02-01-preview") {
         return say(400, "Unsupported api-version");
     }
-    let Some(app) = bearer(world, call, &AUDIENCES, now).cloned() else { return say(401, "Unauthorized. Access token is missing or invalid.") };
+    let Some(app) = bearer(world, call, &AUDIENCES, now).cloned() else {
+        return say(401, "Unauthorized. Access token is missing or invalid.");
+    };
     if !world.apps.iter().any(|app| app.workspaces.contains(&workspace)) {
         return say(404, "Workspace not found");
     }
     if !app.workspaces.contains(&workspace) {
-        return say(403, "The client does not have authorization to perform action 'Microsoft.SecurityInsights/threatintelligence/write'");
+        return say(
+            403,
+            "The client does not have authorization to perform action 'Microsoft.SecurityInsights/threatintelligence/write'",
+        );
     }
     if let Some(wait) = over_rate(world, &app.client_id, now) {
         return say(429, &format!("Rate limit is exceeded. Try again in {wait} seconds."));
     }
-    let Ok(upload) = serde_json::from_slice::<Upload<'_>>(&call.body) else { return say(400, "The request body is not valid JSON") };
+    let Ok(upload) = serde_json::from_slice::<Upload<'_>>(&call.body) else {
+        return say(400, "The request body is not valid JSON");
+    };
     let Some(source) = upload.sourcesystem.filter(|source| !source.is_empty() && source != "Microsoft Sentinel") else {
         return say(400, "sourcesystem is required and must not be a reserved value");
     };
@@ -81,7 +89,8 @@ fn store(world: &mut World, workspace: &str, source: &str, objects: &[&RawValue]
         world.sentinel.uploaded += 1;
         let refused = world.sentinel.refuse.iter().any(|text| raw.get().contains(text));
         match check(raw.get()) {
-            Ok(_) if refused => errors.push(json!({"recordIndex": i, "errorMessages": ["Error for Property=pattern: the value is not accepted."]})),
+            Ok(_) if refused => errors
+                .push(json!({"recordIndex": i, "errorMessages": ["Error for Property=pattern: the value is not accepted."]})),
             Ok(checked) => drop(good.insert(checked.id.clone(), (checked, raw))),
             Err(messages) => errors.push(json!({"recordIndex": i, "errorMessages": messages})),
         }

@@ -108,7 +108,12 @@ pub(crate) fn certificates() -> anyhow::Result<(String, TlsAcceptor)> {
 }
 
 /// Opens a door on loopback; the port, and the task that serves until it is aborted.
-pub(crate) async fn open(door: Door, port: u16, tls: Option<TlsAcceptor>, shared: Arc<Shared>) -> anyhow::Result<(u16, JoinHandle<()>)> {
+pub(crate) async fn open(
+    door: Door,
+    port: u16,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+) -> anyhow::Result<(u16, JoinHandle<()>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let port = listener.local_addr()?.port();
     let task = tokio::spawn(async move {
@@ -151,7 +156,7 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
         body,
     };
     let now = shared.time.now();
-    let Door::Service(service) = door else { return Ok(response(control::answer(&shared, &call), now)) };
+    let Door::Service(service) = door else { return Ok(response(&control::answer(&shared, &call), now)) };
     let (effect, latency) = {
         let mut world = shared.world();
         (world.faults.take(service, &call.target, &call.body), world.latency.get(&service).copied())
@@ -177,13 +182,13 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
         None => {
             let answer = act();
             log(answer.status, answer.items);
-            Ok(response(answer, now))
+            Ok(response(&answer, now))
         }
         Some(Effect::Slow(duration)) => {
             wait(duration).await;
             let answer = act();
             log(answer.status, answer.items);
-            Ok(response(answer, now))
+            Ok(response(&answer, now))
         }
         Some(Effect::Status { status, body, retry_after }) => {
             log(status, 0);
@@ -191,7 +196,7 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
             if let Some(wait) = retry_after {
                 answer = answer.with("retry-after", &wait);
             }
-            Ok(response(answer, now))
+            Ok(response(&answer, now))
         }
         Some(Effect::Cut) => {
             log(0, 0);
@@ -210,7 +215,7 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
         Some(Effect::Body(body)) => {
             let answer = act();
             log(answer.status, answer.items);
-            Ok(response(Answer { body: body.into(), ..answer }, now))
+            Ok(response(&Answer { body: body.into(), ..answer }, now))
         }
     }
 }
@@ -220,9 +225,9 @@ async fn wait(duration: std::time::Duration) {
     tokio::time::sleep(duration).await;
 }
 
-fn response(answer: Answer, now: jiff::Timestamp) -> Response<Body> {
+fn response(answer: &Answer, now: jiff::Timestamp) -> Response<Body> {
     let body = answer.body.clone();
-    let mut response = head(&answer, now);
+    let mut response = head(answer, now);
     *response.body_mut() = Full::new(body).map_err(|never: Infallible| match never {}).boxed();
     response
 }

@@ -127,7 +127,9 @@ mod tests {
     fn patterns_are_read_with_their_escapes() {
         assert_eq!(read_pattern(r"[url:value = 'a\'b\\']"), Some(("url:value".to_owned(), r"a'b\".to_owned())));
         assert_eq!(read_pattern("[file:hashes.'SHA-256' = 'ff']"), Some(("file:hashes.'SHA-256'".to_owned(), "ff".to_owned())));
-        for wrong in ["url:value = 'x'", "[url:value = 'a'b']", "[url:value = 'x' AND a:b = 'y']", "[url:value = '']", "[value = 'x']"] {
+        for wrong in
+            ["url:value = 'x'", "[url:value = 'a'b']", "[url:value = 'x' AND a:b = 'y']", "[url:value = '']", "[value = 'x']"]
+        {
             assert_eq!(read_pattern(wrong), None, "{wrong}");
         }
     }

@@ -69,7 +69,9 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
         ("GET", "/v3/indicators") => indicators(world, call, &parameters, now),
         ("GET", "/v3/indicators/deleted") => Answer::json(200, &json!({"data": [], "count": 0, "status": "Success"})),
         ("GET", "/v3/security/owners") => owners(world, &parameters),
-        ("GET", "/v2/whoami") => Answer::json(200, &json!({"status": "Success", "data": {"user": {"userName": "relay", "role": "Api User"}}})),
+        ("GET", "/v2/whoami") => {
+            Answer::json(200, &json!({"status": "Success", "data": {"user": {"userName": "relay", "role": "Api User"}}}))
+        }
         ("GET", path) => match path.strip_prefix("/v3/indicators/").and_then(|id| id.parse::<u64>().ok()) {
             Some(id) => single(world, id, &parameters),
             None => error(404, "0x1004", "The requested resource was not found"),
@@ -92,7 +94,9 @@ fn authorised(world: &World, call: &Call, now: Timestamp) -> Result<(), Answer> 
         return refuse("Access Denied");
     };
     let Some(user) = world.users.iter().find(|user| user.access_id == access_id) else { return refuse("Access Denied") };
-    let Some(seconds) = call.header("timestamp").and_then(|text| text.parse::<i64>().ok()) else { return refuse("Access Denied") };
+    let Some(seconds) = call.header("timestamp").and_then(|text| text.parse::<i64>().ok()) else {
+        return refuse("Access Denied");
+    };
     if (now.as_second() - seconds).abs() > TOLERANCE {
         return refuse("Timestamp out of acceptable time range");
     }
@@ -124,7 +128,8 @@ fn parameters(call: &Call) -> Result<Parameters, String> {
         }
     }
     let one = |key: &str| given.get(key).and_then(|values| values.first()).cloned();
-    let number = |key: &str, default: usize| one(key).map_or(Ok(default), |text| text.parse().map_err(|_| format!("Invalid {key}")));
+    let number =
+        |key: &str, default: usize| one(key).map_or(Ok(default), |text| text.parse().map_err(|_| format!("Invalid {key}")));
     let fields = given.get("fields").cloned().unwrap_or_default();
     if let Some(unknown) = fields.iter().find(|field| !FIELDS.contains(&field.as_str())) {
         return Err(format!("Invalid fields parameter: {unknown}"));
@@ -201,7 +206,10 @@ fn page(parameters: &Parameters, rows: &[Arc<str>], call: &Call, count: Option<u
     let mut body = String::with_capacity(size + 300);
     body.push('{');
     if more {
-        let next = call.target.replace(&format!("resultStart={}", parameters.start), &format!("resultStart={}", parameters.start + parameters.limit));
+        let next = call.target.replace(
+            &format!("resultStart={}", parameters.start),
+            &format!("resultStart={}", parameters.start + parameters.limit),
+        );
         let _ = write!(body, "\"next\":{},", Value::from(format!("https://example.threatconnect.com{next}")));
     }
     body.push_str("\"data\":[");
@@ -248,6 +256,9 @@ mod tests {
     fn signatures_equal_the_documented_ones() {
         let secret = "mAdEuP/kEy+NotReal9x8y7z6w5v4u3t2s1r0q==";
         assert_eq!(sign(secret, "GET", "/api/v3/security/owners", 1_700_000_000), "Lt2YBl/mImNaiRKfncRQn4JioZ/SZ0W3DqDFmjdxeds=");
-        assert_eq!(sign(secret, "PUT", "/api/v3/indicators/75?fields=falsePositives", 1_700_000_000), "jzlD8ToP7YJfi+p4FDz8ycQutH4p0O2BiIaFlX15kNI=");
+        assert_eq!(
+            sign(secret, "PUT", "/api/v3/indicators/75?fields=falsePositives", 1_700_000_000),
+            "jzlD8ToP7YJfi+p4FDz8ycQutH4p0O2BiIaFlX15kNI="
+        );
     }
 }

@@ -10,16 +10,22 @@ use crate::server::{Answer, Call};
 use crate::world::World;
 
 pub(crate) fn answer(world: &World, call: &Call, now: Timestamp) -> Answer {
-    let Some(name) = call.path.strip_prefix("/secrets/").map(|rest| rest.trim_end_matches('/').split('/').next().unwrap_or(rest)) else {
+    let Some(name) = call.path.strip_prefix("/secrets/").map(|rest| rest.trim_end_matches('/').split('/').next().unwrap_or(rest))
+    else {
         return error(404, "NotFound", "The request path is not known");
     };
     let Some(app) = bearer(world, call, &["https://vault.azure.net"], now) else {
-        let challenge = "Bearer authorization=\"https://login.microsoftonline.com/emulated\", resource=\"https://vault.azure.net\"";
+        let challenge =
+            "Bearer authorization=\"https://login.microsoftonline.com/emulated\", resource=\"https://vault.azure.net\"";
         let refused = error(401, "Unauthorized", "AKV10000: Request is missing a Bearer or PoP token.");
         return refused.with("www-authenticate", challenge);
     };
     if !app.may_read_vault {
-        return error(403, "Forbidden", "Caller is not authorized to perform action on resource: Microsoft.KeyVault/vaults/secrets/getSecret/action");
+        return error(
+            403,
+            "Forbidden",
+            "Caller is not authorized to perform action on resource: Microsoft.KeyVault/vaults/secrets/getSecret/action",
+        );
     }
     match world.vault.get(name) {
         None => error(404, "SecretNotFound", &format!("A secret with (name/id) {name} was not found in this key vault.")),

@@ -62,7 +62,11 @@ async fn source(job: &Job) -> Result<String, String> {
     let missing: Vec<&String> = job.filter.owners.iter().filter(|name| !readable.contains(&name.as_str())).collect();
     if !missing.is_empty() {
         let missing: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
-        return Err(format!("OWNERS (guide: Owners) names {}, which the API user does not see; it sees: {}", missing.join(", "), readable.join(", ")));
+        return Err(format!(
+            "OWNERS (guide: Owners) names {}, which the API user does not see; it sees: {}",
+            missing.join(", "),
+            readable.join(", ")
+        ));
     }
     let page = job.client.pages(&job.filter, None, u64::MAX - 1).next().await.map_err(|error| error.message)?;
     drop(page);

@@ -14,6 +14,7 @@ use crate::export::{Exporter, Job, Journal, Progress, Report, Request};
 use crate::storage::sqlite::SqliteStore;
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Arguments {
     /// One job only.
     #[arg(long)]
@@ -100,7 +101,14 @@ pub(super) async fn run(arguments: Arguments, app: &App, around: &Surroundings) 
     exit
 }
 
-async fn one(exporter: &Exporter, job: &Job, arguments: &Arguments, folder: Option<PathBuf>, app: &App, around: &Surroundings) -> Result<Report, String> {
+async fn one(
+    exporter: &Exporter,
+    job: &Job,
+    arguments: &Arguments,
+    folder: Option<PathBuf>,
+    app: &App,
+    around: &Surroundings,
+) -> Result<Report, String> {
     let progress = match folder {
         Some(folder) => Progress::with_journal(Journal::new(&folder)?),
         None => Progress::default(),
@@ -135,7 +143,8 @@ async fn one(exporter: &Exporter, job: &Job, arguments: &Arguments, folder: Opti
 }
 
 fn bar(job: &str, visible: bool) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let bar =
+        ProgressBar::with_draw_target(None, if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
     let style = ProgressStyle::with_template("{prefix:>12} [{bar:30}] {human_pos}/{human_len} indicators  {msg}  {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
     bar.set_prefix(job.to_owned());

@@ -222,7 +222,8 @@ async fn secrets(around: &Surroundings) -> Result<BTreeMap<String, String>, Exit
 
 fn complain(problems: &[Problem]) -> Exit {
     let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
-    let count = if problems.len() == 1 { "one setting is wrong".to_owned() } else { format!("{} settings are wrong", problems.len()) };
+    let count =
+        if problems.len() == 1 { "one setting is wrong".to_owned() } else { format!("{} settings are wrong", problems.len()) };
     render::error(&format!("{count} (nothing was contacted; `indicator-relay settings` lists all):\n{}", lines.join("\n")));
     Exit::Usage
 }

@@ -44,7 +44,11 @@ pub(super) fn report(report: &Report) -> String {
         number(report.read.without_observable),
         number(report.read.unreadable)
     );
-    let _ = writeln!(page, "  took {seconds:.1} s, {rate:.0} indicators/s; requests: {} to ThreatConnect, {} to the target, {} retried, {} throttled", report.requests.source, report.requests.sink, report.requests.retried, report.requests.throttled);
+    let _ = writeln!(
+        page,
+        "  took {seconds:.1} s, {rate:.0} indicators/s; requests: {} to ThreatConnect, {} to the target, {} retried, {} throttled",
+        report.requests.source, report.requests.sink, report.requests.retried, report.requests.throttled
+    );
     page.push('\n');
     types(&mut page, report);
     let c = &report.changes;
@@ -59,7 +63,11 @@ pub(super) fn report(report: &Report) -> String {
     );
     reasons(&mut page, report);
     if let Some(refused) = &report.refused_withdrawal {
-        let owners = if refused.owners.is_empty() { String::new() } else { format!("; these owners returned nothing at all: {}", refused.owners.join(", ")) };
+        let owners = if refused.owners.is_empty() {
+            String::new()
+        } else {
+            format!("; these owners returned nothing at all: {}", refused.owners.join(", "))
+        };
         let _ = writeln!(
             page,
             "\n  WITHDRAWAL REFUSED: {} of {} rows would go{owners}.\n  If that is meant: indicator-relay export --approve-withdraw {}",
@@ -103,7 +111,8 @@ fn reasons(page: &mut String, report: &Report) {
     page.push_str("\n  why:\n");
     for reason in all.iter().take(REASONS) {
         let outcome = reason.outcome.replace('_', " ");
-        let example = if reason.example.is_empty() { String::new() } else { format!(" (such as {})", printable(&reason.example)) };
+        let example =
+            if reason.example.is_empty() { String::new() } else { format!(" (such as {})", printable(&reason.example)) };
         let _ = writeln!(page, "  {:>9}  {outcome}, {}: {}{example}", number(reason.count), reason.type_name, reason.reason);
     }
     if all.len() > REASONS {
@@ -140,7 +149,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_and_foreign_text_stays_on_its_line() {
-        assert_eq!((number(0), number(999), number(1_000), number(1_234_567)), ("0".into(), "999".into(), "1,000".into(), "1,234,567".into()));
+        assert_eq!(
+            (number(0), number(999), number(1_000), number(1_234_567)),
+            ("0".into(), "999".into(), "1,000".into(), "1,234,567".into())
+        );
         assert_eq!(printable("a\u{1b}[31m\nb"), "a [31m b");
     }
 }

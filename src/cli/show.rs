@@ -140,7 +140,8 @@ fn explained(explanation: &Explanation) -> String {
             (false, true) => "withdrawn",
             (false, false) => "not there",
         };
-        let _ = writeln!(page, "  at the target: {} {} is {state}, as {}", target.kind, printable(&target.value), target.external_id);
+        let _ =
+            writeln!(page, "  at the target: {} {} is {state}, as {}", target.kind, printable(&target.value), target.external_id);
         if let Some(winner) = &target.winner {
             let _ = writeln!(page, "    shows the content of {winner}");
         }

@@ -98,7 +98,13 @@ impl Rules<'_> {
 pub(crate) type InFlight = HashMap<ObservableKey, (Holder, Weight)>;
 
 /// Decides the sightings of one observable: `group` are their places in `sightings`.
-pub(crate) fn decide(sightings: &mut [Sighting], group: &[usize], row: Option<&TargetRow>, rules: &Rules<'_>, in_flight: Option<&(Holder, Weight)>) {
+pub(crate) fn decide(
+    sightings: &mut [Sighting],
+    group: &[usize],
+    row: Option<&TargetRow>,
+    rules: &Rules<'_>,
+    in_flight: Option<&(Holder, Weight)>,
+) {
     let mut contenders: Vec<usize> = Vec::with_capacity(group.len());
     for &i in group {
         if still_rejected(&sightings[i], rules) {
@@ -111,7 +117,8 @@ pub(crate) fn decide(sightings: &mut [Sighting], group: &[usize], row: Option<&T
     let rank_here = |s: &Sighting| rank_of(rules.job, s.id, s.weight, false, incumbent, rules.places);
     contenders.sort_by_key(|&i| std::cmp::Reverse(rank_here(&sightings[i])));
     let Some(&top) = contenders.first() else { return };
-    let first = in_flight.is_none() && best_other(sightings, group, row, rules).is_none_or(|other| rank_here(&sightings[top]) > other);
+    let first =
+        in_flight.is_none() && best_other(sightings, group, row, rules).is_none_or(|other| rank_here(&sightings[top]) > other);
     for &i in &contenders {
         let keeps = if in_flight.is_some() { None } else { keeps_its_row(&sightings[i], row, rules) };
         sightings[i].verdict = match (first, i == top) {
@@ -140,7 +147,8 @@ fn best_other(sightings: &[Sighting], group: &[usize], row: Option<&TargetRow>, 
 /// The sighting holds the row with this very content: nothing to send.
 fn keeps_its_row(sighting: &Sighting, row: Option<&TargetRow>, rules: &Rules<'_>) -> Option<Verdict> {
     let (Ok(draft), Some(claim), Some(row)) = (&sighting.made, &sighting.claim, row) else { return None };
-    let same = claim.won && claim.hash == Some(draft.hash) && row.hash == Some(draft.hash) && row.is_held_by(rules.job, sighting.id);
+    let same =
+        claim.won && claim.hash == Some(draft.hash) && row.hash == Some(draft.hash) && row.is_held_by(rules.job, sighting.id);
     if same && claim.sent_in.as_deref() == Some(rules.run) {
         return Some(Verdict::Replayed);
     }

@@ -45,7 +45,8 @@ struct Leaving {
 impl Ending<'_> {
     /// Takes back what is gone, as far as the guards allow.
     pub(crate) async fn withdraw(&mut self) -> Result<(), Stop> {
-        let ordinary = self.record.mode == Mode::Full && self.record.read_is_complete() && self.job.policy.withdraw && self.guard().await?;
+        let ordinary =
+            self.record.mode == Mode::Full && self.record.read_is_complete() && self.job.policy.withdraw && self.guard().await?;
         let mut from = gone_prefix(&self.job.name);
         let end = end_of(&from);
         let mut outbox = Outbox::new(Arc::clone(&self.job.sink), &format!("{}-w", self.record.run));
@@ -102,11 +103,8 @@ impl Ending<'_> {
             let chunk: Vec<(String, Gone)> = self.ledger.rows().scan(&from, &end, AT_ONCE).await?;
             let Some((last, _)) = chunk.last() else { return Ok((rows, owners)) };
             from = format!("{last}!");
-            let counted: Vec<(u64, ObservableKey)> = chunk
-                .iter()
-                .filter(|(_, gone)| !gone.is_exempt(true))
-                .filter_map(|(key, _)| parse_sighting_key(key))
-                .collect();
+            let counted: Vec<(u64, ObservableKey)> =
+                chunk.iter().filter(|(_, gone)| !gone.is_exempt(true)).filter_map(|(key, _)| parse_sighting_key(key)).collect();
             owners.extend(chunk.into_iter().filter(|(_, gone)| gone.reason == GoneReason::Passed).map(|(_, gone)| gone.owner));
             let targets: Vec<Option<TargetRow>> =
                 self.ledger.rows().read_many(counted.iter().map(|(_, key)| target_key(*key)).collect()).await?;
@@ -177,7 +175,12 @@ impl Ending<'_> {
         if leaving.is_empty() {
             return Ok(());
         }
-        tracing::info!(job = self.job.name, rows = leaving.len(), first = leaving[0].row.value, "withdrawing rows that nobody claims any more");
+        tracing::info!(
+            job = self.job.name,
+            rows = leaving.len(),
+            first = leaving[0].row.value,
+            "withdrawing rows that nobody claims any more"
+        );
         let mut waiting: Vec<Parcel> = Vec::new();
         let mut open: HashMap<usize, (Leaving, Stamp)> = HashMap::new();
         let now = self.ledger.clock().now();
@@ -233,7 +236,12 @@ impl Ending<'_> {
         Some(Parcel { token, load, intent, modified: stamp.modified })
     }
 
-    async fn commit_withdrawals(&mut self, outbox: &mut Outbox, answers: Vec<(usize, Answer)>, open: &mut HashMap<usize, (Leaving, Stamp)>) -> Result<(), Stop> {
+    async fn commit_withdrawals(
+        &mut self,
+        outbox: &mut Outbox,
+        answers: Vec<(usize, Answer)>,
+        open: &mut HashMap<usize, (Leaving, Stamp)>,
+    ) -> Result<(), Stop> {
         let job = self.job.name.as_str();
         let mut withdrawn = 0;
         let mut packer = Packer::new(self.ledger);

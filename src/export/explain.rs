@@ -97,7 +97,12 @@ impl Exporter {
         Ok(Explanation { job: job.name.clone(), destination: job.sink.destination().shown.clone(), verdict, indicators, targets })
     }
 
-    async fn explain_indicator(&self, job: &Job, indicator: &Indicator, asked: &[Observable]) -> Result<ExplainedIndicator, ExplainError> {
+    async fn explain_indicator(
+        &self,
+        job: &Job,
+        indicator: &Indicator,
+        asked: &[Observable],
+    ) -> Result<ExplainedIndicator, ExplainError> {
         let ids = [indicator.id];
         let selected = !job.client.by_ids(&job.filter, None, &ids).await?.is_empty();
         let mut filters = BTreeMap::new();
@@ -106,7 +111,8 @@ impl Exporter {
             None => FILTERS.iter().filter_map(|row| Some((row.key, (row.clause)(&job.filter)?))).collect(),
         };
         for (key, clause) in clauses {
-            let tql = if key == "TQL" { clause } else { format!("{clause} and (indicatorActive = true or indicatorActive = false)") };
+            let tql =
+                if key == "TQL" { clause } else { format!("{clause} and (indicatorActive = true or indicatorActive = false)") };
             let alone = Filter { tql: Some(tql), ..Filter::default() };
             filters.insert(key.to_owned(), !job.client.by_ids(&alone, None, &ids).await?.is_empty());
         }

@@ -14,7 +14,10 @@ use super::outbox::{Halt, Load, Outbox, Parcel};
 use super::reader::{DraftedPage, expiry, read_ahead};
 use super::record::RunRecord;
 use super::report::{Mode, Tally};
-use super::rows::{Claim, GoneReason, Holder, IntentItem, TargetRow, claim_key, claims_from, claims_prefix, encode, end_of, parse_sighting_key, run_key, target_key};
+use super::rows::{
+    Claim, GoneReason, Holder, IntentItem, TargetRow, claim_key, claims_from, claims_prefix, encode, end_of, parse_sighting_key,
+    run_key, target_key,
+};
 use super::settle::{release, settle};
 use super::{Job, Progress};
 use crate::indicator::ObservableKey;
@@ -38,7 +41,10 @@ pub(crate) enum Stop {
     Source(threatconnect::Error),
     Target(Halt),
     /// So many items refused with the same words, and none accepted.
-    RefusedAlike { count: usize, reason: String },
+    RefusedAlike {
+        count: usize,
+        reason: String,
+    },
     Ledger(LedgerError),
 }
 
@@ -85,7 +91,13 @@ struct PageWork {
 }
 
 impl<'a> Flow<'a> {
-    pub(crate) fn new(ledger: &'a mut Ledger, job: &'a Job, record: &'a mut RunRecord, progress: &'a Progress, deadline: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        ledger: &'a mut Ledger,
+        job: &'a Job,
+        record: &'a mut RunRecord,
+        progress: &'a Progress,
+        deadline: Option<Duration>,
+    ) -> Self {
         let outbox = Outbox::new(Arc::clone(&job.sink), &record.run);
         Self {
             ledger,
@@ -167,7 +179,8 @@ impl<'a> Flow<'a> {
             Mode::Incremental => self.fetch_claims(&mut page).await?,
         };
         let now = self.ledger.clock().now();
-        let mut work = PageWork { number: self.next_page, page, last_id, outstanding: 0, keys: Vec::new(), released, claims_seen };
+        let mut work =
+            PageWork { number: self.next_page, page, last_id, outstanding: 0, keys: Vec::new(), released, claims_seen };
         self.next_page += 1;
         self.decide_page(&mut work, now).await?;
         self.progress.read(work.page.tally.read.indicators);
@@ -176,7 +189,13 @@ impl<'a> Flow<'a> {
     }
 
     /// The claims beside a page of a full run: those of ids that were read are attached, the rest is gone.
-    async fn join_claims(&mut self, page: &mut DraftedPage, after: u64, last_id: u64, seen: &mut u64) -> Result<Vec<(u64, ObservableKey, Claim)>, Stop> {
+    async fn join_claims(
+        &mut self,
+        page: &mut DraftedPage,
+        after: u64,
+        last_id: u64,
+        seen: &mut u64,
+    ) -> Result<Vec<(u64, ObservableKey, Claim)>, Stop> {
         let job = &self.job.name;
         let end = if last_id == u64::MAX { end_of(&claims_prefix(job)) } else { claims_from(job, last_id + 1) };
         let mut from = if after == 0 { claims_prefix(job) } else { claims_from(job, after.saturating_add(1)) };
@@ -258,10 +277,13 @@ impl<'a> Flow<'a> {
                     sighting.verdict = verdict;
                     settled.push((key, i));
                 }
-                None => groups.entry(key).or_insert_with(|| {
-                    order.push(key);
-                    Vec::new()
-                }).push(i),
+                None => groups
+                    .entry(key)
+                    .or_insert_with(|| {
+                        order.push(key);
+                        Vec::new()
+                    })
+                    .push(i),
             }
         }
         for (key, i) in settled {
@@ -465,7 +487,11 @@ impl<'p> Join<'p> {
 }
 
 /// Loads the rows that are not held yet and counts one more use of each.
-async fn hold_rows(rows: &mut HashMap<ObservableKey, (Option<TargetRow>, usize)>, ledger: &Ledger, keys: &[ObservableKey]) -> Result<(), LedgerError> {
+async fn hold_rows(
+    rows: &mut HashMap<ObservableKey, (Option<TargetRow>, usize)>,
+    ledger: &Ledger,
+    keys: &[ObservableKey],
+) -> Result<(), LedgerError> {
     let missing: Vec<ObservableKey> = keys.iter().copied().filter(|key| !rows.contains_key(key)).collect();
     let loaded = ledger.rows().read_many::<TargetRow>(missing.iter().map(|key| target_key(*key)).collect()).await?;
     rows.extend(missing.into_iter().zip(loaded).map(|(key, row)| (key, (row, 0))));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::Job;
 use super::decide::{Change, Rules, Sighting, Verdict};
 use super::flow::{Stop, stamp};
 use super::ledger::{Ledger, LedgerError, Packer};
@@ -10,9 +11,10 @@ use super::outbox::{Load, Outbox, Parcel};
 use super::rank::rank;
 use super::reader::sightings;
 use super::record::RunRecord;
-use super::rows::{Claim, Holder, IntentItem, JobState, TargetRow, claim_key, encode, job_key, mark_key, parse_last_key, run_key, target_key};
+use super::rows::{
+    Claim, Holder, IntentItem, JobState, TargetRow, claim_key, encode, job_key, mark_key, parse_last_key, run_key, target_key,
+};
 use super::settle::accepted;
-use super::Job;
 use crate::indicator::ObservableKey;
 use crate::sinks::Answer;
 use crate::threatconnect::Item;
@@ -190,7 +192,12 @@ impl HandOver<'_> {
                 valid_from: draft.valid_from,
                 withdrawal: false,
             };
-            parcels.push(Parcel { token, load: Load::Upload(self.job.sink.payload(draft, stamp)), intent, modified: stamp.modified });
+            parcels.push(Parcel {
+                token,
+                load: Load::Upload(self.job.sink.payload(draft, stamp)),
+                intent,
+                modified: stamp.modified,
+            });
         }
         let mut open = parcels.len();
         while open > 0 {
@@ -245,7 +252,13 @@ impl HandOver<'_> {
         Ok(())
     }
 
-    async fn won(&mut self, job: &Job, case: &mut Case, sighting: &Sighting, remote_id: Option<String>) -> Result<super::ledger::Group, Stop> {
+    async fn won(
+        &mut self,
+        job: &Job,
+        case: &mut Case,
+        sighting: &Sighting,
+        remote_id: Option<String>,
+    ) -> Result<super::ledger::Group, Stop> {
         let (Some((observable, _)), Ok(draft), Some(stamp)) = (&sighting.observable, &sighting.made, sighting.stamp) else {
             return Ok(Vec::new());
         };

@@ -95,13 +95,23 @@ impl Rows {
     }
 
     /// Rows with `from <= key < to`, at most `limit`.
-    pub(crate) async fn scan<T: DeserializeOwned>(&self, from: &str, to: &str, limit: usize) -> Result<Vec<(String, T)>, LedgerError> {
+    pub(crate) async fn scan<T: DeserializeOwned>(
+        &self,
+        from: &str,
+        to: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, T)>, LedgerError> {
         let rows = self.store.scan(&self.partition, from, to, limit).await?;
         rows.into_iter().map(|row| Ok((decode(&row)?, row)).map(|(value, row)| (row.key, value))).collect()
     }
 
     /// Writes one row under its version, without the lease (the tick, an approval). False if somebody was faster.
-    pub(crate) async fn write_one<T: Serialize>(&self, key: &str, row: &T, version: Option<Version>) -> Result<bool, LedgerError> {
+    pub(crate) async fn write_one<T: Serialize>(
+        &self,
+        key: &str,
+        row: &T,
+        version: Option<Version>,
+    ) -> Result<bool, LedgerError> {
         let write = Write::PutIf { key: key.to_owned(), value: encode(row), version };
         match self.store.commit(&self.partition, vec![write]).await {
             Ok(_) => Ok(true),

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use explain::{ExplainError, Explanation, ExplainedIndicator, ExplainedTarget};
+pub use explain::{ExplainError, ExplainedIndicator, ExplainedTarget, Explanation};
 pub use journal::Journal;
 pub use last_run::LastRun;
 pub use ledger::LedgerError;

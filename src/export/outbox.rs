@@ -130,7 +130,12 @@ impl Outbox {
             Some(Ok(done)) => done,
             Some(Err(error)) => {
                 let message = format!("a request ended abnormally: {error}");
-                return Err(Halt::Outage(SendError { kind: SendErrorKind::Transient, message, retry_after: None, correlation: None }));
+                return Err(Halt::Outage(SendError {
+                    kind: SendErrorKind::Transient,
+                    message,
+                    retry_after: None,
+                    correlation: None,
+                }));
             }
             None => std::future::pending().await,
         };
@@ -151,7 +156,10 @@ impl Outbox {
             SendErrorKind::Transient => {
                 self.failures += 1;
                 self.whole_failures += u32::from(batch.whole);
-                if self.whole_failures >= WHOLE_BATCHES_IN_A_ROW || self.failures >= FAILURES_IN_A_ROW || error.retry_after.is_some() {
+                if self.whole_failures >= WHOLE_BATCHES_IN_A_ROW
+                    || self.failures >= FAILURES_IN_A_ROW
+                    || error.retry_after.is_some()
+                {
                     return Err(Halt::Outage(error));
                 }
             }

@@ -81,7 +81,14 @@ pub(crate) enum Start {
 }
 
 /// Chooses between the unfinished run and a new one, full or incremental. Pure, but for the floor that it resolves into `state`.
-pub(crate) fn plan(previous: Option<RunRecord>, state: &mut JobState, job: &Job, request: &Request, run: &str, now: Timestamp) -> Start {
+pub(crate) fn plan(
+    previous: Option<RunRecord>,
+    state: &mut JobState,
+    job: &Job,
+    request: &Request,
+    run: &str,
+    now: Timestamp,
+) -> Start {
     if let Some(unfinished) = previous.filter(|record| record.phase != Phase::Done) {
         let same = unfinished.fingerprint == job.fingerprint;
         let wanted = !request.full && !request.retry_rejected && (!request.resend || unfinished.resend);
@@ -197,7 +204,9 @@ impl RunRecord {
             let count = self.tally.outcomes.unanswered + self.unanswered_at_end;
             Some(format!("{count} items got no answer from the target; they are sent again by the next run"))
         } else if !self.read_is_complete() {
-            Some(format!("ThreatConnect announced {announced} indicators and returned {read}; nothing was withdrawn, the next run reads all again"))
+            Some(format!(
+                "ThreatConnect announced {announced} indicators and returned {read}; nothing was withdrawn, the next run reads all again"
+            ))
         } else {
             None
         }

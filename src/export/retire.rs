@@ -47,7 +47,12 @@ impl Exporter {
     ///
     /// # Errors
     /// [`RetireError`].
-    pub async fn retire(&self, name: &str, (run, worker): (&str, &str), progress: &Progress) -> Result<Vec<Retired>, RetireError> {
+    pub async fn retire(
+        &self,
+        name: &str,
+        (run, worker): (&str, &str),
+        progress: &Progress,
+    ) -> Result<Vec<Retired>, RetireError> {
         let known: Vec<_> = self.registered().await?.into_iter().filter(|entry| entry.job == name).collect();
         if known.is_empty() {
             return Err(RetireError::Unknown { job: name.to_owned() });
@@ -77,7 +82,8 @@ impl Exporter {
     async fn retire_at(&self, ledger: &mut Ledger, job: &Job, run: &str, progress: &Progress) -> Result<(u64, u64), Stop> {
         sweep(ledger, &job.places).await?;
         let mut state = JobState::default();
-        let (Start::New(mut record) | Start::Continue(mut record)) = plan(None, &mut state, job, &Request::default(), run, self.now());
+        let (Start::New(mut record) | Start::Continue(mut record)) =
+            plan(None, &mut state, job, &Request::default(), run, self.now());
         let mut claims = 0;
         let (mut from, end) = (claims_prefix(&job.name), end_of(&claims_prefix(&job.name)));
         loop {

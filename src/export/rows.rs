@@ -347,7 +347,6 @@ mod stored_weight {
 
     type Stored = (Option<u16>, Option<u16>, Option<u8>, i64);
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
     pub(super) fn serialize<S: Serializer>(weight: &Weight, to: S) -> Result<S::Ok, S::Error> {
         let stored: Stored = (
             weight.score.map(ThreatAssessScore::value),
@@ -375,6 +374,7 @@ mod stored_hash {
 
     use super::{ContentHash, Deserialize, Deserializer, Serializer, URL_SAFE_NO_PAD};
 
+    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
     pub(super) fn serialize<S: Serializer>(hash: &Option<ContentHash>, to: S) -> Result<S::Ok, S::Error> {
         match hash {
             Some(ContentHash(bytes)) => to.serialize_str(&URL_SAFE_NO_PAD.encode(bytes)),
@@ -392,7 +392,6 @@ mod stored_hash {
 mod stored_time {
     use super::{Deserialize, Deserializer, Serializer, Timestamp};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
     pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_i64(time.as_millisecond())
     }

@@ -154,7 +154,11 @@ impl Exporter {
             .await?;
         let swept = sweep(ledger, &job.places).await?;
         if swept > 0 {
-            tracing::warn!(job = job.name, items = swept, "an earlier run left items without an answer; they are sent again or withdrawn");
+            tracing::warn!(
+                job = job.name,
+                items = swept,
+                "an earlier run left items without an answer; they are sent again or withdrawn"
+            );
         }
         if record.phase == Phase::Reading {
             Flow::new(ledger, job, record, progress, deadline).read().await?;
@@ -172,7 +176,13 @@ impl Exporter {
     }
 
     /// Saves how the run ended, and frees the destination (or keeps it for the continuation).
-    async fn close(&self, ledger: &mut Ledger, job: &Job, record: &mut RunRecord, end: Result<JobState, Stop>) -> Result<Report, LedgerError> {
+    async fn close(
+        &self,
+        ledger: &mut Ledger,
+        job: &Job,
+        record: &mut RunRecord,
+        end: Result<JobState, Stop>,
+    ) -> Result<Report, LedgerError> {
         let mut writes = Vec::new();
         let now = self.clock.now();
         let paused = matches!(end, Err(Stop::Budget));
@@ -191,12 +201,14 @@ impl Exporter {
             }
             Err(Stop::Target(Halt::Systemic(error))) => record.error = Some(error.message),
             Err(Stop::RefusedAlike { count, reason }) => {
-                record.error = Some(format!("the target refused all {count} items alike, so nothing was marked as rejected: {reason}"));
+                record.error =
+                    Some(format!("the target refused all {count} items alike, so nothing was marked as rejected: {reason}"));
             }
         }
         let complete = record.phase == Phase::Done && record.error.is_none();
         let known: Option<JobState> = ledger.rows().read(&job_key(&job.name)).await?;
-        let watermark = if complete { record.server_time.or(Some(record.started)) } else { known.and_then(|state| state.watermark) };
+        let watermark =
+            if complete { record.server_time.or(Some(record.started)) } else { known.and_then(|state| state.watermark) };
         let report = record.report(job, complete, watermark);
         writes.push(write(run_key(&job.name), Some(encode(record))));
         if paused {

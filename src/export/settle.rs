@@ -60,20 +60,11 @@ pub(crate) fn settle(sighting: &Sighting, row: &mut Option<TargetRow>, rules: &R
 }
 
 /// The index row and the mark on a claim that is gone or released. Nothing if it is marked already for the same reason.
-pub(crate) fn release(
-    claim: Option<&Claim>,
-    id: u64,
-    key: ObservableKey,
-    reason: GoneReason,
-    rules: &Rules<'_>,
-) -> Group {
+pub(crate) fn release(claim: Option<&Claim>, id: u64, key: ObservableKey, reason: GoneReason, rules: &Rules<'_>) -> Group {
     let Some(claim) = claim else { return Group::new() };
     let claim = Claim { gone_in: Some(rules.run.to_owned()), ..claim.clone() };
     let gone = Gone { run: rules.run.to_owned(), reason, incremental: rules.incremental, owner: claim.owner.clone() };
-    vec![
-        (claim_key(rules.job, id, key), Some(encode(&claim))),
-        (gone_key(rules.job, id, key), Some(encode(&gone))),
-    ]
+    vec![(claim_key(rules.job, id, key), Some(encode(&claim))), (gone_key(rules.job, id, key), Some(encode(&gone)))]
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one sighting, taken apart once by its only caller")]

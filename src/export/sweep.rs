@@ -32,7 +32,12 @@ pub(crate) async fn sweep(ledger: &mut Ledger, places: &Places) -> Result<u64, L
     }
 }
 
-async fn sweep_item(packer: &Packer<'_>, item: &IntentItem, modified: jiff::Timestamp, places: &Places) -> Result<Group, LedgerError> {
+async fn sweep_item(
+    packer: &Packer<'_>,
+    item: &IntentItem,
+    modified: jiff::Timestamp,
+    places: &Places,
+) -> Result<Group, LedgerError> {
     let Ok(observable) = Observable::parse(item.kind, &item.value) else { return Ok(Group::new()) };
     let key = observable.key();
     let mut group = Group::new();

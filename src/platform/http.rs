@@ -22,14 +22,13 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// Characters of a foreign message that we repeat.
 const EXCERPT: usize = 200;
 
+/// The headers of one attempt, or why there are none.
+pub type Authorized = Result<Vec<(HeaderName, HeaderValue)>, AuthorizeError>;
+
 /// Adds what proves who we are, anew for each attempt.
 pub trait Authorize: fmt::Debug + Send + Sync {
     /// Headers for one attempt. `target` is the path and query exactly as they go on the request line.
-    fn headers<'a>(
-        &'a self,
-        method: &'a Method,
-        target: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<(HeaderName, HeaderValue)>, AuthorizeError>>;
+    fn headers<'a>(&'a self, method: &'a Method, target: &'a str) -> BoxFuture<'a, Authorized>;
 
     /// The service answered 401: forget what is cached. True if another attempt can differ from the last.
     fn renew(&self) -> bool;
@@ -113,6 +112,9 @@ pub struct Traffic {
     pub throttled: AtomicU64,
 }
 
+/// Reads a wait from an error body.
+pub type ReadWait = fn(&[u8]) -> Option<Duration>;
+
 /// A client of one service.
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -124,7 +126,7 @@ pub struct Http {
     pacer: Option<Arc<Mutex<Pacer>>>,
     bounds: Bounds,
     /// Reads a wait from an error body, for services that say it only there.
-    wait_in_body: Option<fn(&[u8]) -> Option<Duration>>,
+    wait_in_body: Option<ReadWait>,
     traffic: Arc<Traffic>,
 }
 
@@ -165,7 +167,7 @@ impl Http {
     }
 
     #[must_use]
-    pub fn reading_wait_from(mut self, read: fn(&[u8]) -> Option<Duration>) -> Self {
+    pub fn reading_wait_from(mut self, read: ReadWait) -> Self {
         self.wait_in_body = Some(read);
         self
     }
@@ -208,7 +210,10 @@ impl Http {
                 && trouble.status == Some(429)
                 && let Some(pacer) = &self.pacer
             {
-                pacer.lock().unwrap_or_else(PoisonError::into_inner).close_until(self.clock.monotonic() + wait.min(self.bounds.total));
+                pacer
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .close_until(self.clock.monotonic() + wait.min(self.bounds.total));
             }
             let wait = trouble.wait.unwrap_or_else(|| delays.next().unwrap_or(LONGEST_DELAY));
             let may_repeat = request.idempotent || trouble.not_taken;
@@ -226,7 +231,14 @@ impl Http {
                     transient: trouble.transient,
                 });
             }
-            tracing::debug!(service = self.service, operation = request.operation, attempts, cause = trouble.cause, wait_ms = wait.as_millis(), "trying again");
+            tracing::debug!(
+                service = self.service,
+                operation = request.operation,
+                attempts,
+                cause = trouble.cause,
+                wait_ms = wait.as_millis(),
+                "trying again"
+            );
             self.traffic.retried.fetch_add(1, Ordering::Relaxed);
             self.clock.sleep(wait).await;
         }
@@ -245,13 +257,15 @@ impl Http {
 
     async fn attempt(&self, request: &Request, attempt: u32) -> Result<Reply, Trouble> {
         let mut url = self.base.clone();
-        let (path, query) = request.path.split_once('?').map_or((request.path.as_str(), None), |(path, query)| (path, Some(query)));
+        let (path, query) =
+            request.path.split_once('?').map_or((request.path.as_str(), None), |(path, query)| (path, Some(query)));
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
         url.set_query(query);
         // Signed after parsing: these are the bytes that go on the request line.
         let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
         let headers = self.authorize.headers(&request.method, &target).await.map_err(Trouble::from)?;
-        let mut builder = self.client.request(request.method.clone(), url).timeout(self.bounds.attempt).header(ACCEPT, "application/json");
+        let mut builder =
+            self.client.request(request.method.clone(), url).timeout(self.bounds.attempt).header(ACCEPT, "application/json");
         for (name, value) in headers {
             builder = builder.header(name, value);
         }
@@ -387,7 +401,8 @@ pub fn excerpt(body: &[u8]) -> Option<String> {
     }
     let text = String::from_utf8_lossy(&body[..body.len().min(4_096)]);
     if text.trim_start().starts_with('<') {
-        let title = text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).map(|(title, _)| one_line(title));
+        let title =
+            text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).map(|(title, _)| one_line(title));
         return Some(title.map_or_else(|| "an HTML page".to_owned(), |title| format!("an HTML page ({title})")));
     }
     let line = one_line(&text);
@@ -456,7 +471,9 @@ mod tests {
     #[test]
     fn plain_http_is_for_this_machine_only() {
         let allowed = |text: &str| transport_allowed(&Url::parse(text).expect("a URL"));
-        assert!(allowed("https://app.threatconnect.com/api") && allowed("http://127.0.0.1:8080/api") && allowed("http://[::1]/api"));
+        assert!(
+            allowed("https://app.threatconnect.com/api") && allowed("http://127.0.0.1:8080/api") && allowed("http://[::1]/api")
+        );
         assert!(!allowed("http://app.threatconnect.com/api") && !allowed("http://10.0.0.1/api"));
     }
 }

@@ -10,13 +10,16 @@ use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, RetryOptions, Transport};
-use azure_identity::{ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
+use azure_identity::{
+    ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
+    UserAssignedId,
+};
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use url::Url;
 
 use super::clock::BoxFuture;
-use super::http::{Authorize, AuthorizeError};
+use super::http::{Authorize, AuthorizeError, Authorized};
 use super::secret::Secret;
 
 /// How the product signs in to Microsoft.
@@ -77,13 +80,17 @@ fn credential(identity: &Identity, client: &reqwest::Client) -> Result<Arc<dyn T
     match identity {
         Identity::ClientSecret { tenant, client_id, secret, login } => {
             let mut cloud = CustomConfiguration::default();
-            cloud.authority_host = login.as_str().trim_end_matches('/').to_owned();
+            login.as_str().trim_end_matches('/').clone_into(&mut cloud.authority_host);
             options.cloud = Some(Arc::new(CloudConfiguration::from(cloud)));
             let secret = azure_core::credentials::Secret::new(secret.expose().to_owned());
             let options = ClientSecretCredentialOptions { client_options: options };
             let made = ClientSecretCredential::new(tenant, client_id.clone(), secret, Some(options));
-            made.map(|made| made as Arc<dyn TokenCredential>)
-                .map_err(|e| format!("MICROSOFT_GRAPH_TENANT_ID, MICROSOFT_GRAPH_CLIENT_ID or LOGIN_URL cannot be used: {}", first_line(&e.to_string())))
+            made.map(|made| made as Arc<dyn TokenCredential>).map_err(|e| {
+                format!(
+                    "MICROSOFT_GRAPH_TENANT_ID, MICROSOFT_GRAPH_CLIENT_ID or LOGIN_URL cannot be used: {}",
+                    first_line(&e.to_string())
+                )
+            })
         }
         Identity::Managed { client_id } => {
             let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
@@ -103,11 +110,13 @@ struct Bearer {
 }
 
 impl Authorize for Bearer {
-    fn headers<'a>(&'a self, _method: &'a Method, _target: &'a str) -> BoxFuture<'a, Result<Vec<(HeaderName, HeaderValue)>, AuthorizeError>> {
+    fn headers<'a>(&'a self, _method: &'a Method, _target: &'a str) -> BoxFuture<'a, Authorized> {
         Box::pin(async move {
             let token = self.tokens.current().get_token(&[&self.scope], None).await.map_err(|e| explain(&e))?;
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token.secret()))
-                .map_err(|_| AuthorizeError { message: "the token endpoint sent a token that is none".to_owned(), transient: false })?;
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token.secret())).map_err(|_| AuthorizeError {
+                message: "the token endpoint sent a token that is none".to_owned(),
+                transient: false,
+            })?;
             value.set_sensitive(true);
             Ok(vec![(AUTHORIZATION, value)])
         })
@@ -161,7 +170,10 @@ fn explain(error: &azure_core::Error) -> AuthorizeError {
         (Some(status), true) => format!(" (status {status})"),
         (None, _) => String::new(),
     };
-    AuthorizeError { message: format!("no token: {advice}{detail}"), transient: status.is_some_and(|status| status == 429 || status >= 500) }
+    AuthorizeError {
+        message: format!("no token: {advice}{detail}"),
+        transient: status.is_some_and(|status| status == 429 || status >= 500),
+    }
 }
 
 fn first_line(text: &str) -> &str {

@@ -5,5 +5,5 @@ pub mod http;
 pub mod identity;
 pub mod pacer;
 pub mod schedule;
-pub mod vault;
 pub mod secret;
+pub mod vault;

@@ -43,8 +43,12 @@ impl Vault {
                 client_options: ClientOptions { transport: transport.clone(), ..ClientOptions::default() },
             }))
             .map_err(|e| format!("the vault cannot be read with IDENTITY=managed here: {}", first_line(&e)))?,
-            Reader::Developer => DeveloperToolsCredential::new(None)
-                .map_err(|e| format!("the vault cannot be read: sign in with `az login`, or set IDENTITY=managed in Azure ({})", first_line(&e)))?,
+            Reader::Developer => DeveloperToolsCredential::new(None).map_err(|e| {
+                format!(
+                    "the vault cannot be read: sign in with `az login`, or set IDENTITY=managed in Azure ({})",
+                    first_line(&e)
+                )
+            })?,
         };
         let options = SecretClientOptions {
             client_options: ClientOptions { transport, ..ClientOptions::default() },

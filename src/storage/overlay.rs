@@ -59,15 +59,18 @@ impl Overlay {
     }
 }
 
-fn shown(row: Row) -> Option<Row> {
-    let (first, value) = row.value.split_first()?;
-    (*first == THERE).then(|| Row { value: value.to_vec(), ..row.clone() })
+fn shown(mut row: Row) -> Option<Row> {
+    let there = row.value.first() == Some(&THERE);
+    there.then(|| {
+        row.value.remove(0);
+        row
+    })
 }
 
-fn hidden(value: Vec<u8>) -> Vec<u8> {
+fn hidden(value: &[u8]) -> Vec<u8> {
     let mut marked = Vec::with_capacity(value.len() + 1);
     marked.push(THERE);
-    marked.extend(value);
+    marked.extend_from_slice(value);
     marked
 }
 
@@ -80,7 +83,13 @@ impl StateStore for Overlay {
         Box::pin(self.read(partition, keys))
     }
 
-    fn scan<'a>(&'a self, partition: &'a str, from: &'a str, to: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+    fn scan<'a>(
+        &'a self,
+        partition: &'a str,
+        from: &'a str,
+        to: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
         Box::pin(self.merge(partition, from, to, limit))
     }
 
@@ -89,7 +98,7 @@ impl StateStore for Overlay {
             let mut laid = Vec::with_capacity(writes.len());
             for write in writes {
                 laid.push(match write {
-                    Write::Put { key, value } => Write::Put { key, value: hidden(value) },
+                    Write::Put { key, value } => Write::Put { key, value: hidden(&value) },
                     Write::Delete { key } => Write::Put { key, value: vec![DELETED] },
                     Write::PutIf { key, value, version } => {
                         let above = self.top.get(partition, &key).await?;
@@ -97,7 +106,7 @@ impl StateStore for Overlay {
                         if there != version {
                             return Err(CommitError::Conflict { key });
                         }
-                        Write::PutIf { key, value: hidden(value), version: above.map(|row| row.version) }
+                        Write::PutIf { key, value: hidden(&value), version: above.map(|row| row.version) }
                     }
                 });
             }

@@ -76,7 +76,8 @@ impl SqliteStore {
 
     fn start(mut connection: Connection, place: &str, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         prepare(&mut connection).map_err(|e| failed("open", place, &e))?;
-        let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| failed("open", place, &e))?;
+        let layout: i64 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| failed("open", place, &e))?;
         if layout > LAYOUT {
             let cause = format!("the file has layout {layout}, this version knows {LAYOUT}; use the newer version");
             return Err(StoreError { operation: "open", place: place.to_owned(), cause });
@@ -148,7 +149,9 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
 fn failed(operation: &'static str, place: &str, error: &rusqlite::Error) -> StoreError {
     let cause = match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => "the file is no SQLite database; name another in STATE_FILE".to_owned(),
-        Some(rusqlite::ErrorCode::CannotOpen) => "the file cannot be opened; does its folder exist, and may it be written?".to_owned(),
+        Some(rusqlite::ErrorCode::CannotOpen) => {
+            "the file cannot be opened; does its folder exist, and may it be written?".to_owned()
+        }
         Some(rusqlite::ErrorCode::ReadOnly) => "the file may not be written".to_owned(),
         Some(rusqlite::ErrorCode::DatabaseBusy) => format!("another process kept it locked for {} s", BUSY.as_secs()),
         Some(rusqlite::ErrorCode::DiskFull) => "the disk is full".to_owned(),
@@ -179,14 +182,21 @@ impl StateStore for SqliteStore {
         let partition = partition.to_owned();
         self.call("read", move |connection| {
             let Some(id) = partition_id(connection, &partition)? else { return Ok(keys.iter().map(|_| None).collect()) };
-            let mut select = connection.prepare_cached("SELECT key, value, version FROM rows WHERE partition = ?1 AND key = ?2")?;
+            let mut select =
+                connection.prepare_cached("SELECT key, value, version FROM rows WHERE partition = ?1 AND key = ?2")?;
             let rows: rusqlite::Result<Vec<Option<Row>>> =
                 keys.iter().map(|key| select.query_row(params![id, key], row).optional()).collect();
             Ok(rows?)
         })
     }
 
-    fn scan<'a>(&'a self, partition: &'a str, from: &'a str, to: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+    fn scan<'a>(
+        &'a self,
+        partition: &'a str,
+        from: &'a str,
+        to: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
         let (partition, from, to) = (partition.to_owned(), from.to_owned(), to.to_owned());
         self.call("read", move |connection| {
             let Some(id) = partition_id(connection, &partition)? else { return Ok(Vec::new()) };
@@ -218,8 +228,9 @@ fn write_rows(transaction: &Transaction<'_>, partition: &str, writes: &[Write]) 
     transaction.prepare_cached("INSERT OR IGNORE INTO partitions (name) VALUES (?1)")?.execute([partition])?;
     let id = partition_id(transaction, partition)?.unwrap_or_default();
     // One number per transaction tells its writes from all others, those before a delete included.
-    let number: i64 =
-        transaction.prepare_cached("UPDATE counter SET version = version + 1 RETURNING version")?.query_row([], |row| row.get(0))?;
+    let number: i64 = transaction
+        .prepare_cached("UPDATE counter SET version = version + 1 RETURNING version")?
+        .query_row([], |row| row.get(0))?;
     let mut select = transaction.prepare_cached("SELECT version FROM rows WHERE partition = ?1 AND key = ?2")?;
     let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO rows VALUES (?1, ?2, ?3, ?4)")?;
     let mut delete = transaction.prepare_cached("DELETE FROM rows WHERE partition = ?1 AND key = ?2")?;
@@ -252,7 +263,12 @@ impl Queue for SqliteStore {
         })
     }
 
-    fn receive<'a>(&'a self, queue: &'a str, limit: usize, visibility: Duration) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+    fn receive<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        visibility: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
         let (queue, now) = (queue.to_owned(), self.now_ms());
         let until = later(now, visibility);
         self.call("read", move |connection| {

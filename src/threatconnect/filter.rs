@@ -68,15 +68,14 @@ impl Filter {
     /// The whole expression, without the clause of the place.
     #[must_use]
     pub fn tql(&self, since: Option<Timestamp>) -> String {
-        let mut clauses = match &self.tql {
-            Some(own) => vec![format!("({own})")],
-            None => {
-                // Restates the server's default, so that the query says what is read.
-                let mut clauses = vec!["indicatorActive = true".to_owned()];
-                clauses.extend(FILTERS.iter().filter_map(|row| (row.clause)(self)));
-                clauses
-            }
-        };
+        let mut clauses = Vec::new();
+        if let Some(own) = &self.tql {
+            clauses.push(format!("({own})"));
+        } else {
+            // Restates the server's default, so that the query says what is read.
+            clauses.push("indicatorActive = true".to_owned());
+            clauses.extend(FILTERS.iter().filter_map(|row| (row.clause)(self)));
+        }
         if let Some(since) = since {
             clauses.push(format!("lastModified > \"{}\"", since.strftime("%Y-%m-%dT%H:%M:%SZ")));
         }
@@ -163,7 +162,10 @@ mod tests {
             ..Filter::default()
         };
         let since = "2023-11-21T10:11:12Z".parse().expect("a time");
-        assert_eq!(filter.tql(Some(since)), "(rating > 3 or indicatorActive = false) and lastModified > \"2023-11-21T10:11:12Z\"");
+        assert_eq!(
+            filter.tql(Some(since)),
+            "(rating > 3 or indicatorActive = false) and lastModified > \"2023-11-21T10:11:12Z\""
+        );
     }
 
     /// As a server reads it.

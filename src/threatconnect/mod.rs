@@ -73,9 +73,12 @@ pub struct Page {
 /// One row of a page.
 #[derive(Debug)]
 pub enum Item {
-    Indicator(Indicator),
+    Indicator(Box<Indicator>),
     /// The id could be read, the rest not.
-    Unreadable { id: u64, reason: String },
+    Unreadable {
+        id: u64,
+        reason: String,
+    },
 }
 
 impl Item {
@@ -150,7 +153,7 @@ impl Client {
         loop {
             let query = Query { tql: "", limit: 500, start: owners.len() as u64, count: false, indicators: false };
             let reply = self.call("read owners", "/v3/security/owners", &query).await?;
-            let (page, rows) = wire::decode_owners(&reply.body).map_err(|cause| self.no_page("read owners", &cause))?;
+            let (page, rows) = wire::decode_owners(&reply.body).map_err(|cause| no_page("read owners", &cause))?;
             let full = rows >= query.limit as usize;
             owners.extend(page);
             if !full {
@@ -206,7 +209,7 @@ impl Client {
     async fn page(&self, operation: &'static str, query: &Query<'_>) -> Result<Page, Error> {
         let reply = self.call(operation, "/v3/indicators", query).await?;
         let server_time = reply.headers.get("date").and_then(|date| http_date(date.to_str().ok()?));
-        let decoded = wire::decode_page(&reply.body).map_err(|cause| self.no_page(operation, &cause))?;
+        let decoded = wire::decode_page(&reply.body).map_err(|cause| no_page(operation, &cause))?;
         Ok(Page { items: decoded.items, count: decoded.count, server_time, without_id: decoded.without_id })
     }
 
@@ -245,12 +248,8 @@ impl Client {
         if said.contains("Access Denied") {
             return "API_USER (guide: Api User) is unknown, or may not see an owner".to_owned();
         }
-        "the credentials are not accepted; check API_USER and THREATCONNECT_SECRET_KEY, or THREATCONNECT_TOKEN, which expires".to_owned()
-    }
-
-    fn no_page(&self, operation: &str, cause: &str) -> Error {
-        let hint = if cause.contains("HTML") { "; does THREATCONNECT_URL name the API (it ends in `/api` on most instances)?" } else { "" };
-        Error { transient: !cause.contains("HTML"), ..Error::for_good(format!("failed to {operation} from ThreatConnect: {cause}{hint}")) }
+        "the credentials are not accepted; check API_USER and THREATCONNECT_SECRET_KEY, or THREATCONNECT_TOKEN, which expires"
+            .to_owned()
     }
 }
 
@@ -296,6 +295,15 @@ impl Query<'_> {
     }
 }
 
+fn no_page(operation: &str, cause: &str) -> Error {
+    let hint =
+        if cause.contains("HTML") { "; does THREATCONNECT_URL name the API (it ends in `/api` on most instances)?" } else { "" };
+    Error {
+        transient: !cause.contains("HTML"),
+        ..Error::for_good(format!("failed to {operation} from ThreatConnect: {cause}{hint}"))
+    }
+}
+
 fn unanswered(failure: &Failure) -> Error {
     let hint = match failure.status {
         Some(503) => "; ThreatConnect says 503 also when the instance is not licensed for the API",
@@ -323,7 +331,8 @@ mod tests {
     #[test]
     fn a_long_query_travels_in_a_body_and_the_bare_path_is_signed() {
         let tql = format!("hasTag(name in ({}))", vec!["\"a rather long tag name\""; 100].join(", "));
-        let request = Query { tql: &tql, limit: 10, start: 0, count: true, indicators: true }.request("read indicators", "/v3/indicators");
+        let request =
+            Query { tql: &tql, limit: 10, start: 0, count: true, indicators: true }.request("read indicators", "/v3/indicators");
         assert_eq!(request.path, "/v3/indicators");
         let body: serde_json::Value = serde_json::from_slice(&request.body.expect("a body")).expect("JSON");
         assert_eq!(body["data"]["tql"], tql);

@@ -24,7 +24,9 @@ enum Way {
     /// `id > after`, sorted by the server.
     Key,
     /// `id > after and id <= after + width`, sorted here.
-    Windows { width: u64 },
+    Windows {
+        width: u64,
+    },
     Over,
 }
 

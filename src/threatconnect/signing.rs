@@ -10,7 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use super::Credentials;
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::platform::http::{Authorize, AuthorizeError};
+use crate::platform::http::{Authorize, AuthorizeError, Authorized};
 
 /// Signs requests, or adds the token.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Signer {
 }
 
 impl Authorize for Signer {
-    fn headers<'a>(&'a self, method: &'a Method, target: &'a str) -> BoxFuture<'a, Result<Vec<(HeaderName, HeaderValue)>, AuthorizeError>> {
+    fn headers<'a>(&'a self, method: &'a Method, target: &'a str) -> BoxFuture<'a, Authorized> {
         Box::pin(async move {
             match &self.credentials {
                 Credentials::Token(token) => Ok(vec![(AUTHORIZATION, header(&format!("TC-Token {}", token.expose()))?)]),

@@ -44,7 +44,7 @@ pub(crate) fn decode_page(body: &[u8]) -> Result<Decoded, String> {
     let mut page = Decoded { items: Vec::with_capacity(data.len()), count, without_id: 0 };
     for row in data {
         match serde_json::from_str::<Row<'_>>(row.get()).map_err(|e| e.to_string()).and_then(Row::into_indicator) {
-            Ok(indicator) => page.items.push(Item::Indicator(indicator)),
+            Ok(indicator) => page.items.push(Item::Indicator(Box::new(indicator))),
             Err(reason) => match serde_json::from_str::<OnlyId>(row.get()).ok().and_then(|row| row.id.id()) {
                 Some(id) => page.items.push(Item::Unreadable { id, reason }),
                 None => page.without_id += 1,
@@ -80,7 +80,11 @@ fn decode_envelope(body: &[u8]) -> Result<(Vec<&RawValue>, Option<u64>), String>
     })?;
     match envelope.status {
         Some(status) if status.0.eq_ignore_ascii_case("success") => {}
-        Some(_) => return Err(envelope.message.map_or_else(|| "an error without a message".to_owned(), |message| message.0.into_owned())),
+        Some(_) => {
+            return Err(envelope
+                .message
+                .map_or_else(|| "an error without a message".to_owned(), |message| message.0.into_owned()));
+        }
         None => return Err("the answer is no page of ThreatConnect: it has no `status`".to_owned()),
     }
     let data = envelope.data.ok_or("the answer is no page of ThreatConnect: it has no `data`")?;
@@ -189,7 +193,8 @@ impl<'a> Row<'a> {
             let named = self.attributes.0.iter().filter(move |a| a.type_name.as_ref().is_some_and(|t| t.0.trim() == name));
             named.filter_map(|a| a.value.as_ref().map(|value| value.0.as_ref()))
         };
-        let mut phases: Vec<KillChainPhase> = attributes("Phase of Intrusion").filter_map(KillChainPhase::from_attribute).collect();
+        let mut phases: Vec<KillChainPhase> =
+            attributes("Phase of Intrusion").filter_map(KillChainPhase::from_attribute).collect();
         phases.sort_unstable();
         phases.dedup();
         let protocols: Vec<&str> = attributes("Network Protocol Analysis").collect();
@@ -240,8 +245,10 @@ impl<'a> Row<'a> {
 
     fn hashes(&self) -> Vec<(Kind, String)> {
         let own = [(Kind::Md5, &self.md5), (Kind::Sha1, &self.sha1), (Kind::Sha256, &self.sha256)];
-        let mut hashes: Vec<(Kind, String)> =
-            own.into_iter().filter_map(|(kind, text)| owned(text.as_ref()).filter(|t| !t.is_empty()).map(|t| (kind, t))).collect();
+        let mut hashes: Vec<(Kind, String)> = own
+            .into_iter()
+            .filter_map(|(kind, text)| owned(text.as_ref()).filter(|t| !t.is_empty()).map(|t| (kind, t)))
+            .collect();
         if hashes.is_empty() {
             // The summary joins the hashes that there are.
             let summary = self.summary.as_ref().map_or("", |text| text.0.as_ref());
@@ -311,7 +318,11 @@ struct Number(Option<f64>, Option<u64>);
 impl Number {
     /// Exact: ids exceed what a float can hold.
     fn id(self) -> Option<u64> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number that is not negative, by the filter")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a whole number that is not negative, by the filter"
+        )]
         self.1.or_else(|| self.0.filter(|f| *f >= 0.0 && f.fract() == 0.0 && *f < 9e15).map(|f| f as u64))
     }
 }
@@ -411,7 +422,7 @@ mod tests {
         page.items
             .into_iter()
             .map(|item| match item {
-                Item::Indicator(indicator) => indicator,
+                Item::Indicator(indicator) => *indicator,
                 Item::Unreadable { id, reason } => panic!("{id}: {reason}"),
             })
             .collect()
@@ -425,11 +436,18 @@ mod tests {
         let kinds: Vec<usize> = all.iter().map(|indicator| indicator.values.len()).collect();
         assert_eq!(kinds, [1, 1, 1, 1, 1, 1, 1, 1, 3, 0, 0, 0, 0], "ASN, registry key, mutex and hashtag give nothing");
         let c2 = &all[0];
-        assert_eq!((c2.tlp, c2.score.map(ThreatAssessScore::value), c2.rating.map(ThreatRating::hundredths)), (Some(Tlp::Amber), Some(712), Some(400)));
+        assert_eq!(
+            (c2.tlp, c2.score.map(ThreatAssessScore::value), c2.rating.map(ThreatRating::hundredths)),
+            (Some(Tlp::Amber), Some(712), Some(400))
+        );
         assert_eq!(c2.network.map(|n| n.to_string()).as_deref(), Some("443/TCP"));
         assert_eq!(c2.last_seen.map(|t| t.to_string()).as_deref(), Some("2023-11-19T22:41:03Z"));
         assert_eq!(all[2].phases, [KillChainPhase::Delivery, KillChainPhase::Actions]);
-        assert_eq!(all[2].last_seen.map(|t| t.to_string()).as_deref(), Some("2023-11-17T04:00:00Z"), "the indicator's own `lastSeen`");
+        assert_eq!(
+            all[2].last_seen.map(|t| t.to_string()).as_deref(),
+            Some("2023-11-17T04:00:00Z"),
+            "the indicator's own `lastSeen`"
+        );
         assert_eq!(all[5].values[0].1, r#"Mozilla/4.0 (compatible; EvilBot "2.0"; \x)"#);
         assert_eq!((all[12].rating, all[12].confidence), (None, None));
     }

@@ -41,7 +41,13 @@ impl StateStore for Dying {
         if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.get_many(partition, keys) }
     }
 
-    fn scan<'a>(&'a self, partition: &'a str, from: &'a str, to: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+    fn scan<'a>(
+        &'a self,
+        partition: &'a str,
+        from: &'a str,
+        to: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
         if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.scan(partition, from, to, limit) }
     }
 

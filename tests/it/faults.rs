@@ -16,7 +16,10 @@ async fn one_429_is_waited_out() {
     let body = r#"{"statusCode":429,"message":"Rate limit is exceeded. Try again in 7 seconds."}"#;
     rig.emulator.world().faults.nth(Service::Sentinel, 3, status(429, body));
     let report = rig.run().await;
-    assert_eq!((report.complete, report.outcomes.accepted, report.requests.retried, report.requests.throttled), (true, 1_000, 1, 1));
+    assert_eq!(
+        (report.complete, report.outcomes.accepted, report.requests.retried, report.requests.throttled),
+        (true, 1_000, 1, 1)
+    );
     assert_eq!(rig.emulator.world().requests(Service::Sentinel), 11);
 }
 
@@ -24,7 +27,11 @@ async fn one_429_is_waited_out() {
 async fn one_500_is_tried_again() {
     let mut rig = Rig::new().await;
     rig.add_hosts(1_000);
-    rig.emulator.world().faults.nth(Service::Sentinel, 5, status(500, "{\"statusCode\":500,\"message\":\"Internal server error\"}"));
+    rig.emulator.world().faults.nth(
+        Service::Sentinel,
+        5,
+        status(500, "{\"statusCode\":500,\"message\":\"Internal server error\"}"),
+    );
     let report = rig.run().await;
     assert_eq!((report.complete, report.outcomes.accepted, report.requests.sink), (true, 1_000, 11));
 }
@@ -35,7 +42,10 @@ async fn one_record_refused_for_good_is_rejected_alone_and_not_sent_again() {
     rig.add_hosts(1_000);
     rig.emulator.world().sentinel.refuse.push("'h77.example'".to_owned());
     let report = rig.run().await;
-    assert_eq!((report.complete, report.outcomes.accepted, report.outcomes.rejected, report.changes.newly_rejected), (true, 999, 1, 1));
+    assert_eq!(
+        (report.complete, report.outcomes.accepted, report.outcomes.rejected, report.changes.newly_rejected),
+        (true, 999, 1, 1)
+    );
     let app = rig.app();
     let entry = &app.exporter.registered().await.expect("a list")[0];
     let rejected = app.exporter.rejections(entry).await.expect("a list");
@@ -45,7 +55,8 @@ async fn one_record_refused_for_good_is_rejected_alone_and_not_sent_again() {
     let again = rig.run().await;
     assert_eq!((again.outcomes.rejected, again.changes.newly_rejected, again.requests.sink), (1, 0, 0));
     rig.emulator.world().sentinel.refuse.clear();
-    let retried = rig.run_job("default", indicator_relay::export::Request { full: true, retry_rejected: true, ..Default::default() }).await;
+    let retried =
+        rig.run_job("default", indicator_relay::export::Request { full: true, retry_rejected: true, ..Default::default() }).await;
     assert_eq!((retried.outcomes.accepted, rig.live().len()), (1, 1_000));
     assert!(rig.app().exporter.rejections(entry).await.expect("a list").is_empty());
 }
@@ -54,7 +65,10 @@ async fn one_record_refused_for_good_is_rejected_alone_and_not_sent_again() {
 async fn a_lasting_500_ends_the_run_and_the_next_one_goes_on() {
     let mut rig = Rig::new().await;
     rig.add_hosts(1_000);
-    rig.emulator.world().faults.always(Service::Sentinel, status(500, "{\"statusCode\":500,\"message\":\"Internal server error\"}"));
+    rig.emulator
+        .world()
+        .faults
+        .always(Service::Sentinel, status(500, "{\"statusCode\":500,\"message\":\"Internal server error\"}"));
     let report = rig.run().await;
     let error = report.error.clone().expect("an error");
     assert!(error.contains("status 500") && !report.complete && report.not_before.is_some(), "{error}");
@@ -106,7 +120,11 @@ async fn wrong_secrets_are_told_apart() {
     for (key, value, expected) in [
         ("THREATCONNECT_SECRET_KEY", "wrong", "THREATCONNECT_SECRET_KEY does not belong to API_USER"),
         ("API_USER", "1", "API_USER (guide: Api User) is unknown"),
-        ("MICROSOFT_GRAPH_CLIENT_SECRET", "wrong", "MICROSOFT_GRAPH_CLIENT_SECRET (guide: Microsoft Graph Client Secret) is wrong"),
+        (
+            "MICROSOFT_GRAPH_CLIENT_SECRET",
+            "wrong",
+            "MICROSOFT_GRAPH_CLIENT_SECRET (guide: Microsoft Graph Client Secret) is wrong",
+        ),
         ("MICROSOFT_GRAPH_CLIENT_ID", "wrong", "MICROSOFT_GRAPH_CLIENT_ID (guide: Microsoft Graph Client ID) is unknown"),
         ("MICROSOFT_GRAPH_TENANT_ID", "wrong", "MICROSOFT_GRAPH_TENANT_ID (guide: Microsoft Graph Tenant ID) is unknown"),
         ("SENTINEL_SCOPE", "https://graph.microsoft.com/.default", "SENTINEL_SCOPE"),
@@ -163,7 +181,8 @@ async fn a_source_that_answers_nonsense_moves_and_withdraws_nothing() {
 async fn a_page_that_never_ends_is_an_error() {
     let mut rig = Rig::new().await;
     rig.add_hosts(3);
-    let page = r#"{"status":"Success","data":[{"id":5,"type":"Host","dateAdded":"2026-01-01T00:00:00Z","hostName":"a.example"}]}"#;
+    let page =
+        r#"{"status":"Success","data":[{"id":5,"type":"Host","dateAdded":"2026-01-01T00:00:00Z","hostName":"a.example"}]}"#;
     rig.emulator.world().faults.push(Fault {
         service: Service::ThreatConnect,
         path: "/v3/indicators".to_owned(),

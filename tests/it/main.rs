@@ -1,8 +1,12 @@
 //! The product from outside, over real HTTP against the emulator. Nothing sleeps: the clock is set.
-#![expect(clippy::disallowed_methods, reason = "tests build clients and read what they are started with")]
+#![expect(clippy::panic, reason = "a test that cannot go on says why")]
 
 mod crash;
+mod documents;
 mod faults;
 mod model;
+mod program;
 mod rig;
+mod storage;
 mod stories;
+mod tidy;

@@ -23,23 +23,80 @@ const HISTORIES: u32 = 300;
 /// One step of a history. Numbers choose among what there is.
 #[derive(Debug, Clone)]
 enum Step {
-    Add { owner: usize, value: usize, score: Option<u16>, confidence: Option<u8> },
-    AddFile { value: usize, hashes: usize },
-    Rescore { which: usize, score: Option<u16> },
-    Touch { which: usize, confidence: Option<u8> },
-    Retag { which: usize, tag: usize },
-    Activate { which: usize, active: bool },
-    Delete { which: usize },
-    Move { which: usize, owner: usize },
-    DropHash { which: usize },
-    NeverSend { value: usize, on: bool },
-    Minimum { confidence: u8 },
-    Tlp { red: bool },
-    Wait { hours: u64 },
-    Run { job: usize, full: bool },
-    RunInTurns { job: usize },
-    Crash { job: usize, full: bool, writes: i64, after: bool },
-    Faulty { job: usize, full: bool, effect: usize, nth: u32 },
+    Add {
+        owner: usize,
+        value: usize,
+        score: Option<u16>,
+        confidence: Option<u8>,
+    },
+    AddFile {
+        value: usize,
+        hashes: usize,
+    },
+    Rescore {
+        which: usize,
+        score: Option<u16>,
+    },
+    Touch {
+        which: usize,
+        confidence: Option<u8>,
+    },
+    Retag {
+        which: usize,
+        tag: usize,
+    },
+    Activate {
+        which: usize,
+        active: bool,
+    },
+    Delete {
+        which: usize,
+    },
+    Move {
+        which: usize,
+        owner: usize,
+    },
+    DropHash {
+        which: usize,
+    },
+    NeverSend {
+        value: usize,
+        on: bool,
+    },
+    Minimum {
+        confidence: u8,
+    },
+    Tlp {
+        red: bool,
+    },
+    Wait {
+        hours: u64,
+    },
+    Run {
+        job: usize,
+        full: bool,
+    },
+    RunInTurns {
+        job: usize,
+    },
+    Crash {
+        job: usize,
+        full: bool,
+        writes: i64,
+        after: bool,
+    },
+    /// Gone for one full run that does not come to its end, and back again.
+    Blink {
+        which: usize,
+        job: usize,
+        writes: i64,
+    },
+    Faulty {
+        job: usize,
+        full: bool,
+        effect: usize,
+        nth: u32,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -63,6 +120,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..2_usize, any::<bool>()).prop_map(|(job, full)| Step::Run { job, full }),
         1 => (0..2_usize).prop_map(|job| Step::RunInTurns { job }),
         4 => (0..2_usize, any::<bool>(), 1_i64..14, any::<bool>()).prop_map(|(job, full, writes, after)| Step::Crash { job, full, writes, after }),
+        2 => (0..12_usize, 0..2_usize, 3_i64..9).prop_map(|(which, job, writes)| Step::Blink { which, job, writes }),
         3 => (0..2_usize, any::<bool>(), 0..5_usize, 1_u32..4).prop_map(|(job, full, effect, nth)| Step::Faulty { job, full, effect, nth }),
     ]
 }
@@ -110,6 +168,7 @@ impl History {
         self.rig.run_job(JOBS[job], Request { full, ..Request::default() }).await
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per step")]
     async fn act(&mut self, step: &Step) {
         // Every step takes a while: no two changes fall into one second.
         self.rig.clock.advance(Duration::from_secs(7));
@@ -144,7 +203,11 @@ impl History {
                 }
             }
             Step::NeverSend { value, on } => {
-                if on { self.never.insert(value) } else { self.never.remove(&value) };
+                if on {
+                    self.never.insert(value)
+                } else {
+                    self.never.remove(&value)
+                };
                 let list: Vec<String> = self.never.iter().map(|value| host(*value)).collect();
                 self.rig.settings.remove("NEVER_SEND");
                 if !list.is_empty() {
@@ -167,6 +230,13 @@ impl History {
                 let request = Request { full, ..Request::default() };
                 drop(self.rig.run_over(dying as Arc<dyn StateStore>, JOBS[job], request).await);
             }
+            Step::Blink { which, job, writes } => {
+                self.change(which, false, |i| i.active = false);
+                let dying = Dying::at(Arc::clone(&self.rig.store), writes, true);
+                let request = Request { full: true, ..Request::default() };
+                drop(self.rig.run_over(dying as Arc<dyn StateStore>, JOBS[job], request).await);
+                self.change(which, false, |i| i.active = true);
+            }
             Step::Faulty { job, full, effect, nth } => {
                 let effect = match effect {
                     0 => Effect::Cut,
@@ -175,8 +245,18 @@ impl History {
                     3 => Effect::Body("<html>".to_owned()),
                     _ => Effect::Status { status: 500, body: "{}".to_owned(), retry_after: None },
                 };
-                for (service, when) in [(Service::Sentinel, When::Nth(nth)), (Service::Sentinel, When::Chance { permille: 700, state: u64::from(nth) }), (Service::ThreatConnect, When::Nth(nth + 1))] {
-                    self.rig.emulator.world().faults.push(Fault { service, path: String::new(), body: String::new(), when, effect: effect.clone() });
+                for (service, when) in [
+                    (Service::Sentinel, When::Nth(nth)),
+                    (Service::Sentinel, When::Chance { permille: 700, state: u64::from(nth) }),
+                    (Service::ThreatConnect, When::Nth(nth + 1)),
+                ] {
+                    self.rig.emulator.world().faults.push(Fault {
+                        service,
+                        path: String::new(),
+                        body: String::new(),
+                        when,
+                        effect: effect.clone(),
+                    });
                 }
                 drop(self.run(job, full).await);
                 self.rig.emulator.world().faults.clear();
@@ -230,8 +310,13 @@ impl History {
             let covered = self.never.iter().any(|value| host(*value) == indicator.value);
             return if covered { Vec::new() } else { vec![format!("[domain-name:value = '{}']", indicator.value)] };
         }
-        let hash = |name: &str, hash: &Option<String>| hash.as_ref().map(|hash| format!("[file:hashes.'{name}' = '{}']", hash.to_lowercase()));
-        [hash("MD5", &indicator.md5), hash("SHA-1", &indicator.sha1), hash("SHA-256", &indicator.sha256)].into_iter().flatten().collect()
+        let hash = |name: &str, hash: &Option<String>| {
+            hash.as_ref().map(|hash| format!("[file:hashes.'{name}' = '{}']", hash.to_lowercase()))
+        };
+        [hash("MD5", &indicator.md5), hash("SHA-1", &indicator.sha1), hash("SHA-256", &indicator.sha256)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     fn check(&self) -> Result<(), String> {
@@ -248,7 +333,8 @@ impl History {
             let shown = expected[pattern].iter().any(|(id, action)| {
                 let indicator = world.indicator(*id).expect("it was just listed");
                 let number = reference["external_id"].as_str().and_then(|text| text.split('-').nth(1)).unwrap_or_default();
-                let labels: Vec<String> = object["labels"].as_array().into_iter().flatten().filter_map(|l| l.as_str().map(str::to_owned)).collect();
+                let labels: Vec<String> =
+                    object["labels"].as_array().into_iter().flatten().filter_map(|l| l.as_str().map(str::to_owned)).collect();
                 let owner = format!("ThreatConnect | Owner: {}", indicator.owner);
                 number == id.to_string()
                     && reference["description"].as_str().is_some_and(|text| text.contains(action))
@@ -270,7 +356,25 @@ fn weight(indicator: &Indicator) -> Weight {
     (indicator.score, None, indicator.confidence, indicator.last_modified.as_second())
 }
 
-async fn live(steps: &[Step]) -> Result<(), String> {
+impl History {
+    /// One job leaves: what it shared goes on living with the other's content, what it alone brought expires.
+    async fn leave(&mut self) -> Result<(), String> {
+        self.rig.set("JOBS", "wide");
+        self.rig.settings.retain(|key, _| !key.starts_with("STRICT__"));
+        for _ in 0..6 {
+            self.rig.clock.advance(Duration::from_secs(8 * 86_400));
+            let report = self.run(0, true).await;
+            if report.refused_withdrawal.is_some() {
+                let app = self.rig.app();
+                app.exporter.approve_withdrawal(&app.exporter.jobs()[0]).await.expect("something to approve");
+            }
+        }
+        self.minimum = u8::MAX; // nobody is strict any more
+        self.check().map_err(|error| format!("after a job left: {error}"))
+    }
+}
+
+async fn live(steps: &[Step], leaves: bool) -> Result<(), String> {
     let mut history = History::new().await;
     for step in steps {
         history.act(step).await;
@@ -283,16 +387,16 @@ async fn live(steps: &[Step]) -> Result<(), String> {
             return Err(format!("a run with nothing to do does something: {report:#?}"));
         }
     }
-    Ok(())
+    if leaves { history.leave().await } else { Ok(()) }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: HISTORIES, failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_any_history_the_target_equals_the_source(steps in prop::collection::vec(step(), 3..24)) {
+    fn after_any_history_the_target_equals_the_source(steps in prop::collection::vec(step(), 3..24), leaves in prop::bool::weighted(0.3)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let outcome = runtime.block_on(live(&steps));
+        let outcome = runtime.block_on(live(&steps, leaves));
         prop_assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
     }
 }

@@ -101,10 +101,6 @@ impl Rig {
         self.clock.now()
     }
 
-    pub(crate) fn client(&self) -> reqwest::Client {
-        self.client.clone()
-    }
-
     /// The product as a new process would find it.
     pub(crate) fn app(&self) -> App {
         self.app_over(Arc::clone(&self.store))
@@ -171,7 +167,9 @@ impl Rig {
 
     /// Hosts that are live there.
     pub(crate) fn live_hosts(&self) -> Vec<String> {
-        let host = |pattern: &String| pattern.strip_prefix("[domain-name:value = '").and_then(|rest| rest.strip_suffix("']")).map(str::to_owned);
+        let host = |pattern: &String| {
+            pattern.strip_prefix("[domain-name:value = '").and_then(|rest| rest.strip_suffix("']")).map(str::to_owned)
+        };
         self.live().iter().filter_map(host).collect()
     }
 

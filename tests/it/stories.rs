@@ -128,7 +128,10 @@ async fn two_jobs_on_one_destination_agree_on_alert_or_block() {
         rig.clock.advance(HOUR);
     }
     let object = rig.object("both.example");
-    assert!(object["external_references"][0]["description"].as_str().is_some_and(|text| text.contains("Action Alert")), "{object}");
+    assert!(
+        object["external_references"][0]["description"].as_str().is_some_and(|text| text.contains("Action Alert")),
+        "{object}"
+    );
     rig.assert_nothing_stale();
 }
 
@@ -143,7 +146,10 @@ async fn an_empty_source_withdraws_nothing_until_it_is_approved() {
     }
     let refused = rig.run().await;
     let told = refused.refused_withdrawal.clone().expect("a refusal");
-    assert_eq!((told.rows, told.of, told.owners.as_slice(), rig.live().len()), (100, 100, ["Acme Org".to_owned()].as_slice(), 100));
+    assert_eq!(
+        (told.rows, told.of, told.owners.as_slice(), rig.live().len()),
+        (100, 100, ["Acme Org".to_owned()].as_slice(), 100)
+    );
     rig.clock.advance(HOUR);
     {
         let app = rig.app();
@@ -207,7 +213,11 @@ async fn an_indicator_that_cannot_be_read_protects_what_is_there() {
     assert_eq!((report.complete, report.read.unreadable, report.withdrawn, rig.live().len()), (true, 1, 0, 5), "{report:#?}");
     rig.emulator.world().edit(ids[1], |i| i.raw = Some("{\"type\":\"Host\"}".to_owned()));
     let report = rig.full().await;
-    assert_eq!((report.complete, report.withdrawn, rig.live().len()), (false, 0, 5), "without an id nobody knows which one it is");
+    assert_eq!(
+        (report.complete, report.withdrawn, rig.live().len()),
+        (false, 0, 5),
+        "without an id nobody knows which one it is"
+    );
 }
 
 #[tokio::test]
@@ -388,7 +398,8 @@ async fn a_retired_job_takes_back_only_what_nobody_else_claims() {
     rig.set("JOBS", "one,two");
     rig.set("ONE__TAGS_FILTER", "a");
     rig.set("TWO__TAGS_FILTER", "b");
-    let tag = |tags: &'static [&'static str]| move |i: &mut Indicator| i.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+    let tag =
+        |tags: &'static [&'static str]| move |i: &mut Indicator| i.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
     rig.add_of("Acme Org", "Host", "a.example", tag(&["a"]));
     rig.add_of("Acme Org", "Host", "b.example", tag(&["b"]));
     rig.add_of("Acme Org", "Host", "both.example", tag(&["a", "b"]));

@@ -19,7 +19,7 @@ use indicator_relay::platform::pacer::Pacer;
 use indicator_relay::settings::{Settings, Target};
 use indicator_relay::storage::sqlite::SqliteStore;
 use indicator_relay::storage::{StateStore, Version, Write};
-use indicator_relay::threatconnect::Client;
+use indicator_relay::threatconnect::{Client, Filter, Item};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -68,7 +68,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let cargo = option_env!("CARGO").unwrap_or("cargo");
-    let built = Command::new(cargo).args(["build", "--release", "--quiet", "-p", "xtask", "-p", "emulator"]).current_dir(root()).status();
+    let built =
+        Command::new(cargo).args(["build", "--release", "--quiet", "-p", "xtask", "-p", "emulator"]).current_dir(root()).status();
     ensure!(built.await?.success(), "failed to build");
     pace();
     compare(&arguments).await?;
@@ -77,7 +78,13 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let emulator = Emulated::start(arguments.large, &[]).await?;
         let folder = tempfile::tempdir()?;
         let large = emulator.part("product", folder.path(), "large.db").await?;
-        println!("{:>9} indicators: wall {:.1} s, CPU {:.1} s, peak {:.1} MiB (target 48)", arguments.large, large.wall_ms / 1e3, large.cpu_ms / 1e3, mib(large));
+        println!(
+            "{:>9} indicators: wall {:.1} s, CPU {:.1} s, peak {:.1} MiB (target 48)",
+            arguments.large,
+            large.wall_ms / 1e3,
+            large.cpu_ms / 1e3,
+            mib(large)
+        );
     }
     Ok(())
 }
@@ -112,14 +119,29 @@ async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
         ensure!(second.accepted == 0 && product.unchanged == 0, "the second run sent something: {second:?}");
         println!(
             "{:>9} indicators, pair {}: floor {:.2} s wall {:.2} s CPU {:.1} MiB; product {:.2} s wall {:.2} s CPU {:.1} MiB; again, nothing changed: {:.2} s wall {:.2} s CPU",
-            arguments.count, i + 1, floor.wall_ms / 1e3, floor.cpu_ms / 1e3, mib(floor), product.wall_ms / 1e3, product.cpu_ms / 1e3, mib(product), second.wall_ms / 1e3, second.cpu_ms / 1e3
+            arguments.count,
+            i + 1,
+            floor.wall_ms / 1e3,
+            floor.cpu_ms / 1e3,
+            mib(floor),
+            product.wall_ms / 1e3,
+            product.cpu_ms / 1e3,
+            mib(product),
+            second.wall_ms / 1e3,
+            second.cpu_ms / 1e3
         );
         wall.push(product.wall_ms / floor.wall_ms);
         cpu.push(product.cpu_ms / floor.cpu_ms);
         peak.push(mib(product));
         again.push(second.wall_ms / 1e3);
     }
-    println!("medians: wall {:.2} × the floor (target 1.5), CPU {:.2} × (target 1.5), peak {:.1} MiB, unchanged run {:.2} s", median(wall), median(cpu), median(peak), median(again));
+    println!(
+        "medians: wall {:.2} × the floor (target 1.5), CPU {:.2} × (target 1.5), peak {:.1} MiB, unchanged run {:.2} s",
+        median(wall),
+        median(cpu),
+        median(peak),
+        median(again)
+    );
     Ok(())
 }
 
@@ -134,7 +156,10 @@ async fn latency(arguments: &Arguments) -> anyhow::Result<()> {
     let slower = read.wall_ms.max(upload.wall_ms);
     println!(
         "latency: {count} indicators, reading alone {:.2} s, uploading alone {:.2} s, the export {:.2} s: {:.0} % over the slower side (target 10)",
-        read.wall_ms / 1e3, upload.wall_ms / 1e3, both.wall_ms / 1e3, (both.wall_ms / slower - 1.0) * 100.0
+        read.wall_ms / 1e3,
+        upload.wall_ms / 1e3,
+        both.wall_ms / 1e3,
+        (both.wall_ms / slower - 1.0) * 100.0
     );
     Ok(())
 }
@@ -240,24 +265,13 @@ async fn floor(arguments: &Arguments, reads: bool, posts: bool) -> anyhow::Resul
     let store = SqliteStore::open(&arguments.state, Arc::clone(&clock))?;
     let tokens = Arc::new(Tokens::new(job.identity.clone(), http.clone()).map_err(anyhow::Error::msg)?);
     let token = tokens.bearer(&job.scope).headers(&reqwest::Method::POST, "").await?.remove(0).1;
-    let url = format!("{}workspaces/{}/threat-intelligence-stix-objects:upload?api-version=2024-02-01-preview", config.url, config.workspace_id);
+    let url = format!(
+        "{}workspaces/{}/threat-intelligence-stix-objects:upload?api-version=2024-02-01-preview",
+        config.url, config.workspace_id
+    );
     let began = Instant::now();
-    let (pages, mut read) = tokio::sync::mpsc::channel(2);
     let client = Client::new(job.source.clone(), http.clone(), Arc::clone(&clock));
-    let filter = job.filter.clone();
-    tokio::spawn(async move {
-        let mut source = client.pages(&filter, None, 0);
-        while let Ok(page) = source.next().await {
-            let over = page.items.is_empty();
-            let indicators = page.items.iter().map(|item| match item {
-                indicator_relay::threatconnect::Item::Indicator(indicator) => indicator.values.len(),
-                indicator_relay::threatconnect::Item::Unreadable { .. } => 0,
-            });
-            if pages.send(indicators.sum::<usize>()).await.is_err() || over {
-                return;
-            }
-        }
-    });
+    let mut read = read_pages(client, job.filter.clone());
     let mut rows = Rows { store: &store, lease: None, transactions: 0 };
     let mut under_way: VecDeque<Posted> = VecDeque::new();
     let (mut number, mut total) = (0, 0);
@@ -289,7 +303,13 @@ async fn floor(arguments: &Arguments, reads: bool, posts: bool) -> anyhow::Resul
             number += 1;
             sends.spawn(async move {
                 let _permit = permits.acquire().await?;
-                let answer = http.post(&url).header("authorization", token).header("content-type", "application/json").body(body).send().await?;
+                let answer = http
+                    .post(&url)
+                    .header("authorization", token)
+                    .header("content-type", "application/json")
+                    .body(body)
+                    .send()
+                    .await?;
                 ensure!(answer.status().is_success(), "status {}", answer.status());
                 answer.bytes().await?;
                 Ok(())
@@ -309,6 +329,25 @@ async fn floor(arguments: &Arguments, reads: bool, posts: bool) -> anyhow::Resul
     measured(began.elapsed(), total as u64, 0)
 }
 
+/// Signs, reads and parses in a task of its own; sightings per page, 0 at the end.
+fn read_pages(client: Client, filter: Filter) -> tokio::sync::mpsc::Receiver<usize> {
+    let (pages, read) = tokio::sync::mpsc::channel(2);
+    tokio::spawn(async move {
+        let mut source = client.pages(&filter, None, 0);
+        while let Ok(page) = source.next().await {
+            let over = page.items.is_empty();
+            let values = page.items.iter().map(|item| match item {
+                Item::Indicator(indicator) => indicator.values.len(),
+                Item::Unreadable { .. } => 0,
+            });
+            if pages.send(values.sum::<usize>()).await.is_err() || over {
+                return;
+            }
+        }
+    });
+    read
+}
+
 async fn finish(mut posted: Posted, rows: &mut Rows<'_>, writes: bool) -> anyhow::Result<()> {
     while let Some(sent) = posted.sends.join_next().await {
         sent??;
@@ -318,8 +357,12 @@ async fn finish(mut posted: Posted, rows: &mut Rows<'_>, writes: bool) -> anyhow
     }
     for size in chunks(posted.sightings, 49) {
         let n = rows.transactions;
-        let claim = |i: usize| Write::Put { key: format!("c.default.{:020}.{:043}", n * 50 + i, n * 50 + i), value: vec![b'x'; 140] };
-        let target = |i: usize| Write::Put { key: format!("t.{:043}", (n * 50 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15)), value: vec![b'x'; 430] };
+        let claim =
+            |i: usize| Write::Put { key: format!("c.default.{:020}.{:043}", n * 50 + i, n * 50 + i), value: vec![b'x'; 140] };
+        let target = |i: usize| Write::Put {
+            key: format!("t.{:043}", (n * 50 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            value: vec![b'x'; 430],
+        };
         rows.commit((0..size).flat_map(|i| [claim(i), target(i)]).collect()).await?;
     }
     rows.commit(vec![Write::Put { key: "r.default".to_owned(), value: vec![b'x'; 3_000] }]).await

@@ -56,14 +56,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let runs: Vec<Value> = [first, second].into_iter().flatten().collect();
         println!("{}", json!({ "runs": runs, "live_at_target": live }));
     } else {
-        say(
-            "\nWhere to look next:\n\
+        say("\nWhere to look next:\n\
              \x20 README.md                                   settings, commands, mapping\n\
              \x20 cargo run -p emulator                       the same services, left running, with the settings to paste\n\
              \x20 cargo run -- settings                       every setting and what it accepts\n\
              \x20 cargo run -- export --dry-run --out preview what would be sent, as files\n\
-             \x20 cargo test                                  all tests",
-        );
+             \x20 cargo test                                  all tests");
     }
     Ok(())
 }

@@ -76,7 +76,6 @@ pub(crate) fn stix_id(observable: &Observable) -> String {
 
 /// An indicator object without `modified` and `valid_until`, which are added when it is sent. Empty lists are left out.
 #[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "`object_marking_refs` is STIX's name")]
 pub(crate) struct Object<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -99,7 +98,8 @@ pub(crate) struct Object<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     labels: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    object_marking_refs: Option<[&'static str; 1]>,
+    #[serde(rename = "object_marking_refs")]
+    marking_refs: Option<[&'static str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     external_references: Option<[Reference<'a>; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,7 +170,7 @@ pub(crate) fn object<'a>(
         confidence: indicator.confidence.map(crate::indicator::Confidence::value),
         kill_chain_phases: indicator.phases.iter().map(phase).collect(),
         labels,
-        object_marking_refs: Some([marking(indicator.tlp.unwrap_or(terms.default_tlp))]),
+        marking_refs: Some([marking(indicator.tlp.unwrap_or(terms.default_tlp))]),
         external_references: Some([Reference {
             source_name: "ThreatConnect",
             description: context(indicator, terms),
@@ -202,7 +202,7 @@ pub(crate) fn farewell<'a>(item: &'a Withdrawal, config: &Config) -> Result<Obje
         confidence: None,
         kill_chain_phases: Vec::new(),
         labels: Vec::new(),
-        object_marking_refs: None,
+        marking_refs: None,
         external_references: None,
         extensions: None,
     })

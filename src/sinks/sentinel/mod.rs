@@ -6,7 +6,6 @@
 mod mapping;
 mod wire;
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::digest;
@@ -62,13 +61,10 @@ impl Config {
         let workspace = self.workspace_id.to_ascii_lowercase();
         let name = format!("{workspace}\n{}", self.source_system);
         let hash = digest::digest(&digest::SHA256, name.as_bytes());
-        let fingerprint = hash.as_ref().iter().take(8).fold(String::from("sentinel-"), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let short = hash.as_ref().iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         Destination {
             product: COLUMN.product,
-            fingerprint,
+            fingerprint: format!("sentinel-{short}"),
             shown: format!("workspace {workspace}, source system `{}`", self.source_system),
         }
     }
@@ -188,6 +184,16 @@ impl Sink for Sentinel {
     }
 }
 
+/// A 400 that names every item is an answer to each; any other is about the batch.
+fn refused(reply: &Reply, count: usize, correlation: Option<String>) -> Result<Vec<Answer>, SendError> {
+    if wire::refused(&reply.body).is_some_and(|refused| (0..count).all(|i| refused.contains_key(&i))) {
+        return Ok(wire::answers(&reply.body, count, correlation.as_deref()));
+    }
+    let said = excerpt(&reply.body).unwrap_or_else(|| format!("status {}", reply.status));
+    let message = format!("Sentinel refused the request: {said}");
+    Err(SendError { kind: SendErrorKind::Refused, message, retry_after: None, correlation })
+}
+
 /// The object's JSON without its closing brace: the times of sending follow.
 fn open_ended(object: &mapping::Object<'_>) -> Vec<u8> {
     let mut content = serde_json::to_vec(object).expect("an object of strings and numbers cannot fail to serialise");
@@ -217,16 +223,6 @@ fn unanswered(failure: Failure) -> SendError {
     // A 429 names its wait in the body, if at all: without one the vendor's window of a minute is waited for.
     let retry_after = failure.retry_after.or_else(|| (failure.status == Some(429)).then_some(wire::DEFAULT_WAIT));
     SendError { kind, message: failure.to_string(), retry_after, correlation: failure.request_id }
-}
-
-/// A 400 that names every item is an answer to each; any other is about the batch.
-fn refused(reply: &Reply, count: usize, correlation: Option<String>) -> Result<Vec<Answer>, SendError> {
-    if wire::refused(&reply.body).is_some_and(|refused| (0..count).all(|i| refused.contains_key(&i))) {
-        return Ok(wire::answers(&reply.body, count, correlation.as_deref()));
-    }
-    let said = excerpt(&reply.body).unwrap_or_else(|| format!("status {}", reply.status));
-    let message = format!("Sentinel refused the request: {said}");
-    Err(SendError { kind: SendErrorKind::Refused, message, retry_after: None, correlation })
 }
 
 /// What a status means for settings and permissions.

@@ -1,0 +1,126 @@
+//! The program as a user runs it: arguments, output, exit codes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Output;
+
+use emulator::{Emulator, Indicator, Options};
+use serde_json::Value;
+
+struct Session {
+    emulator: Emulator,
+    folder: tempfile::TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+impl Session {
+    async fn new(hosts: usize) -> Self {
+        let options = Options::default();
+        let now = options.time.now();
+        let emulator = Emulator::start(options).await.expect("free ports");
+        for i in 0..hosts {
+            emulator.world().add(Indicator::new("Acme Org", "Host", &format!("h{i}.example"), now));
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, emulator.ca_pem()).expect("written");
+        let mut environment = emulator.environment();
+        environment.insert("SSL_CERT_FILE".to_owned(), ca.display().to_string());
+        environment.insert("STATE_FILE".to_owned(), folder.path().join("state.db").display().to_string());
+        Self { emulator, folder, environment }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        run(arguments, &self.environment, self.folder.path()).await
+    }
+}
+
+async fn run(arguments: &[&str], environment: &BTreeMap<String, String>, folder: &Path) -> (i32, String, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_indicator-relay"));
+    let Output { status, stdout, stderr } =
+        command.args(arguments).env_clear().envs(environment).current_dir(folder).output().await.expect("started");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+#[tokio::test]
+async fn wrong_settings_are_told_at_once_and_nothing_is_contacted() {
+    let mut session = Session::new(1).await;
+    session.environment.insert("ACTION_TO_TAKE".to_owned(), "Delete".to_owned());
+    session.environment.insert("MINIMUM_CONFIDENCE_RATING".to_owned(), "101".to_owned());
+    session.environment.remove("DEFAULT_TLP_LEVEL");
+    let (code, out, err) = session.run(&["export"]).await;
+    assert_eq!((code, out.as_str()), (2, ""));
+    for key in ["ACTION_TO_TAKE", "MINIMUM_CONFIDENCE_RATING", "DEFAULT_TLP_LEVEL"] {
+        assert!(err.contains(key), "{err}");
+    }
+    assert!(session.emulator.world().log.is_empty());
+    assert!(!session.folder.path().join("state.db").exists());
+}
+
+#[tokio::test]
+async fn json_is_one_document_and_nothing_else() {
+    let session = Session::new(120).await;
+    let (code, out, _) = session.run(&["export", "--json", "-v"]).await;
+    let report: Value = serde_json::from_str(&out).expect("one document");
+    let run = &report["runs"][0];
+    assert_eq!((code, &run["complete"], &run["outcomes"]["accepted"]), (0, &true.into(), &120.into()));
+    for key in [
+        "job",
+        "target_product",
+        "delivery",
+        "mode",
+        "dry_run",
+        "since",
+        "watermark",
+        "read",
+        "withdrawn",
+        "by_type",
+        "reasons",
+        "requests",
+        "duration_ms",
+        "error",
+    ] {
+        assert!(run.get(key).is_some(), "{key} is missing");
+    }
+    assert_eq!(run["by_type"]["Host"]["accepted"], 120);
+}
+
+#[tokio::test]
+async fn every_command_answers() {
+    let session = Session::new(5).await;
+    assert_eq!(session.run(&["check"]).await.0, 0);
+    assert_eq!(session.run(&["export"]).await.0, 0);
+    for (arguments, expected) in [
+        (vec!["runs"], "complete"),
+        (vec!["rejected", "list"], "0 rejected"),
+        (vec!["explain", "h1.example"], "at the target, as it should be"),
+        (vec!["settings"], "THREATCONNECT_URL"),
+        (vec!["completions", "bash"], "indicator-relay"),
+        (vec!["export", "--dry-run", "--full", "--out", "preview"], "preview, nothing was sent"),
+        (vec!["jobs", "retire", "default"], "5 rows withdrawn"),
+    ] {
+        let (code, out, err) = session.run(&arguments).await;
+        assert!(code == 0 && out.contains(expected), "{arguments:?}: {code}\n{out}\n{err}");
+        assert!(
+            !format!("{out}{err}").contains(emulator::CLIENT_SECRET) && !format!("{out}{err}").contains(emulator::SECRET_KEY)
+        );
+    }
+    assert!(session.folder.path().join("preview/unchanged.jsonl").exists());
+    assert_eq!(session.run(&["export", "--job", "nobody"]).await.0, 2);
+    assert_eq!(session.run(&["export", "--approve-withdraw", "default"]).await.0, 1);
+    assert_eq!(session.run(&["nonsense"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn exit_codes_tell_new_rejections_from_failures() {
+    let session = Session::new(5).await;
+    session.emulator.world().sentinel.refuse.push("'h3.example'".to_owned());
+    assert_eq!(session.run(&["export"]).await.0, 3);
+    assert_eq!(session.run(&["export"]).await.0, 0, "the same rejection is not new");
+    assert!(session.run(&["rejected", "list"]).await.1.contains("h3.example"));
+    let mut wrong = session.environment.clone();
+    wrong.insert("THREATCONNECT_SECRET_KEY".to_owned(), "wrong".to_owned());
+    let (code, out, err) = run(&["check"], &wrong, session.folder.path()).await;
+    assert!(code == 1 && out.contains("FAIL") && out.contains("THREATCONNECT_SECRET_KEY"), "{out}{err}");
+}
