@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// The guide's ten kinds, in the order of its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -129,7 +129,7 @@ impl Observable {
         let value = match kind {
             Kind::Address => address(text)?,
             Kind::Cidr => network(text)?,
-            Kind::Host => host(text.trim())?,
+            Kind::Host => host_name(text.trim())?,
             Kind::EmailAddress => email_address(text.trim())?,
             Kind::Md5 => hash(text, 32, "not an MD5 hash (32 hex digits)")?,
             Kind::Sha1 => hash(text, 40, "not a SHA-1 hash (40 hex digits)")?,
@@ -176,6 +176,13 @@ impl Observable {
         (self.kind == Kind::Cidr).then(|| self.value.parse().ok()).flatten()
     }
 
+    /// The addresses that an address or a network stands for.
+    ///
+    /// An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) counts as the IPv4 address that packets go to.
+    pub(crate) fn range(&self) -> Option<IpNet> {
+        self.address().map(IpNet::from).or_else(|| self.network()).map(plain)
+    }
+
     /// The host that a host name, URL or e-mail address names, without port or brackets.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
@@ -186,6 +193,12 @@ impl Observable {
             _ => None,
         }
     }
+}
+
+pub(super) fn plain(network: IpNet) -> IpNet {
+    let IpNet::V6(wide) = network else { return network };
+    let narrow = wide.addr().to_ipv4_mapped().zip(wide.prefix_len().checked_sub(96));
+    narrow.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
 }
 
 fn address(text: &str) -> Result<String, Malformed> {
@@ -207,20 +220,29 @@ fn hash(text: &str, digits: usize, reason: &'static str) -> Result<String, Malfo
     if fits { Ok(text.to_ascii_lowercase()) } else { Err(Malformed(reason)) }
 }
 
+fn host_name(text: &str) -> Result<String, Malformed> {
+    let name = host(text)?;
+    if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        return Err(Malformed("a host name that ends in a number, as an IP address does"));
+    }
+    Ok(name)
+}
+
 /// Lower-case punycode without the root's dot. Underscores are let through: real names have them.
 fn host(text: &str) -> Result<String, Malformed> {
-    let text = text.strip_suffix('.').unwrap_or(text);
-    if text.is_empty() {
-        return Err(Malformed("empty host name"));
-    }
-    if text.contains('*') {
-        return Err(Malformed("a host name with a wildcard"));
-    }
-    let name = if text.is_ascii() {
+    let ascii = if text.is_ascii() {
         text.to_ascii_lowercase()
     } else {
         idna::domain_to_ascii(text).map_err(|_| Malformed("not a host name: it has no punycode form"))?
     };
+    // Unicode has dots of its own that only become one in punycode: the root's goes after the conversion.
+    let name = ascii.strip_suffix('.').unwrap_or(&ascii);
+    if name.is_empty() {
+        return Err(Malformed("empty host name"));
+    }
+    if name.contains('*') {
+        return Err(Malformed("a host name with a wildcard"));
+    }
     let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
     if name.len() > 253 {
         return Err(Malformed("a host name of more than 253 characters"));
@@ -233,7 +255,7 @@ fn host(text: &str) -> Result<String, Malformed> {
             _ => {}
         }
     }
-    Ok(name)
+    Ok(name.to_owned())
 }
 
 fn email_address(text: &str) -> Result<String, Malformed> {
@@ -252,6 +274,9 @@ struct UrlParts<'a> {
     scheme: &'a str,
     userinfo: &'a str,
     host: &'a str,
+    /// With its colon, or with the `@` of a file URL.
+    port: &'a str,
+    /// Port, path, query and fragment.
     rest: &'a str,
 }
 
@@ -259,15 +284,16 @@ fn url_parts(text: &str) -> Option<UrlParts<'_>> {
     let (scheme, after) = text.split_once("://")?;
     let end = after.find(['/', '?', '#', '\\']).unwrap_or(after.len());
     let (authority, rest) = after.split_at(end);
-    let (userinfo, host_port) =
-        authority.rsplit_once('@').map_or(("", authority), |(user, _)| authority.split_at(user.len() + 1));
+    // A file URL has no user (RFC 8089); Windows writes WebDAV servers as `file://host@SSL/` and `file://host@8080/`.
+    let user = authority.rfind('@').filter(|_| !scheme.eq_ignore_ascii_case("file")).map_or(0, |at| at + 1);
+    let (userinfo, host_port) = authority.split_at(user);
     let host_end = match host_port.find(']') {
         Some(bracket) if host_port.starts_with('[') => bracket + 1,
-        _ => host_port.find(':').unwrap_or(host_port.len()),
+        _ => host_port.find([':', '@']).unwrap_or(host_port.len()),
     };
     let (host, port) = host_port.split_at(host_end);
     let rest = &text[text.len() - rest.len() - port.len()..];
-    Some(UrlParts { scheme, userinfo, host, rest })
+    Some(UrlParts { scheme, userinfo, host, port, rest })
 }
 
 /// Scheme and host in lower case, the host in punycode, the rest byte for byte.
@@ -279,6 +305,13 @@ fn url(text: &str) -> Result<String, Malformed> {
     let scheme_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
     if !parts.scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !parts.scheme.chars().all(scheme_char) {
         return Err(Malformed("a URL without a scheme (such as http://)"));
+    }
+    let port_is_one = match parts.port.strip_prefix(':') {
+        Some(number) => number.bytes().all(|b| b.is_ascii_digit()) && (number.is_empty() || number.parse::<u16>().is_ok()),
+        None => parts.port.is_empty() || parts.port.starts_with('@'),
+    };
+    if !port_is_one {
+        return Err(Malformed("a URL with a port that is none"));
     }
     let host = if parts.host.starts_with('[') {
         let inner = parts.host.trim_start_matches('[').trim_end_matches(']');
@@ -331,6 +364,9 @@ mod tests {
     fn hosts_are_lower_case_punycode_without_the_roots_dot() {
         assert_eq!(normal(Kind::Host, "BÜCHER.example.").as_deref(), Ok("xn--bcher-kva.example"));
         assert_eq!(normal(Kind::Host, "_dmarc.Bad-Login.example").as_deref(), Ok("_dmarc.bad-login.example"));
+        assert_eq!(normal(Kind::Host, "bücher。example。").as_deref(), Ok("xn--bcher-kva.example"));
+        assert!(normal(Kind::Host, "192.0.2.7").is_err());
+        assert!(normal(Kind::Host, "evil.example..").is_err());
         assert!(normal(Kind::Host, ".example").is_err());
         assert!(normal(Kind::Host, "*.example").is_err());
         assert!(normal(Kind::Host, "a b.example").is_err());
@@ -345,6 +381,12 @@ mod tests {
         );
         assert_eq!(normal(Kind::Url, "https://User@Bücher.example/Ä").as_deref(), Ok("https://User@xn--bcher-kva.example/Ä"));
         assert_eq!(normal(Kind::Url, "http://[2001:DB8::1]:80/x").as_deref(), Ok("http://[2001:db8::1]:80/x"));
+        assert_eq!(normal(Kind::Url, "http://EVIL.example\\Path@Other").as_deref(), Ok("http://evil.example\\Path@Other"));
+        assert_eq!(normal(Kind::Url, "file://Evil.Example@SSL/A.lnk").as_deref(), Ok("file://evil.example@SSL/A.lnk"));
+        assert_eq!(normal(Kind::Url, "http://192.0.2.7:/x").as_deref(), Ok("http://192.0.2.7:/x"));
+        for bad in ["http://evil.example:http/", "http://evil.example:70000/", "http://[::1]evil.example/", "http://[::1/"] {
+            assert!(normal(Kind::Url, bad).is_err(), "{bad}");
+        }
         assert!(normal(Kind::Url, "evil.example/a").is_err());
         assert!(normal(Kind::Url, "http:///a").is_err());
     }

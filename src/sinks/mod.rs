@@ -272,7 +272,7 @@ pub fn screen(observable: &Observable, terms: &Terms) -> Result<(), Skip> {
 }
 
 /// Addresses that belong to nobody on the internet; blocking them hits one's own network. Documentation ranges are not here.
-const PRIVATE: [&str; 16] = [
+const PRIVATE: [&str; 14] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -287,16 +287,11 @@ const PRIVATE: [&str; 16] = [
     "fc00::/7",
     "fe80::/10",
     "ff00::/8",
-    "::ffff:10.0.0.0/104",
-    "::ffff:127.0.0.0/104",
 ];
 
 fn is_private(observable: &Observable) -> bool {
     static RANGES: LazyLock<Vec<IpNet>> = LazyLock::new(|| PRIVATE.iter().filter_map(|range| range.parse().ok()).collect());
-    if let Some(address) = observable.address() {
-        return RANGES.iter().any(|range| range.contains(&address));
-    }
-    observable.network().is_some_and(|network| RANGES.iter().any(|range| range.contains(&network) || network.contains(range)))
+    observable.range().is_some_and(|own| RANGES.iter().any(|range| range.contains(&own) || own.contains(range)))
 }
 
 #[cfg(test)]
@@ -325,6 +320,9 @@ mod tests {
         assert_eq!(screened(Kind::Address, "10.1.2.3", ActionToTake::Block), Err(Skip::PrivateAddress));
         assert_eq!(screened(Kind::Address, "fe80::1", ActionToTake::Block), Err(Skip::PrivateAddress));
         assert_eq!(screened(Kind::Cidr, "0.0.0.0/0", ActionToTake::Block), Err(Skip::PrivateAddress));
+        assert_eq!(screened(Kind::Address, "::ffff:192.168.0.1", ActionToTake::Block), Err(Skip::PrivateAddress));
+        assert_eq!(screened(Kind::Cidr, "::ffff:169.254.0.0/112", ActionToTake::Block), Err(Skip::PrivateAddress));
+        assert_eq!(screened(Kind::Address, "::ffff:203.0.113.9", ActionToTake::Block), Ok(()));
         assert_eq!(screened(Kind::Address, "203.0.113.9", ActionToTake::Block), Ok(()));
         assert_eq!(screened(Kind::Address, "10.1.2.3", ActionToTake::Alert), Ok(()));
     }

@@ -174,7 +174,7 @@ pub(crate) fn object<'a>(
         external_references: Some([Reference {
             source_name: "ThreatConnect",
             description: context(indicator, terms),
-            url: indicator.web_link.as_deref(),
+            url: indicator.web_link.as_deref().filter(|link| is_url(link)),
             external_id: external_id(indicator, observable.kind()),
         }]),
         extensions: severity.map(|severity| Extensions { sentinel: SentinelExtension { severity } }),
@@ -269,9 +269,16 @@ fn context(indicator: &Indicator, terms: &Terms) -> String {
     }
     part(format_args!("Action {}", terms.action.name()));
     if let Some(network) = indicator.network {
-        part(format_args!("Port {network}"));
+        let label = if network.port.is_some() { "Port" } else { "Protocol" };
+        part(format_args!("{label} {network}"));
     }
     line
+}
+
+/// STIX takes URLs of RFC 3986 only; a strict reader would refuse the whole object for another.
+fn is_url(link: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    link.bytes().all(allowed) && url::Url::parse(link).is_ok()
 }
 
 /// v3 has no XID: owner and id, and the hash's kind where one File gives several objects.

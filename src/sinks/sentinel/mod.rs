@@ -9,7 +9,7 @@ mod wire;
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::digest;
-use jiff::ToSpan;
+use jiff::{Timestamp, ToSpan};
 use reqwest::Method;
 use url::Url;
 
@@ -154,7 +154,7 @@ impl Sink for Sentinel {
     }
 
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8> {
-        closed(draft.content.clone(), stamp)
+        closed(draft.content.clone(), in_order(draft.created, draft.valid_from, stamp))
     }
 
     fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
@@ -166,9 +166,7 @@ impl Sink for Sentinel {
             .iter()
             .map(|item| {
                 let object = mapping::farewell(item, &self.config).map_err(|skip| no_farewell(skip.reason()))?;
-                // Past, but after it began: else the service refuses it.
-                let earliest = item.valid_from.checked_add(1.second()).unwrap_or(item.valid_from);
-                Ok(closed(open_ended(&object), Stamp { expires: item.stamp.expires.max(earliest), ..item.stamp }))
+                Ok(closed(open_ended(&object), in_order(item.created, item.valid_from, item.stamp)))
             })
             .collect::<Result<Vec<_>, SendError>>();
         Box::pin(async move { self.upload(&payloads?).await })
@@ -203,6 +201,12 @@ fn open_ended(object: &mapping::Object<'_>) -> Vec<u8> {
     content
 }
 
+/// STIX wants `modified` no earlier than `created`, and `valid_until` later than `valid_from`; the service refuses the rest.
+fn in_order(created: Timestamp, valid_from: Timestamp, stamp: Stamp) -> Stamp {
+    let earliest = valid_from.checked_add(1.second()).unwrap_or(valid_from);
+    Stamp { modified: stamp.modified.max(created), expires: stamp.expires.max(earliest) }
+}
+
 fn closed(mut content: Vec<u8>, stamp: Stamp) -> Vec<u8> {
     let times =
         format!(",\"modified\":\"{}\",\"valid_until\":\"{}\"}}", mapping::time(stamp.modified), mapping::time(stamp.expires));
@@ -216,7 +220,9 @@ fn no_farewell(reason: &str) -> SendError {
 
 fn unanswered(failure: Failure) -> SendError {
     let kind = if failure.transient { SendErrorKind::Transient } else { SendErrorKind::Systemic };
-    SendError { kind, message: failure.to_string(), retry_after: failure.retry_after, correlation: failure.request_id }
+    // A 429 names its wait in the body, if at all: without one the vendor's window of a minute is waited for.
+    let retry_after = failure.retry_after.or_else(|| (failure.status == Some(429)).then_some(wire::DEFAULT_WAIT));
+    SendError { kind, message: failure.to_string(), retry_after, correlation: failure.request_id }
 }
 
 /// What a status means for settings and permissions.

@@ -11,13 +11,17 @@ use crate::indicator::{
     ActionToTake, Confidence, KillChainPhase, Kind, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp,
 };
 use crate::platform::clock::SystemClock;
-use crate::platform::http::Authorized;
+use crate::platform::http::AuthorizeError;
 
 #[derive(Debug)]
 struct Nobody;
 
 impl Authorize for Nobody {
-    fn headers<'a>(&'a self, _: &'a Method, _: &'a str) -> BoxFuture<'a, Authorized> {
+    fn headers<'a>(
+        &'a self,
+        _: &'a Method,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<(reqwest::header::HeaderName, reqwest::header::HeaderValue)>, AuthorizeError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
     fn renew(&self) -> bool {
@@ -151,6 +155,22 @@ fn what_is_absent_is_left_out() {
 }
 
 #[test]
+fn a_link_that_is_no_url_and_a_protocol_without_a_port_keep_the_object_valid() {
+    let odd = Indicator { web_link: Some("not a link".to_owned()), network: NetworkUse::read(&["UDP"]), ..indicator() };
+    let object = sent(&sink(false, false), &odd, Kind::Host, "bad.example").expect("a payload");
+    let reference = &object["external_references"][0];
+    assert_eq!(reference.get("url"), None);
+    assert!(reference["description"].as_str().is_some_and(|line| line.ends_with("; Protocol UDP")), "{reference}");
+}
+
+#[test]
+fn an_indicator_from_the_future_is_not_modified_before_it_was_created() {
+    let ahead = Indicator { date_added: "2026-11-24T09:05:00Z".parse().expect("a time"), ..indicator() };
+    let object = sent(&sink(false, false), &ahead, Kind::Host, "bad.example").expect("a payload");
+    assert_eq!(object["modified"], object["created"]);
+}
+
+#[test]
 fn each_kind_has_its_pattern() {
     let sink = sink(true, false);
     let pattern =
@@ -198,6 +218,22 @@ fn the_keys_that_are_written_are_the_ones_that_are_listed() {
 }
 
 #[test]
+fn every_listed_property_is_written_and_none_twice() {
+    let sink = sink(false, true);
+    let observable = Observable::parse(Kind::Host, "bad.example").expect("a value");
+    let bytes = sink.payload(&sink.draft(&indicator(), &observable, &terms()).expect("a draft"), stamp());
+    let object: Value = serde_json::from_slice(&bytes).expect("JSON");
+    for fill in COLUMN.fields {
+        if let Fill::Property { path, .. } = fill {
+            let pointer = format!("/{}", path.replace("[0].", "/0/"));
+            assert!(object.pointer(&pointer).is_some(), "`{path}` is listed and not written");
+        }
+    }
+    // A key written twice would be read once.
+    assert_eq!(object.to_string().len(), bytes.len());
+}
+
+#[test]
 fn a_withdrawal_ends_in_the_past_but_after_it_began() {
     let sink = sink(false, false);
     let observable = Observable::parse(Kind::Host, "bad.example").expect("a value");
@@ -211,8 +247,7 @@ fn a_withdrawal_ends_in_the_past_but_after_it_began() {
         stamp: Stamp { expires: "2026-11-24T08:59:58Z".parse().expect("a time"), ..stamp() },
     };
     let object = mapping::farewell(&item, &sink.config).expect("an object");
-    let earliest = item.valid_from.checked_add(1.second()).expect("in range");
-    let bytes = closed(open_ended(&object), Stamp { expires: item.stamp.expires.max(earliest), ..item.stamp });
+    let bytes = closed(open_ended(&object), in_order(item.created, item.valid_from, item.stamp));
     let object: Value = serde_json::from_slice(&bytes).expect("JSON");
     assert_eq!(
         (&object["valid_from"], &object["valid_until"]),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::sinks::Answer;
 
 /// Where a 429 says nothing about when to come back.
-const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
 /// The request body; the payloads are JSON already and are not parsed again.
 pub(crate) fn body(source_system: &str, payloads: &[Vec<u8>]) -> Vec<u8> {
@@ -36,8 +36,7 @@ struct Errors {
 #[serde(rename_all = "camelCase")]
 struct RecordError {
     record_index: Option<usize>,
-    #[serde(default)]
-    error_messages: Vec<String>,
+    error_messages: Option<Vec<String>>,
 }
 
 /// Items refused, by their place in the batch; none if the body is no list of errors.
@@ -45,8 +44,10 @@ pub(crate) fn refused(body: &[u8]) -> Option<BTreeMap<usize, String>> {
     let errors = serde_json::from_slice::<Errors>(body).ok()?.errors?;
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
     for error in errors {
-        let text =
-            if error.error_messages.is_empty() { "refused without a message".to_owned() } else { error.error_messages.join(" ") };
+        let text = error
+            .error_messages
+            .filter(|said| !said.is_empty())
+            .map_or("refused without a message".to_owned(), |said| said.join(" "));
         let known = refused.entry(error.record_index.unwrap_or(usize::MAX)).or_default();
         if !known.is_empty() {
             known.push(' ');
@@ -70,15 +71,13 @@ pub(crate) fn answers(body: &[u8], count: usize, correlation: Option<&str>) -> V
         };
         return vec![answer; count];
     };
-    // An error that names no item of ours could be about any of them.
-    if let Some((_, text)) = refused.iter().find(|(index, _)| **index >= count) {
-        let unclear = Answer::Unanswered { reason: format!("Sentinel named an item that was not sent: {text}") };
-        return vec![unclear; count];
-    }
+    // An error that names no item of ours could be about any that is not named.
+    let unclear = refused.range(count..).next().map(|(_, text)| format!("Sentinel named an item that was not sent: {text}"));
     (0..count)
-        .map(|i| match refused.get(&i) {
-            Some(reason) => Answer::Refused { reason: reason.clone(), correlation: correlation.map(str::to_owned) },
-            None => Answer::Accepted { remote_id: None },
+        .map(|i| match (refused.get(&i), &unclear) {
+            (Some(reason), _) => Answer::Refused { reason: reason.clone(), correlation: correlation.map(str::to_owned) },
+            (None, Some(reason)) => Answer::Unanswered { reason: reason.clone() },
+            (None, None) => Answer::Accepted { remote_id: None },
         })
         .collect()
 }
@@ -86,12 +85,14 @@ pub(crate) fn answers(body: &[u8], count: usize, correlation: Option<&str>) -> V
 /// "Rate limit is exceeded. Try again in N seconds.": the only place where the service says how long.
 pub(crate) fn wait(body: &[u8]) -> Option<Duration> {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
-    if !text.contains("rate limit") && !text.contains("\"statuscode\":429") {
+    let throttled = text.contains("rate limit") || text.replace(char::is_whitespace, "").contains("\"statuscode\":429");
+    if !throttled {
         return None;
     }
-    let after = text.split_once("try again in").map_or("", |(_, after)| after).trim_start();
-    let digits: String = after.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
-    let seconds: Option<f64> = digits.trim_end_matches('.').parse().ok();
+    // The wording may change; the number before "second" is what counts.
+    let before = text.split_once("second").map_or("", |(before, _)| before).trim_end();
+    let digits = &before[before.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').len()..];
+    let seconds: Option<f64> = digits.parse().ok();
     Some(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(DEFAULT_WAIT))
 }
 
@@ -116,9 +117,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_stays_so_beside_an_error_without_an_item() {
+        let body = br#"{"errors":[{"recordIndex":0,"errorMessages":["a."]},{"errorMessages":null},{"recordIndex":9}]}"#;
+        let answers = answers(body, 2, None);
+        assert_eq!(answers[0], Answer::Refused { reason: "a.".to_owned(), correlation: None });
+        assert!(matches!(&answers[1], Answer::Unanswered { .. }));
+    }
+
+    #[test]
     fn the_wait_is_read_from_the_message() {
         let said = |text: &str| wait(format!("{{\"statusCode\":429,\"message\":\"{text}\"}}").as_bytes());
         assert_eq!(said("Rate limit is exceeded. Try again in 27 seconds."), Some(Duration::from_secs(27)));
+        assert_eq!(said("Rate limit is exceeded. Retry after 1.5 second(s)"), Some(Duration::from_millis(1500)));
+        assert_eq!(wait(br#"{ "statusCode": 429, "message": "Come back in 9 seconds" }"#), Some(Duration::from_secs(9)));
         assert_eq!(said("Rate limit is exceeded."), Some(Duration::from_secs(60)));
         assert_eq!(wait(b"{\"statusCode\":500,\"message\":\"Internal server error\"}"), None);
     }
