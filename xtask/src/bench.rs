@@ -232,9 +232,10 @@ async fn product(arguments: &Arguments) -> anyhow::Result<Measured> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let store = Arc::new(SqliteStore::open(&arguments.state, Arc::clone(&clock))?);
     let app = App::new(settings()?, &reqwest::Client::builder().build()?, &clock, store).map_err(anyhow::Error::msg)?;
+    let name = format!("bench-{}", std::process::id());
     let began = clock.monotonic();
     let (job, request) = (&app.exporter.jobs()[0], Request { full: true, ..Request::default() });
-    let report = app.exporter.run(job, &request, ("bench", "bench"), &Progress::default()).await;
+    let report = app.exporter.run(job, &request, (&name, &name), &Progress::default()).await;
     let wall = clock.monotonic().saturating_sub(began);
     ensure!(report.complete, "the run is not complete: {:?}", report.error);
     measured(wall, report.outcomes.accepted, report.outcomes.unchanged)
