@@ -196,8 +196,7 @@ impl Ending<'_> {
                 let size = self.job.sink.limits().batch.min(waiting.len());
                 let mut batch = waiting.split_off(waiting.len() - size);
                 batch.reverse();
-                let later = outbox.dispatch(self.ledger, batch).await?;
-                waiting.extend(later.into_iter().rev());
+                outbox.dispatch(self.ledger, batch).await?;
             }
             let renewal = self.ledger.clock().alarm(self.ledger.renewal_due_in());
             tokio::select! {

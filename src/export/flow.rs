@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 
-use super::decide::{InFlight, Rules, Verdict, decide};
+use super::decide::{InFlight, Rules, Sighting, Verdict, decide};
 use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::{Halt, Load, Outbox, Parcel};
 use super::reader::{DraftedPage, expiry, read_ahead};
@@ -319,12 +319,7 @@ impl<'a> Flow<'a> {
             let places: Vec<(u64, usize)> = self.waiting.drain(..size.min(self.waiting.len())).collect();
             let now = self.ledger.clock().now();
             let parcels = places.into_iter().filter_map(|place| self.parcel(place, now)).collect();
-            let later = self.outbox.dispatch(self.ledger, parcels).await?;
-            for parcel in later.into_iter().rev() {
-                if let Some(place) = self.tokens.remove(&parcel.token) {
-                    self.waiting.push_front(place);
-                }
-            }
+            self.outbox.dispatch(self.ledger, parcels).await?;
         }
     }
 
@@ -332,7 +327,7 @@ impl<'a> Flow<'a> {
         let work = self.pages.iter_mut().find(|page| page.number == number)?;
         let sighting = &mut work.page.sightings[i];
         let (observable, key) = sighting.observable.as_ref()?;
-        let draft = sighting.made.as_ref().ok()?;
+        let draft = sighting.made.as_mut().ok()?;
         let row = self.rows.get(key).and_then(|(row, _)| row.as_ref());
         let stamp = stamp(now, draft.created, draft.expiration_days, row);
         sighting.stamp = Some(stamp);
@@ -351,6 +346,7 @@ impl<'a> Flow<'a> {
             withdrawal: false,
         };
         let payload = self.job.sink.payload(draft, stamp);
+        draft.content = Vec::new(); // what is compared later is its hash
         if let Some(journal) = self.progress.journal() {
             journal.payload(&payload);
         }
@@ -389,7 +385,10 @@ impl<'a> Flow<'a> {
             let rules = rules(self.job, self.record, now);
             let mut packer = Packer::new(self.ledger);
             let mut absent = None;
-            for sighting in &work.page.sightings {
+            // Winners first: what loses to them then finds the row as it will be.
+            let sent = |sighting: &&Sighting| matches!(sighting.verdict, Verdict::Send(_));
+            let all = &work.page.sightings;
+            for sighting in all.iter().filter(sent).chain(all.iter().filter(|sighting| !sent(sighting))) {
                 let key = sighting.observable.as_ref().map(|(_, key)| *key);
                 let row = key.and_then(|key| self.rows.get_mut(&key)).map_or(&mut absent, |(row, _)| row);
                 let mut settled = settle(sighting, row, &rules, &mut tally);

@@ -203,8 +203,7 @@ impl HandOver<'_> {
         while open > 0 {
             while outbox.has_room() && !parcels.is_empty() {
                 let batch = parcels.drain(..self.job.sink.limits().batch.min(parcels.len())).collect();
-                let later = outbox.dispatch(self.ledger, batch).await?;
-                parcels.splice(0..0, later);
+                outbox.dispatch(self.ledger, batch).await?;
             }
             let renewal = self.ledger.clock().alarm(self.ledger.renewal_due_in());
             tokio::select! {

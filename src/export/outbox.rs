@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::ledger::{Ledger, LedgerError};
@@ -17,6 +18,9 @@ use crate::storage::{VALUE_BYTES, Write};
 const FAILURES_IN_A_ROW: u32 = 4;
 /// The same for whole batches.
 const WHOLE_BATCHES_IN_A_ROW: u32 = 2;
+
+/// Batches made ready for each that may be under way.
+const READY: usize = 3;
 
 /// One item of a batch.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub(crate) enum Halt {
 pub(crate) struct Outbox {
     sink: Arc<dyn Sink>,
     run: String,
+    /// Batches that may be under way at once.
+    places: Arc<Semaphore>,
     sends: JoinSet<(Batch, Result<Vec<Answer>, SendError>)>,
     /// Open items per intent number.
     open: HashMap<u64, usize>,
@@ -76,6 +82,7 @@ enum Loads {
 impl Outbox {
     pub(crate) fn new(sink: Arc<dyn Sink>, run: &str) -> Self {
         Self {
+            places: Arc::new(Semaphore::new(sink.limits().concurrency)),
             sink,
             run: run.to_owned(),
             sends: JoinSet::new(),
@@ -91,31 +98,35 @@ impl Outbox {
         self.sends.len()
     }
 
+    /// More batches are made ready than are under way at once, so that sending goes on while a page is committed.
     pub(crate) fn has_room(&self) -> bool {
-        self.sends.len() < self.sink.limits().concurrency
+        self.sends.len() < self.sink.limits().concurrency * READY
     }
 
-    /// Saves the intent, then sends. What one intent row cannot hold comes back to be sent later.
-    pub(crate) async fn dispatch(&mut self, ledger: &mut Ledger, mut parcels: Vec<Parcel>) -> Result<Vec<Parcel>, LedgerError> {
-        let mut later = Vec::new();
-        let mut value = encode(&intent(&parcels));
-        while value.len() > VALUE_BYTES && parcels.len() > 1 {
-            let half = parcels.split_off(parcels.len() / 2);
-            later.splice(0..0, half);
-            value = encode(&intent(&parcels));
+    /// Saves the intent, then sends; in several batches where one intent row cannot hold all.
+    pub(crate) async fn dispatch(&mut self, ledger: &mut Ledger, parcels: Vec<Parcel>) -> Result<(), LedgerError> {
+        let mut waiting = vec![parcels];
+        while let Some(mut parcels) = waiting.pop() {
+            let value = encode(&intent(&parcels));
+            if value.len() > VALUE_BYTES && parcels.len() > 1 {
+                let half = parcels.split_off(parcels.len() / 2);
+                waiting.extend([half, parcels]);
+                continue;
+            }
+            let number = self.next_intent;
+            self.next_intent += 1;
+            ledger.commit(vec![Write::Put { key: intent_key(&self.run, number), value }]).await?;
+            self.open.insert(number, parcels.len());
+            self.intent_of.extend(parcels.iter().map(|parcel| (parcel.token, number)));
+            self.send(Batch::of(parcels));
         }
-        let number = self.next_intent;
-        self.next_intent += 1;
-        ledger.commit(vec![Write::Put { key: intent_key(&self.run, number), value }]).await?;
-        self.open.insert(number, parcels.len());
-        self.intent_of.extend(parcels.iter().map(|parcel| (parcel.token, number)));
-        self.send(Batch::of(parcels));
-        Ok(later)
+        Ok(())
     }
 
     fn send(&mut self, batch: Batch) {
-        let sink = Arc::clone(&self.sink);
+        let (sink, places) = (Arc::clone(&self.sink), Arc::clone(&self.places));
         self.sends.spawn(async move {
+            let _place = places.acquire().await;
             let answers = match &batch.loads {
                 Loads::Uploads(payloads) => sink.send(payloads).await,
                 Loads::Withdrawals(items) => sink.withdraw(items).await,
