@@ -35,7 +35,8 @@ fn main() -> ExitCode {
 }
 
 fn work(arguments: Arguments, environment: BTreeMap<String, String>, terminal: bool) -> anyhow::Result<cli::Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // The run itself is on this thread, what goes on beside it on one more: further ones only make memory grow.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")))

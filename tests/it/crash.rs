@@ -137,3 +137,27 @@ async fn killed_at_every_write_nothing_is_lost() {
     }
     assert!(writes > 10, "{writes} writes were tried");
 }
+
+#[tokio::test]
+async fn killed_a_hundred_times_a_large_export_still_arrives_whole() {
+    let mut rig = Rig::new().await;
+    rig.set("THREATCONNECT_PAGE_SIZE", "100");
+    rig.add_hosts(9_000);
+    let (mut kills, mut dice) = (0, 0x9e37_79b9_u64);
+    let report = loop {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let writes = if kills < 100 { 5 + i64::try_from(dice >> 61).expect("small") } else { i64::MAX };
+        let dying = Dying::at(Arc::clone(&rig.store), writes, dice & (1 << 40) != 0);
+        let report = rig.run_over(Arc::clone(&dying) as Arc<dyn StateStore>, "default", Request::default()).await;
+        if !dying.is_dead() {
+            break report;
+        }
+        kills += 1;
+    };
+    assert!(kills >= 100, "{kills} kills");
+    assert_eq!((report.complete, report.read.indicators, rig.live().len()), (true, 9_000, 9_000), "{report:#?}");
+    assert_eq!(report.outcomes.accepted, 9_000, "what was sent before a kill counts as accepted by the run");
+    let uploaded = rig.emulator.world().sentinel.uploaded;
+    assert!(uploaded <= 9_000 + kills * 400, "{uploaded} uploads: no more than the pages under way at each kill");
+    rig.assert_nothing_stale();
+}

@@ -147,7 +147,7 @@ async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// 150 ms per page and 200 ms per upload: the slower side alone against both.
 async fn latency(arguments: &Arguments) -> anyhow::Result<()> {
-    let count = arguments.count.min(30_000);
+    let count = arguments.count;
     let emulator = Emulated::start(count, &["--page-latency", "150", "--upload-latency", "200"]).await?;
     let folder = tempfile::tempdir()?;
     let read = emulator.part("read", folder.path(), "read.db").await?;
@@ -277,7 +277,7 @@ async fn floor(arguments: &Arguments, reads: bool, posts: bool) -> anyhow::Resul
     let mut under_way: VecDeque<Posted> = VecDeque::new();
     let (mut number, mut total) = (0, 0);
     let permits = Arc::new(tokio::sync::Semaphore::new(8));
-    let mut synthetic = if reads { 0 } else { arguments.count.min(30_000) };
+    let mut synthetic = if reads { 0 } else { arguments.count };
     loop {
         let sightings = if reads {
             match read.recv().await {

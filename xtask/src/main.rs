@@ -23,7 +23,7 @@ enum Task {
     Bench(bench::Arguments),
 }
 
-#[tokio::main]
+#[tokio::main(worker_threads = 1)]
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Demo(arguments) => demo::run(arguments).await,
