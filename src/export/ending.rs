@@ -11,8 +11,9 @@ use super::outbox::{Load, Outbox, Parcel};
 use super::record::RunRecord;
 use super::report::Mode;
 use super::rows::{
-    Claim, Gone, GoneReason, IntentItem, JobState, RefusedWithdrawal, TargetRow, claim_key, encode, end_of, gone_key,
-    gone_prefix, job_key, mark_key, parse_last_key, parse_sighting_key, rejection_key, run_key, target_key, tombstone_key,
+    Approval, Claim, Gone, GoneReason, IntentItem, JobState, RefusedWithdrawal, TargetRow, approval_key, claim_key, encode,
+    end_of, gone_key, gone_prefix, mark_key, parse_last_key, parse_sighting_key, rejection_key, run_key, target_key,
+    tombstone_key,
 };
 use super::{Job, Progress};
 use crate::indicator::{Observable, ObservableKey};
@@ -74,14 +75,14 @@ impl Ending<'_> {
             self.state.refused = None;
             return Ok(true);
         }
-        if self.record.approval.is_none()
-            && let Some(approval) = self.state.standing_approval(self.ledger.clock().now()).cloned()
-        {
-            self.record.approval = Some(approval);
-            self.state.approval = None;
-            let record = write(run_key(&self.job.name), Some(encode(self.record)));
-            let state = write(job_key(&self.job.name), Some(encode(self.state)));
-            self.ledger.commit(vec![record, state]).await?;
+        if self.record.approval.is_none() {
+            let key = approval_key(&self.job.name);
+            let standing: Option<Approval> = self.ledger.rows().read(&key).await?;
+            if let Some(approval) = standing.filter(|approval| approval.stands(self.ledger.clock().now())) {
+                self.record.approval = Some(approval);
+                let record = write(run_key(&self.job.name), Some(encode(self.record)));
+                self.ledger.commit(vec![record, write(key, None)]).await?;
+            }
         }
         let approved = self.record.approval.as_ref();
         if approved.is_some_and(|approval| rows <= approval.rows + (approval.rows * APPROVAL_SLACK_PERCENT).div_ceil(100)) {

@@ -28,6 +28,9 @@ pub enum LedgerError {
     /// Somebody else writes to the destination.
     #[error("{holder} is writing to this destination until {until}; try again after that")]
     Held { holder: String, until: Timestamp },
+    /// Between plan and lease, another worker ended the run.
+    #[error("another run of this job ended just now; try again")]
+    Ended,
     /// Our lease was taken over; nothing more was written.
     #[error("another run has taken over this destination; this one wrote nothing more")]
     TakenOver,
@@ -180,6 +183,13 @@ impl Ledger {
             }
             clock.sleep(WATCH_EVERY).await;
         }
+    }
+
+    /// Nobody works at the destination, as far as the stored lease says: a worker may try.
+    pub(crate) async fn is_free_for(rows: &Rows, run: &str, now: Timestamp) -> Result<bool, LedgerError> {
+        let lease = rows.read::<LeaseRow>(LEASE).await?;
+        Ok(lease
+            .is_none_or(|lease| (lease.worker.is_none() && lease.run.is_none_or(|holder| holder == run)) || lease.until <= now))
     }
 
     pub(crate) fn rows(&self) -> &Rows {

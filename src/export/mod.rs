@@ -20,6 +20,7 @@ mod report;
 mod retire;
 mod rows;
 mod run;
+mod schedule;
 mod settle;
 mod sweep;
 
@@ -35,6 +36,7 @@ pub use report::{Changes, Mode, Outcome, Outcomes, Read, Reason, Report, Request
 pub use retire::{RetireError, Retired};
 pub use rows::{RefusedWithdrawal, Rejection};
 pub use run::{ApproveError, Exporter, Registered};
+pub use schedule::{Handled, Message, QUEUE, ScheduleError};
 
 use crate::platform::schedule::Schedule;
 use crate::sinks::{Sink, Terms};

@@ -36,6 +36,9 @@ pub(crate) struct RunRecord {
     pub phase: Phase,
     pub mode: Mode,
     pub since: Option<Timestamp>,
+    /// Workers that were at it.
+    #[serde(default)]
+    pub turns: u32,
     /// Our clock.
     pub started: Timestamp,
     /// The `Date` of the first page: the watermark, once the run is complete.
@@ -115,6 +118,7 @@ pub(crate) fn plan(
         phase: Phase::Reading,
         mode,
         since,
+        turns: 0,
         started: now,
         server_time: None,
         tql: job.filter.tql(since),
@@ -145,17 +149,17 @@ fn full_is_due(state: &JobState, job: &Job, now: Timestamp) -> bool {
     state.full_started.is_none_or(|started| now.duration_since(started).unsigned_abs() >= job.policy.full_run_every)
 }
 
-impl JobState {
-    /// The approval that is still good.
-    pub(crate) fn standing_approval(&self, now: Timestamp) -> Option<&Approval> {
-        let lasts = (APPROVAL_LASTS_DAYS * 24).hours();
-        self.approval.as_ref().filter(|approval| approval.at.checked_add(lasts).is_ok_and(|end| now < end))
+impl Approval {
+    /// It has not lapsed.
+    pub(crate) fn stands(&self, now: Timestamp) -> bool {
+        self.at.checked_add((APPROVAL_LASTS_DAYS * 24).hours()).is_ok_and(|end| now < end)
     }
 }
 
 impl RunRecord {
     /// This worker begins: what came before is kept apart from what its clients count.
     pub(crate) fn begin_worker(&mut self, job: &Job, monotonic: Duration) {
+        self.turns += 1;
         let now = traffic(job);
         let so_far = self.tally.requests;
         self.before = (

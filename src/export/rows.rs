@@ -6,7 +6,9 @@
 //! | key | row |
 //! |---|---|
 //! | `lease` | who writes now |
-//! | `j.{job}` | [`JobState`]: watermark, floor, approval |
+//! | `j.{job}` | [`JobState`]: watermark, floor, refused withdrawal |
+//! | `a.{job}` | an [`Approval`], written without the lease |
+//! | `s.{job}` | what the tick scheduled last, written without the lease |
 //! | `r.{job}` | the latest run, frozen record and counters |
 //! | `R.{job}.{start}` | reports of finished runs |
 //! | `c.{job}.{id}.{key}` | [`Claim`] |
@@ -224,7 +226,6 @@ pub(crate) struct JobState {
     pub full_failed: Option<Timestamp>,
     /// A withdrawal that was refused, and may be approved.
     pub refused: Option<RefusedWithdrawal>,
-    pub approval: Option<Approval>,
 }
 
 /// A withdrawal that the guards stopped.
@@ -250,6 +251,14 @@ pub(crate) const LEASE: &str = "lease";
 
 pub(crate) fn job_key(job: &str) -> String {
     format!("j.{job}")
+}
+
+pub(crate) fn approval_key(job: &str) -> String {
+    format!("a.{job}")
+}
+
+pub(crate) fn schedule_key(job: &str) -> String {
+    format!("s.{job}")
 }
 
 pub(crate) fn run_key(job: &str) -> String {

@@ -15,7 +15,9 @@ use super::preview::Silent;
 use super::rank::Places;
 use super::record::{Phase, RunRecord, Start, plan};
 use super::report::{Mode, Report};
-use super::rows::{Approval, JobState, RefusedWithdrawal, Rejection, encode, end_of, history_prefix, job_key, run_key};
+use super::rows::{
+    Approval, JobState, RefusedWithdrawal, Rejection, approval_key, encode, end_of, history_prefix, job_key, run_key,
+};
 use super::sweep::sweep;
 use super::{Job, Progress, Request};
 use crate::platform::clock::Clock;
@@ -92,35 +94,41 @@ impl Exporter {
 
     /// One run of `job`, or the rest of its unfinished one. `run` and `worker` are new random names.
     pub async fn run(&self, job: &Job, request: &Request, (run, worker): (&str, &str), progress: &Progress) -> Report {
+        match self.try_run(job, request, (run, worker), progress).await {
+            Ok(report) => report,
+            Err(error) => self.not_begun(job, run, &error.to_string()),
+        }
+    }
+
+    /// As [`Exporter::run`]; a run that could not begin is an error.
+    pub(crate) async fn try_run(
+        &self,
+        job: &Job,
+        request: &Request,
+        (run, worker): (&str, &str),
+        progress: &Progress,
+    ) -> Result<Report, LedgerError> {
         let rows = self.rows(job);
         let began = self.clock.monotonic();
-        let mut record = match self.prepare(&rows, job, request, run).await {
-            Ok(record) => record,
-            Err(error) => return self.not_begun(job, run, &error.to_string()),
-        };
-        record.begin_worker(job, began);
-        let shown = format!("run {} of job `{}`", record.run, job.name);
-        let mut ledger = match Ledger::acquire(rows, Arc::clone(&self.clock), &record.run, worker, &shown).await {
-            Ok(ledger) => ledger,
-            Err(error) => return self.not_begun(job, run, &error.to_string()),
-        };
+        let planned = self.prepare(&rows, job, request, run).await?;
+        let shown = format!("run {} of job `{}`", planned.run, job.name);
+        let mut ledger = Ledger::acquire(rows, Arc::clone(&self.clock), &planned.run, worker, &shown).await?;
         let deadline = request.budget.map(|budget| began + budget);
         // What was planned without the lease is planned again with it: the run before may have ended meanwhile.
-        let planned = match self.prepare(ledger.rows(), job, request, run).await {
-            Ok(planned) if planned.run == record.run => planned,
-            Ok(_) => return self.not_begun(job, run, "another run of this job ended just now; try again"),
-            Err(error) => return self.not_begun(job, run, &error.to_string()),
-        };
-        let (before, worker_began) = (record.before, record.worker_began);
-        record = RunRecord { before, worker_began, ..planned };
+        let mut record = self.prepare(ledger.rows(), job, request, run).await?;
+        if record.run != planned.run {
+            ledger.release(Vec::new()).await?;
+            return Err(LedgerError::Ended);
+        }
+        record.begin_worker(job, began);
         let end = self.work(&mut ledger, job, &mut record, request, deadline, progress).await;
         record.count_traffic(job);
         record.count_time(self.clock.monotonic());
         match self.close(&mut ledger, job, &mut record, end).await {
-            Ok(report) => report,
+            Ok(report) => Ok(report),
             Err(error) => {
                 record.error = Some(error.to_string());
-                record.report(job, false, None)
+                Ok(record.report(job, false, None))
             }
         }
     }
@@ -302,14 +310,15 @@ impl Exporter {
     /// [`ApproveError::Nothing`] if none was refused.
     pub async fn approve_withdrawal(&self, job: &Job) -> Result<RefusedWithdrawal, ApproveError> {
         let rows = self.rows(job);
-        let key = job_key(&job.name);
+        let state: Option<JobState> = rows.read(&job_key(&job.name)).await?;
+        let Some(refused) = state.and_then(|state| state.refused) else {
+            return Err(ApproveError::Nothing { job: job.name.clone() });
+        };
+        let approval = Approval { rows: refused.rows, at: self.clock.now() };
+        let key = approval_key(&job.name);
         loop {
-            let Some((mut state, version)) = rows.read_versioned::<JobState>(&key).await? else {
-                return Err(ApproveError::Nothing { job: job.name.clone() });
-            };
-            let Some(refused) = state.refused.clone() else { return Err(ApproveError::Nothing { job: job.name.clone() }) };
-            state.approval = Some(Approval { rows: refused.rows, at: self.clock.now() });
-            if rows.write_one(&key, &state, Some(version)).await? {
+            let known: Option<(Approval, _)> = rows.read_versioned(&key).await?;
+            if rows.write_one(&key, &approval, known.map(|(_, version)| version)).await? {
                 return Ok(refused);
             }
         }
