@@ -334,17 +334,7 @@ impl<'a> Flow<'a> {
         let token = self.next_token;
         self.next_token += 1;
         self.tokens.insert(token, (number, i));
-        let intent = IntentItem {
-            job: self.job.name.clone(),
-            id: sighting.id,
-            owner: sighting.owner.clone(),
-            kind: observable.kind(),
-            value: observable.value().to_owned(),
-            external_id: draft.external_id.clone(),
-            created: draft.created,
-            valid_from: draft.valid_from,
-            withdrawal: false,
-        };
+        let intent = IntentItem::sent(&self.job.name, sighting.id, &sighting.owner, observable, draft);
         let payload = self.job.sink.payload(draft, stamp);
         draft.content = Vec::new(); // what is compared later is its hash
         if let Some(journal) = self.progress.journal() {

@@ -181,17 +181,8 @@ impl HandOver<'_> {
             let (Some((observable, _)), Ok(draft)) = (&sighting.observable, &sighting.made) else { continue };
             let stamp = stamp(now, draft.created, draft.expiration_days, Some(&case.row));
             sighting.stamp = Some(stamp);
-            let intent = IntentItem {
-                job: self.jobs[*place].name.clone(),
-                id: sighting.id,
-                owner: sighting.owner.clone(),
-                kind: observable.kind(),
-                value: observable.value().to_owned(),
-                external_id: draft.external_id.clone(),
-                created: draft.created,
-                valid_from: draft.valid_from,
-                withdrawal: false,
-            };
+            let job = &self.jobs[*place].name;
+            let intent = IntentItem::sent(job, sighting.id, &sighting.owner, observable, draft);
             parcels.push(Parcel {
                 token,
                 load: Load::Upload(self.job.sink.payload(draft, stamp)),

@@ -24,8 +24,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::indicator::{Confidence, Kind, ObservableKey, ThreatAssessScore, ThreatRating, Weight};
-use crate::sinks::ContentHash;
+use crate::indicator::{Confidence, Kind, Observable, ObservableKey, ThreatAssessScore, ThreatRating, Weight};
+use crate::sinks::{ContentHash, Draft};
 
 /// Claims that a target row names, at most; the best ones stay.
 pub(crate) const CLAIMS_PER_ROW: usize = 200;
@@ -166,6 +166,46 @@ pub(crate) struct IntentItem {
     pub valid_from: Timestamp,
     #[serde(default, skip_serializing_if = "is_false")]
     pub withdrawal: bool,
+}
+
+impl IntentItem {
+    /// A sighting about to be sent.
+    pub(crate) fn sent(job: &str, id: u64, owner: &str, observable: &Observable, draft: &Draft) -> Self {
+        Self {
+            job: job.to_owned(),
+            id,
+            owner: owner.to_owned(),
+            kind: observable.kind(),
+            value: observable.value().to_owned(),
+            external_id: draft.external_id.clone(),
+            created: draft.created,
+            valid_from: draft.valid_from,
+            withdrawal: false,
+        }
+    }
+
+    /// A row for what the item names, of which nothing else is known yet.
+    pub(crate) fn blank_row(&self) -> TargetRow {
+        TargetRow {
+            kind: self.kind,
+            value: self.value.clone(),
+            external_id: self.external_id.clone(),
+            remote_id: None,
+            winner: None,
+            claims: Vec::new(),
+            cut: false,
+            hash: None,
+            action: String::new(),
+            created: self.created,
+            modified: Timestamp::UNIX_EPOCH,
+            valid_from: self.valid_from,
+            expires: None,
+            expiration_days: 0,
+            sent_in: None,
+            at_target: false,
+            withdrawn_in: None,
+        }
+    }
 }
 
 /// Why a claim waits for its withdrawal.

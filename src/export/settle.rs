@@ -1,13 +1,11 @@
 //! What an answer makes of claim and target row: pure, one group of rows per sighting, written whole.
 
-use jiff::Timestamp;
-
 use super::decide::{Change, Rules, Sighting, Verdict};
 use super::ledger::Group;
 use super::report::{Outcome, Tally};
 use super::rows::{
-    Claim, Gone, GoneReason, Holder, Rejection, RowClaim, TargetRow, claim_key, encode, gone_key, mark_key, rejection_key,
-    target_key, tombstone_key,
+    Claim, Gone, GoneReason, Holder, IntentItem, Rejection, RowClaim, TargetRow, claim_key, encode, gone_key, mark_key,
+    rejection_key, target_key, tombstone_key,
 };
 use crate::indicator::{Observable, ObservableKey};
 use crate::sinks::{Answer, Draft, Skip, Stamp};
@@ -124,7 +122,7 @@ pub(crate) fn accepted(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(observable, draft, stamp.modified));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
     let dethroned = target.winner.take().filter(|holder| holder.0 != rules.job || holder.1 != sighting.id);
     let was_tombstone = target.withdrawn_in.take().is_some();
     target.winner = Some(Holder(rules.job.to_owned(), sighting.id));
@@ -163,7 +161,7 @@ fn rejected(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(observable, draft, Timestamp::UNIX_EPOCH));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
     target.put_claim(row_claim(sighting, true, rules), rules.places);
     // What was there before is there still: who holds the row goes on holding it, without a content to compare with.
     let won = target.is_held_by(rules.job, sighting.id);
@@ -194,7 +192,7 @@ fn unanswered(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(observable, draft, stamp.modified));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
     let dethroned = target.winner.take().filter(|holder| holder.0 != rules.job || holder.1 != sighting.id);
     target.forget();
     target.put_claim(row_claim(sighting, false, rules), rules.places);
@@ -218,7 +216,7 @@ fn duplicate(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(observable, draft, Timestamp::UNIX_EPOCH));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
     let holds = target.is_held_by(rules.job, sighting.id);
     let claim = match &sighting.claim {
         Some(claim) if holds => Claim { weight: sighting.weight, gone_in: None, ..claim.clone() },
@@ -285,24 +283,6 @@ fn row_claim(sighting: &Sighting, refused: bool, rules: &Rules<'_>) -> RowClaim 
 }
 
 /// A row for something that is not at the target yet.
-fn blank(observable: &Observable, draft: &Draft, modified: Timestamp) -> TargetRow {
-    TargetRow {
-        kind: observable.kind(),
-        value: observable.value().to_owned(),
-        external_id: draft.external_id.clone(),
-        remote_id: None,
-        winner: None,
-        claims: Vec::new(),
-        cut: false,
-        hash: None,
-        action: String::new(),
-        created: draft.created,
-        modified,
-        valid_from: draft.valid_from,
-        expires: None,
-        expiration_days: draft.expiration_days,
-        sent_in: None,
-        at_target: false,
-        withdrawn_in: None,
-    }
+fn blank(sighting: &Sighting, observable: &Observable, draft: &Draft, rules: &Rules<'_>) -> TargetRow {
+    IntentItem::sent(rules.job, sighting.id, &sighting.owner, observable, draft).blank_row()
 }

@@ -45,7 +45,7 @@ async fn sweep_item(
     if item.withdrawal && stored.as_ref().is_none_or(|row| row.withdrawn_in.is_some()) {
         return Ok(group); // its answer was committed; others of its batch were not
     }
-    let mut row = stored.unwrap_or_else(|| blank(item, &observable));
+    let mut row = stored.unwrap_or_else(|| item.blank_row());
     if let Some(holder) = row.winner.take() {
         clear_claim(packer, &mut group, &holder.0, holder.1, key).await?;
     }
@@ -80,26 +80,4 @@ async fn clear_claim(packer: &Packer<'_>, group: &mut Group, job: &str, id: u64,
         group.push((row, Some(encode(&Claim { hash: None, won: false, sent_in: None, ..claim }))));
     }
     Ok(())
-}
-
-fn blank(item: &IntentItem, observable: &Observable) -> TargetRow {
-    TargetRow {
-        kind: item.kind,
-        value: observable.value().to_owned(),
-        external_id: item.external_id.clone(),
-        remote_id: None,
-        winner: None,
-        claims: Vec::new(),
-        cut: false,
-        hash: None,
-        action: String::new(),
-        created: item.created,
-        modified: jiff::Timestamp::UNIX_EPOCH,
-        valid_from: item.valid_from,
-        expires: None,
-        expiration_days: 0,
-        sent_in: None,
-        at_target: true,
-        withdrawn_in: None,
-    }
 }
