@@ -95,8 +95,10 @@ pub(super) async fn run(arguments: Arguments, app: &App, around: &Surroundings) 
         let text = serde_json::to_string(&json!({ "runs": reports })).unwrap_or_default();
         render::print(&format!("{text}\n"));
     }
-    for error in reports.iter().filter_map(|report| report.error.as_ref()) {
-        tracing::error!("{error}");
+    for report in &reports {
+        for line in report.error.iter().cloned().chain(render::refusal(report)) {
+            tracing::error!(job = report.job, "{line}");
+        }
     }
     exit
 }

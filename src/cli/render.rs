@@ -62,24 +62,28 @@ pub(super) fn report(report: &Report) -> String {
         number(c.handed_over)
     );
     reasons(&mut page, report);
-    if let Some(refused) = &report.refused_withdrawal {
-        let owners = if refused.owners.is_empty() {
-            String::new()
-        } else {
-            format!("; these owners returned nothing at all: {}", refused.owners.join(", "))
-        };
-        let _ = writeln!(
-            page,
-            "\n  WITHDRAWAL REFUSED: {} of {} rows would go{owners}.\n  If that is meant: indicator-relay export --approve-withdraw {}",
-            number(refused.rows),
-            number(refused.of),
-            report.job
-        );
+    if let Some(refusal) = refusal(report) {
+        let _ = writeln!(page, "\n  {refusal}");
     }
     if let Some(error) = &report.error {
         let _ = writeln!(page, "\n  error: {error}");
     }
     page
+}
+
+/// One line about a withdrawal that was refused, and how to approve it.
+pub(super) fn refusal(report: &Report) -> Option<String> {
+    let refused = report.refused_withdrawal.as_ref()?;
+    let owners = match refused.owners.as_slice() {
+        [] => String::new(),
+        owners => format!("; these owners returned nothing at all: {}", owners.join(", ")),
+    };
+    Some(format!(
+        "WITHDRAWAL REFUSED: {} of {} rows would go{owners}; if that is meant: indicator-relay export --approve-withdraw {}",
+        number(refused.rows),
+        number(refused.of),
+        report.job
+    ))
 }
 
 fn types(page: &mut String, report: &Report) {
