@@ -319,11 +319,13 @@ impl History {
             .collect()
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// `more`: objects beside the expected ones are fine.
+    fn check(&self, more: bool) -> Result<(), String> {
         let expected = self.expected();
         let world = self.rig.emulator.world();
-        let live: BTreeMap<String, serde_json::Value> =
+        let mut live: BTreeMap<String, serde_json::Value> =
             world.live(WORKSPACE, self.rig.now()).values().map(|object| (object.pattern.clone(), object.value())).collect();
+        live.retain(|pattern, _| !more || expected.contains_key(pattern));
         let (there, wanted): (Vec<&String>, Vec<&String>) = (live.keys().collect(), expected.keys().collect());
         if there != wanted {
             return Err(format!("there: {there:?}\nwanted: {wanted:?}"));
@@ -361,6 +363,11 @@ impl History {
     async fn leave(&mut self) -> Result<(), String> {
         self.rig.set("JOBS", "wide");
         self.rig.settings.retain(|key, _| !key.starts_with("STRICT__"));
+        self.minimum = u8::MAX; // nobody is strict any more
+        let report = self.run(0, true).await;
+        if report.complete {
+            self.check(true).map_err(|error| format!("right after a job left: {error}"))?;
+        }
         for _ in 0..6 {
             self.rig.clock.advance(Duration::from_secs(8 * 86_400));
             let report = self.run(0, true).await;
@@ -369,8 +376,7 @@ impl History {
                 app.exporter.approve_withdrawal(&app.exporter.jobs()[0]).await.expect("something to approve");
             }
         }
-        self.minimum = u8::MAX; // nobody is strict any more
-        self.check().map_err(|error| format!("after a job left: {error}"))
+        self.check(false).map_err(|error| format!("after a job left: {error}"))
     }
 }
 
@@ -380,7 +386,7 @@ async fn live(steps: &[Step], leaves: bool) -> Result<(), String> {
         history.act(step).await;
     }
     history.settle().await;
-    history.check()?;
+    history.check(false)?;
     for job in 0..2 {
         let report = history.run(job, true).await;
         if report.outcomes.accepted > 0 || report.withdrawn > 0 || report.changes.handed_over > 0 {
