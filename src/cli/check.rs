@@ -68,7 +68,6 @@ async fn source(job: &Job) -> Result<String, String> {
             readable.join(", ")
         ));
     }
-    let page = job.client.pages(&job.filter, None, u64::MAX - 1).next().await.map_err(|error| error.message)?;
-    drop(page);
+    job.client.accepts(&job.filter).await.map_err(|error| error.message)?;
     Ok(format!("ThreatConnect answers; {} owners can be read; the query is accepted", readable.len()))
 }

@@ -95,7 +95,8 @@ pub(super) async fn run(arguments: Arguments, app: &App, around: &Surroundings) 
         let text = serde_json::to_string(&json!({ "runs": reports })).unwrap_or_default();
         render::print(&format!("{text}\n"));
     }
-    for report in &reports {
+    // On a terminal the report above says it already.
+    for report in reports.iter().filter(|_| arguments.json || !around.terminal) {
         for line in report.error.iter().cloned().chain(render::refusal(report)) {
             tracing::error!(job = report.job, "{line}");
         }

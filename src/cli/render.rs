@@ -32,6 +32,10 @@ pub(super) fn report(report: &Report) -> String {
         (false, false) => "to be continued",
     };
     let _ = writeln!(page, "Job {} → {}: {mode} run, {state}", report.job, report.target_product);
+    if let (0, Some(error)) = (report.read.pages, &report.error) {
+        let _ = writeln!(page, "  nothing was read or sent\n\n  error: {error}");
+        return page;
+    }
     let seconds = std::time::Duration::from_millis(report.duration_ms).as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = if seconds > 0.0 { report.read.indicators as f64 / seconds } else { 0.0 };

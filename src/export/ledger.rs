@@ -26,7 +26,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
     /// Somebody else writes to the destination.
-    #[error("{holder} is writing to this destination until {until}; try again after that")]
+    #[error("{holder} is writing to this destination until {}; try again after that", until.strftime("%Y-%m-%d %H:%M:%SZ"))]
     Held { holder: String, until: Timestamp },
     /// Between plan and lease, another worker ended the run.
     #[error("another run of this job ended just now; try again")]

@@ -168,6 +168,14 @@ impl Client {
         Pages::new(self.clone(), filter.tql(since), after)
     }
 
+    /// Whether ThreatConnect accepts the query of `filter`: asks for rows beyond the last one.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn accepts(&self, filter: &Filter) -> Result<(), Error> {
+        self.pages(filter, None, pages::HIGHEST_ID - 1).next().await.map(drop)
+    }
+
     /// Those of `ids` that the filter still selects (with `since` as in [`Client::pages`]).
     ///
     /// # Errors

@@ -5,6 +5,8 @@
 
 use super::{Client, Error, Item, Page, Query};
 
+/// Ids are signed 64-bit numbers at the server.
+pub(crate) const HIGHEST_ID: u64 = i64::MAX.unsigned_abs();
 /// A window that came back with less is widened.
 const SPARSE: usize = 4;
 
@@ -87,14 +89,14 @@ impl Pages {
     async fn next_window(&mut self, mut width: u64) -> Result<Page, Error> {
         let limit = self.client.page_size;
         loop {
-            let end = self.after.saturating_add(width);
+            let end = self.after.saturating_add(width).min(HIGHEST_ID);
             let mut page = self.ask(Some(end), limit).await?;
             if page.items.len() >= limit as usize && width > 1 {
                 width = (width / 2).max(1);
                 continue;
             }
             if page.items.is_empty() {
-                if end == u64::MAX || self.ask(None, 1).await?.items.is_empty() {
+                if end == HIGHEST_ID || self.ask(None, 1).await?.items.is_empty() {
                     return Ok(page);
                 }
                 self.after = end;
