@@ -510,3 +510,19 @@ async fn the_tick_plans_what_is_due_and_workers_take_it_from_the_queue() {
     assert_eq!(app.exporter.tick(&queue, name).await.expect("a tick").len(), 1, "four missed are one");
     assert!(app.exporter.tick(&queue, name).await.expect("a tick").is_empty());
 }
+
+#[tokio::test]
+async fn who_lost_its_row_is_a_duplicate_in_every_run_from_then_on() {
+    let mut rig = Rig::new().await;
+    rig.add_of("Acme Org", "Host", "dup.example", |i| i.score = Some(100));
+    assert_eq!(rig.run().await.outcomes.accepted, 1);
+    rig.clock.advance(HOUR);
+    rig.add_of("Acme Source", "Host", "dup.example", |i| i.score = Some(900));
+    let report = rig.run().await;
+    assert_eq!((report.outcomes.accepted, report.changes.changed), (1, 1), "{report:#?}");
+    for _ in 0..2 {
+        rig.clock.advance(HOUR);
+        let report = rig.run().await;
+        assert_eq!((report.outcomes.unchanged, report.outcomes.duplicate, report.requests.sink), (1, 1, 0), "{report:#?}");
+    }
+}
