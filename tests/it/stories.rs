@@ -514,6 +514,7 @@ async fn the_tick_plans_what_is_due_and_workers_take_it_from_the_queue() {
 #[tokio::test]
 async fn who_lost_its_row_is_a_duplicate_in_every_run_from_then_on() {
     let mut rig = Rig::new().await;
+    rig.set("THREATCONNECT_PAGE_SIZE", "1");
     rig.add_of("Acme Org", "Host", "dup.example", |i| i.score = Some(100));
     assert_eq!(rig.run().await.outcomes.accepted, 1);
     rig.clock.advance(HOUR);
