@@ -432,7 +432,7 @@ table! {
     };
     TIME_BUDGET: Param {
         shape: Shape::Duration,
-        help: "Time that one invocation may take before it hands over to the next; 80 % of the host's functionTimeout if blank.",
+        help: "Time that one invocation may take before it hands over to the next.",
         ..PROCESS
     };
 }
