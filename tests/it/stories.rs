@@ -527,3 +527,20 @@ async fn who_lost_its_row_is_a_duplicate_in_every_run_from_then_on() {
         assert_eq!((report.outcomes.unchanged, report.outcomes.duplicate, report.requests.sink), (1, 1, 0), "{report:#?}");
     }
 }
+
+#[tokio::test]
+async fn changed_settings_force_a_full_run_even_where_only_modified_indicators_are_sent() {
+    let mut rig = Rig::new().await;
+    rig.set("ONLY_SEND_INDICATORS_MODIFIED_SINCE_LAST_RUN", "on");
+    rig.set("LAST_RUN", "30 days ago");
+    rig.add_hosts(10);
+    rig.clock.advance(HOUR);
+    assert_eq!(rig.run().await.mode, Mode::Full);
+    rig.clock.advance(HOUR);
+    assert_eq!(rig.run().await.mode, Mode::Incremental);
+    rig.set("ACTION_TO_TAKE", "Block");
+    let report = rig.run().await;
+    assert_eq!((report.mode, report.changes.changed), (Mode::Full, 10), "{report:#?}");
+    rig.clock.advance(HOUR);
+    assert_eq!(rig.run().await.mode, Mode::Incremental);
+}
