@@ -10,3 +10,4 @@ mod rig;
 mod storage;
 mod stories;
 mod tidy;
+mod vault;
