@@ -1,15 +1,13 @@
 //! The wired parts, built once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::export::{Exporter, Job};
 use crate::platform::clock::Clock;
 use crate::platform::identity::{Identity, Tokens};
-use crate::platform::pacer::Pacer;
-use crate::settings::{Settings, Target};
-use crate::sinks::Sink;
-use crate::sinks::sentinel::Sentinel;
+use crate::platform::pacer::Lanes;
+use crate::settings::Settings;
 use crate::storage::StateStore;
 use crate::threatconnect::Client;
 
@@ -32,7 +30,7 @@ impl App {
         store: Arc<dyn StateStore>,
     ) -> Result<Self, String> {
         let mut identities: Vec<(Identity, Arc<Tokens>)> = Vec::new();
-        let mut pacers: HashMap<(String, usize), Arc<Mutex<Pacer>>> = HashMap::new();
+        let mut lanes: HashMap<(String, usize), Lanes> = HashMap::new();
         let mut jobs = Vec::new();
         for job in &settings.jobs {
             let known = identities.iter().position(|(identity, _)| *identity == job.identity);
@@ -41,16 +39,14 @@ impl App {
                 let tokens = Tokens::new(job.identity.clone(), client.clone())?;
                 identities.push((job.identity.clone(), Arc::new(tokens)));
             }
-            let Target::Sentinel(config) = &job.target;
             // Jobs of one destination take turns under one share of the identity's rate.
-            let pacer = pacers.entry((config.destination().fingerprint, who)).or_insert_with(|| config.pacer());
+            let lanes = lanes.entry((job.target.destination().fingerprint, who)).or_insert_with(|| job.target.lanes());
             let bearer = identities[who].1.bearer(&job.scope);
-            let sink: Arc<dyn Sink> =
-                Arc::new(Sentinel::new(config.clone(), client.clone(), Arc::clone(clock), bearer, Arc::clone(pacer)));
+            let sink = job.target.build(client.clone(), Arc::clone(clock), bearer, lanes);
             let source = Client::new(job.source.clone(), client.clone(), Arc::clone(clock));
             jobs.push(Job::new(
                 &job.name,
-                ("Microsoft Sentinel", "product"),
+                job.target.names(),
                 source,
                 job.filter.clone(),
                 job.terms.clone(),

@@ -220,6 +220,7 @@ impl Ending<'_> {
             owner: String::new(),
             kind: row.kind,
             value: row.value.clone(),
+            key: leaving.key.to_string(),
             external_id: row.external_id.clone(),
             created: row.created,
             valid_from: row.valid_from,
@@ -228,7 +229,7 @@ impl Ending<'_> {
         let load = Load::Withdrawal(Withdrawal {
             observable,
             external_id: row.external_id.clone(),
-            remote_id: row.remote_id.clone(),
+            there: row.there(None),
             created: row.created,
             valid_from: row.valid_from,
             stamp,
@@ -260,14 +261,14 @@ impl Ending<'_> {
                     }
                     row.claims.clear();
                     row.cut = false;
-                    row.at_target = false;
+                    row.is_gone_from_target();
                     row.withdrawn_in = Some(self.record.run.clone());
                     group.extend(forget_claim(job, leaving.id, key, leaving.refused));
                     group.push((tombstone_key(key), Some(encode(&self.record.run))));
                     group.push((mark_key(key), None));
                 }
                 Answer::Unanswered { .. } => self.record.unanswered_at_end += 1,
-                Answer::Refused { reason, .. } => {
+                Answer::Refused { reason, .. } | Answer::Full { reason } => {
                     self.record.tally.explain("withdrawal_refused", row.kind.report_name(), &reason, &row.value, 1);
                 }
             }

@@ -89,7 +89,7 @@ impl Exporter {
         }
         let mut targets = Vec::new();
         for observable in &observables {
-            if let Some(row) = self.rows(job).read::<TargetRow>(&target_key(observable.key())).await? {
+            if let Some(row) = self.rows(job).read::<TargetRow>(&target_key(job.sink.key(observable))).await? {
                 targets.push(self.explain_target(job, observable, &row).await?);
             }
         }
@@ -148,11 +148,11 @@ impl Exporter {
     }
 
     async fn explain_target(&self, job: &Job, observable: &Observable, row: &TargetRow) -> Result<ExplainedTarget, LedgerError> {
-        let rows = self.rows(job);
+        let (rows, key) = (self.rows(job), job.sink.key(observable));
         let mut claims: Vec<(Rank, String)> = Vec::new();
         let mut rejection = None;
         for claim in &row.claims {
-            let stored: Option<Claim> = rows.read(&claim_key(&claim.job, claim.id, observable.key())).await?;
+            let stored: Option<Claim> = rows.read(&claim_key(&claim.job, claim.id, key)).await?;
             let state = match &stored {
                 Some(claim) if claim.refused.is_some() => ", refused by the target",
                 Some(claim) if claim.gone_in.is_some() => ", gone from ThreatConnect, waits for its withdrawal",
@@ -160,7 +160,7 @@ impl Exporter {
             };
             let rank = super::rank::rank(claim, row.winner.as_ref(), &job.places);
             claims.push((rank, format!("job `{}`, indicator {}{state}", claim.job, claim.id)));
-            if let Some(found) = rows.read::<Rejection>(&rejection_key(&claim.job, claim.id, observable.key())).await? {
+            if let Some(found) = rows.read::<Rejection>(&rejection_key(&claim.job, claim.id, key)).await? {
                 rejection.get_or_insert(found);
             }
         }

@@ -21,7 +21,7 @@ use super::rows::{
 use super::settle::{release, settle};
 use super::{Job, Progress};
 use crate::indicator::ObservableKey;
-use crate::sinks::{Answer, Stamp};
+use crate::sinks::{Answer, Stamp, Upload};
 use crate::threatconnect;
 
 /// Pages that are decided and not yet committed, at most.
@@ -334,13 +334,15 @@ impl<'a> Flow<'a> {
         let token = self.next_token;
         self.next_token += 1;
         self.tokens.insert(token, (number, i));
-        let intent = IntentItem::sent(&self.job.name, sighting.id, &sighting.owner, observable, draft);
+        let intent = IntentItem::sent(&self.job.name, sighting.id, &sighting.owner, (observable, *key), draft);
         let payload = self.job.sink.payload(draft, stamp);
         draft.content = Vec::new(); // what is compared later is its hash
         if let Some(journal) = self.progress.journal() {
             journal.payload(&payload);
         }
-        Some(Parcel { token, load: Load::Upload(payload), intent, modified: stamp.modified })
+        let there = row.map(|row| row.there(Some(draft.identity))).unwrap_or_default();
+        let upload = Upload { observable: observable.clone(), external_id: draft.external_id.clone(), payload, there };
+        Some(Parcel { token, load: Load::Upload(upload), intent, modified: stamp.modified })
     }
 
     fn note(&mut self, answers: Vec<(usize, Answer)>) {

@@ -16,7 +16,7 @@ use super::rows::{
 };
 use super::settle::accepted;
 use crate::indicator::ObservableKey;
-use crate::sinks::Answer;
+use crate::sinks::{Answer, Upload};
 use crate::threatconnect::Item;
 
 /// Marks worked off together.
@@ -178,17 +178,18 @@ impl HandOver<'_> {
         let now = self.ledger.clock().now();
         for (token, case) in cases.iter_mut().enumerate() {
             let Some((place, sighting)) = case.chosen.as_mut() else { continue };
-            let (Some((observable, _)), Ok(draft)) = (&sighting.observable, &sighting.made) else { continue };
+            let (Some((observable, key)), Ok(draft)) = (&sighting.observable, &sighting.made) else { continue };
             let stamp = stamp(now, draft.created, draft.expiration_days, Some(&case.row));
             sighting.stamp = Some(stamp);
             let job = &self.jobs[*place].name;
-            let intent = IntentItem::sent(job, sighting.id, &sighting.owner, observable, draft);
-            parcels.push(Parcel {
-                token,
-                load: Load::Upload(self.job.sink.payload(draft, stamp)),
-                intent,
-                modified: stamp.modified,
-            });
+            let intent = IntentItem::sent(job, sighting.id, &sighting.owner, (observable, *key), draft);
+            let upload = Upload {
+                observable: observable.clone(),
+                external_id: draft.external_id.clone(),
+                payload: self.job.sink.payload(draft, stamp),
+                there: case.row.there(Some(draft.identity)),
+            };
+            parcels.push(Parcel { token, load: Load::Upload(upload), intent, modified: stamp.modified });
         }
         let mut open = parcels.len();
         while open > 0 {
@@ -225,6 +226,12 @@ impl HandOver<'_> {
                 Answer::Refused { reason, .. } => {
                     self.record.tally.explain("hand_over_refused", sighting.kind.report_name(), &reason, &case.row.value, 1);
                     case.out.insert(Holder(job.name.clone(), sighting.id));
+                    Vec::new()
+                }
+                Answer::Full { reason } => {
+                    // The mark stays: a place may be free in the next run.
+                    case.settled = true;
+                    self.record.tally.explain("over_cap", sighting.kind.report_name(), &reason, &case.row.value, 1);
                     Vec::new()
                 }
                 Answer::Unanswered { .. } => {

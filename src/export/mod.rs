@@ -58,6 +58,8 @@ pub struct Policy {
     pub withdraw: bool,
     /// Percent of the rows that one run may withdraw.
     pub withdraw_limit: u8,
+    /// The guide's "Indicator Reserve Count": places of the target to leave free.
+    pub reserve: u64,
 }
 
 impl Policy {

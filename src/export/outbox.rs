@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::ledger::{Ledger, LedgerError};
 use super::rows::{Intent, IntentItem, encode, intent_key};
-use crate::sinks::{Answer, SendError, SendErrorKind, Sink, Withdrawal};
+use crate::sinks::{Answer, SendError, SendErrorKind, Sink, Upload, Withdrawal};
 use crate::storage::{VALUE_BYTES, Write};
 
 /// Batches of any size without an answer, one after the other, after which the target counts as out of service.
@@ -36,7 +36,7 @@ pub(crate) struct Parcel {
 /// What is sent.
 #[derive(Debug)]
 pub(crate) enum Load {
-    Upload(Vec<u8>),
+    Upload(Upload),
     Withdrawal(Withdrawal),
 }
 
@@ -75,7 +75,7 @@ struct Batch {
 
 #[derive(Debug)]
 enum Loads {
-    Uploads(Vec<Vec<u8>>),
+    Uploads(Vec<Upload>),
     Withdrawals(Vec<Withdrawal>),
 }
 
@@ -128,7 +128,7 @@ impl Outbox {
         self.sends.spawn(async move {
             let _place = places.acquire().await;
             let answers = match &batch.loads {
-                Loads::Uploads(payloads) => sink.send(payloads).await,
+                Loads::Uploads(items) => sink.send(items).await,
                 Loads::Withdrawals(items) => sink.withdraw(items).await,
             };
             (batch, answers)
@@ -161,7 +161,7 @@ impl Outbox {
     }
 
     /// A batch without answers: halved to find the culprit, given up item by item, or the sign of an outage.
-    fn mend(&mut self, batch: Batch, error: SendError) -> Result<Vec<(usize, Answer)>, Halt> {
+    fn mend(&mut self, mut batch: Batch, error: SendError) -> Result<Vec<(usize, Answer)>, Halt> {
         match error.kind {
             SendErrorKind::Systemic => return Err(Halt::Systemic(error)),
             SendErrorKind::Transient => {
@@ -174,7 +174,10 @@ impl Outbox {
                     return Err(Halt::Outage(error));
                 }
             }
-            SendErrorKind::Refused => {}
+            SendErrorKind::Refused | SendErrorKind::TooMuch => {}
+        }
+        if error.kind != SendErrorKind::Refused {
+            batch.may_have_arrived();
         }
         if let [token] = batch.tokens[..] {
             let answer = match error.kind {
@@ -208,13 +211,21 @@ impl Batch {
         for parcel in parcels {
             tokens.push(parcel.token);
             match parcel.load {
-                Load::Upload(payload) => uploads.push(payload),
+                Load::Upload(upload) => uploads.push(upload),
                 Load::Withdrawal(item) => withdrawals.push(item),
             }
         }
         debug_assert!(uploads.is_empty() || withdrawals.is_empty(), "a batch is of one kind");
         let loads = if withdrawals.is_empty() { Loads::Uploads(uploads) } else { Loads::Withdrawals(withdrawals) };
         Self { tokens, loads, whole: true }
+    }
+
+    /// It is unknown what took effect: whoever sends it again looks first.
+    fn may_have_arrived(&mut self) {
+        let Loads::Uploads(uploads) = &mut self.loads else { return };
+        for upload in uploads.iter_mut().filter(|upload| !upload.there.unsure.contains(&upload.external_id)) {
+            upload.there.unsure.push(upload.external_id.clone());
+        }
     }
 
     fn halves(mut self) -> [Self; 2] {

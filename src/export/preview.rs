@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::indicator::{Indicator, Observable};
+use crate::indicator::{Indicator, Observable, ObservableKey};
 use crate::platform::clock::BoxFuture;
 use crate::platform::http::Traffic;
-use crate::sinks::{Answer, Destination, Draft, Limits, SendError, Sink, Skip, Stamp, Terms, Withdrawal};
+use crate::sinks::{Answer, Destination, Draft, Found, Limits, SendError, Sink, Skip, Stamp, Terms, Upload, Withdrawal};
 
 /// For `export --dry-run`.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ impl Sink for Silent {
         &self.traffic
     }
 
+    fn key(&self, observable: &Observable) -> ObservableKey {
+        self.real.key(observable)
+    }
+
     fn draft(&self, indicator: &Indicator, observable: &Observable, terms: &Terms) -> Result<Draft, Skip> {
         self.real.draft(indicator, observable, terms)
     }
@@ -41,12 +45,17 @@ impl Sink for Silent {
         self.real.payload(draft, stamp)
     }
 
-    fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
-        Box::pin(async move { Ok(vec![Answer::Accepted { remote_id: None }; payloads.len()]) })
+    fn send<'a>(&'a self, items: &'a [Upload]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
+        Box::pin(async move { Ok(vec![Answer::Accepted { remote_id: None }; items.len()]) })
     }
 
     fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
         Box::pin(async move { Ok(vec![Answer::Accepted { remote_id: None }; items.len()]) })
+    }
+
+    /// Reads only, as a preview may.
+    fn survey(&self) -> BoxFuture<'_, Result<Option<Vec<Found>>, SendError>> {
+        self.real.survey()
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>> {

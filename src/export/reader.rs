@@ -113,7 +113,7 @@ pub(crate) fn sightings(indicator: &Indicator, sink: &dyn Sink, terms: &Terms, n
             Err(malformed) => (None, Err(Skip::Malformed(malformed.0))),
             Ok(observable) => {
                 let made = screen(&observable, terms).and_then(|()| sink.draft(indicator, &observable, terms));
-                let key = observable.key();
+                let key = sink.key(&observable);
                 (Some((observable, key)), made.and_then(|draft| begins_in_time(draft, now)))
             }
         };

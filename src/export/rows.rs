@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::indicator::{Confidence, Kind, Observable, ObservableKey, ThreatAssessScore, ThreatRating, Weight};
-use crate::sinks::{ContentHash, Draft};
+use crate::sinks::{ContentHash, Draft, There};
 
 /// Claims that a target row names, at most; the best ones stay.
 pub(crate) const CLAIMS_PER_ROW: usize = 200;
@@ -105,6 +105,12 @@ pub(crate) struct TargetRow {
     pub external_id: String,
     #[serde(rename = "id", default, skip_serializing_if = "Option::is_none")]
     pub remote_id: Option<String>,
+    /// Of the object with `remote_id`: what the target cannot change in it.
+    #[serde(rename = "y", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<ContentHash>,
+    /// External ids of sends without an answer: each may have left an object of its own.
+    #[serde(rename = "q", default, skip_serializing_if = "Vec::is_empty")]
+    pub unsure: Vec<String>,
     /// Whose content is there; none when it must be chosen anew.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub winner: Option<Holder>,
@@ -142,6 +148,43 @@ pub(crate) struct TargetRow {
     pub withdrawn_in: Option<String>,
 }
 
+impl TargetRow {
+    /// What a send or withdrawal must know of the object that is there; `identity` is of what is sent.
+    pub(crate) fn there(&self, identity: Option<ContentHash>) -> There {
+        if !self.at_target {
+            return There::default();
+        }
+        let mut unsure = self.unsure.clone();
+        if self.remote_id.is_none() && !unsure.contains(&self.external_id) {
+            unsure.push(self.external_id.clone());
+        }
+        There { id: self.remote_id.clone(), replaced: self.is_replaced_by(identity), unsure }
+    }
+
+    /// What is sent has another identity than the object that is there.
+    pub(crate) fn is_replaced_by(&self, identity: Option<ContentHash>) -> bool {
+        self.at_target && self.remote_id.is_some() && identity.is_some() && self.identity.is_some() && self.identity != identity
+    }
+
+    /// A send got no answer: under this external id there may be an object.
+    pub(crate) fn may_be_there_as(&mut self, external_id: &str) {
+        self.at_target = true;
+        if !self.unsure.iter().any(|known| known == external_id) {
+            self.unsure.push(external_id.to_owned());
+        }
+    }
+
+    /// Nothing is at the target any more.
+    pub(crate) fn is_gone_from_target(&mut self) {
+        self.forget();
+        self.at_target = false;
+        self.remote_id = None;
+        self.identity = None;
+        self.unsure.clear();
+        self.expires = None;
+    }
+}
+
 /// Saved before something is sent or withdrawn, removed with its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Intent {
@@ -159,6 +202,8 @@ pub(crate) struct IntentItem {
     pub owner: String,
     pub kind: Kind,
     pub value: String,
+    /// Of the observable at this destination, as in the row's key.
+    pub key: String,
     pub external_id: String,
     #[serde(with = "stored_time")]
     pub created: Timestamp,
@@ -170,8 +215,9 @@ pub(crate) struct IntentItem {
 
 impl IntentItem {
     /// A sighting about to be sent.
-    pub(crate) fn sent(job: &str, id: u64, owner: &str, observable: &Observable, draft: &Draft) -> Self {
+    pub(crate) fn sent(job: &str, id: u64, owner: &str, (observable, key): (&Observable, ObservableKey), draft: &Draft) -> Self {
         Self {
+            key: key.to_string(),
             job: job.to_owned(),
             id,
             owner: owner.to_owned(),
@@ -191,6 +237,8 @@ impl IntentItem {
             value: self.value.clone(),
             external_id: self.external_id.clone(),
             remote_id: None,
+            identity: None,
+            unsure: Vec::new(),
             winner: None,
             claims: Vec::new(),
             cut: false,
@@ -370,7 +418,7 @@ pub(crate) fn parse_last_key(key: &str) -> Option<ObservableKey> {
     parse_observable_key(key.rsplit_once('.')?.1)
 }
 
-fn parse_observable_key(text: &str) -> Option<ObservableKey> {
+pub(crate) fn parse_observable_key(text: &str) -> Option<ObservableKey> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     Some(ObservableKey(bytes.try_into().ok()?))
 }

@@ -104,6 +104,10 @@ fn sent(
             tally.count(Outcome::Unanswered, type_name, Some(reason), observable.value());
             unanswered(sighting, observable, key, draft, (stamp, runs), row, rules)
         }
+        Some(Answer::Full { reason }) => {
+            tally.count(Outcome::OverCap, type_name, Some(reason), observable.value());
+            still_there(sighting, key, row, rules)
+        }
         None => {
             tally.count(Outcome::Unanswered, type_name, Some("no answer"), observable.value());
             unanswered(sighting, observable, key, draft, (stamp, 1), row, rules)
@@ -122,7 +126,7 @@ pub(crate) fn accepted(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, key, draft, rules));
     let dethroned = target.winner.take().filter(|holder| holder.0 != rules.job || holder.1 != sighting.id);
     let was_tombstone = target.withdrawn_in.take().is_some();
     target.winner = Some(Holder(rules.job.to_owned(), sighting.id));
@@ -130,6 +134,8 @@ pub(crate) fn accepted(
     target.external_id.clone_from(&draft.external_id);
     rules.action.clone_into(&mut target.action);
     target.remote_id = remote_id.or(target.remote_id.take());
+    target.identity = Some(draft.identity);
+    target.unsure.clear();
     target.hash = Some(draft.hash);
     target.created = draft.created;
     target.valid_from = draft.valid_from;
@@ -161,7 +167,7 @@ fn rejected(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, key, draft, rules));
     target.put_claim(row_claim(sighting, true, rules), rules.places);
     // What was there before is there still: who holds the row goes on holding it, without a content to compare with.
     let won = target.is_held_by(rules.job, sighting.id);
@@ -192,13 +198,13 @@ fn unanswered(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, key, draft, rules));
     let dethroned = target.winner.take().filter(|holder| holder.0 != rules.job || holder.1 != sighting.id);
     target.forget();
     target.put_claim(row_claim(sighting, false, rules), rules.places);
     target.modified = stamp.modified.max(target.modified);
     target.expires = None;
-    target.at_target = true;
+    target.may_be_there_as(&draft.external_id);
     let was_tombstone = target.withdrawn_in.take().is_some();
     let claim = Claim { unanswered: runs, ..Claim::new(&sighting.owner, sighting.weight) };
     let mut group = written(sighting, key, &claim, target, rules);
@@ -216,7 +222,7 @@ fn duplicate(
     row: &mut Option<TargetRow>,
     rules: &Rules<'_>,
 ) -> Settled {
-    let target = row.get_or_insert_with(|| blank(sighting, observable, draft, rules));
+    let target = row.get_or_insert_with(|| blank(sighting, observable, key, draft, rules));
     let holds = target.is_held_by(rules.job, sighting.id);
     let claim = match &sighting.claim {
         Some(claim) if holds => Claim { weight: sighting.weight, gone_in: None, ..claim.clone() },
@@ -283,6 +289,6 @@ fn row_claim(sighting: &Sighting, refused: bool, rules: &Rules<'_>) -> RowClaim 
 }
 
 /// A row for something that is not at the target yet.
-fn blank(sighting: &Sighting, observable: &Observable, draft: &Draft, rules: &Rules<'_>) -> TargetRow {
-    IntentItem::sent(rules.job, sighting.id, &sighting.owner, observable, draft).blank_row()
+fn blank(sighting: &Sighting, observable: &Observable, key: ObservableKey, draft: &Draft, rules: &Rules<'_>) -> TargetRow {
+    IntentItem::sent(rules.job, sighting.id, &sighting.owner, (observable, key), draft).blank_row()
 }

@@ -2,8 +2,10 @@
 
 use super::ledger::{Group, Ledger, LedgerError, Packer};
 use super::rank::Places;
-use super::rows::{Claim, Intent, IntentItem, RowClaim, TargetRow, claim_key, encode, mark_key, target_key, tombstone_key};
-use crate::indicator::{Observable, ObservableKey, Weight};
+use super::rows::{
+    Claim, Intent, IntentItem, RowClaim, TargetRow, claim_key, encode, mark_key, parse_observable_key, target_key, tombstone_key,
+};
+use crate::indicator::{ObservableKey, Weight};
 
 /// Intents read at once.
 const AT_ONCE: usize = 20;
@@ -38,8 +40,7 @@ async fn sweep_item(
     modified: jiff::Timestamp,
     places: &Places,
 ) -> Result<Group, LedgerError> {
-    let Ok(observable) = Observable::parse(item.kind, &item.value) else { return Ok(Group::new()) };
-    let key = observable.key();
+    let Some(key) = parse_observable_key(&item.key) else { return Ok(Group::new()) };
     let mut group = Group::new();
     let stored: Option<TargetRow> = packer.read(&target_key(key)).await?;
     if item.withdrawal && stored.as_ref().is_none_or(|row| row.withdrawn_in.is_some()) {
@@ -52,8 +53,10 @@ async fn sweep_item(
     row.forget();
     row.expires = None;
     row.modified = row.modified.max(modified);
-    row.at_target = true;
-    if !item.withdrawal {
+    if item.withdrawal {
+        row.at_target = true;
+    } else {
+        row.may_be_there_as(&item.external_id);
         if row.withdrawn_in.take().is_some() {
             group.push((tombstone_key(key), None));
         }

@@ -9,17 +9,14 @@ use url::Url;
 use super::cloud::{CLOUDS, Cloud};
 use super::given::{JobName, Reader, quote};
 use super::params::{self, Param, SignIn, TABLE};
-use super::{Job, LoggingLevel, Target, parse};
+use super::{Job, LoggingLevel, parse, target};
 use crate::export::{LastRun, Policy};
 use crate::indicator::{Confidence, Kind, NeverSend, ThreatAssessScore};
 use crate::platform::identity::Identity;
 use crate::platform::schedule::Schedule;
 use crate::platform::secret::Secret;
-use crate::sinks::{ExpirationDays, Terms, sentinel};
+use crate::sinks::{ExpirationDays, Terms};
 use crate::threatconnect::{self, Credentials, Filter};
-
-/// Upload requests a minute that Sentinel allows one identity, by the page of the upload API.
-pub(super) const SENTINEL_REQUESTS: u32 = 100;
 
 /// What holds for all jobs.
 #[derive(Debug)]
@@ -59,8 +56,7 @@ pub(super) fn read_job(reader: &mut Reader<'_>, process: &Process, name: &JobNam
     // All of them are read before the first that is missing ends it, so that every problem is seen.
     let source = read_source(reader);
     let identity = read_identity(reader, process);
-    let target = read_target(reader, process.cloud);
-    let scope = reader.read(&params::SENTINEL_SCOPE, text).or_else(|| Some(process.cloud?.sentinel_scope.to_owned()));
+    let target = target::read_target(reader, process.cloud, identity.as_ref());
     let filter = read_filter(reader);
     let terms = read_terms(reader);
     let policy = read_policy(reader);
@@ -69,13 +65,14 @@ pub(super) fn read_job(reader: &mut Reader<'_>, process: &Process, name: &JobNam
     if !filter.kinds.is_empty() {
         terms.kinds.clone_from(&filter.kinds);
     }
+    let (target, scope) = target?;
     Some(Job {
         name: name.as_str().to_owned(),
         source: source?,
         filter,
         terms,
-        target: target?,
-        scope: scope?,
+        target,
+        scope,
         identity: identity?,
         policy,
         fingerprint,
@@ -123,33 +120,6 @@ fn read_identity(reader: &mut Reader<'_>, process: &Process) -> Option<Identity>
     let client_id = reader.need(&params::MICROSOFT_GRAPH_CLIENT_ID, text);
     let secret = reader.need(&params::MICROSOFT_GRAPH_CLIENT_SECRET, secret);
     Some(Identity::ClientSecret { tenant: tenant?, client_id: client_id?, secret: secret?, login: process.login.clone()? })
-}
-
-fn read_target(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Target> {
-    let only = "this version delivers to Microsoft Sentinel, through its own interface, only";
-    let product = reader.need(&params::TARGET_PRODUCT, |text| {
-        parse::choice(text, &params::TARGET_PRODUCTS).map_err(|reason| format!("{only}; {reason}"))
-    });
-    let delivery = reader
-        .need(&params::DELIVERY, |text| parse::choice(text, &params::DELIVERIES).map_err(|reason| format!("{only}; {reason}")));
-    let workspace_id = reader.need(&params::SENTINEL_WORKSPACE_ID, parse::guid);
-    let source_system = reader.need(&params::SENTINEL_SOURCE_SYSTEM, parse::source_system);
-    let user_agents = switch(reader, &params::SENTINEL_USER_AGENTS);
-    let severity_extension = switch(reader, &params::SENTINEL_SEVERITY_EXTENSION);
-    let url = address_or(reader, &params::SENTINEL_URL, cloud.map(|cloud| cloud.sentinel));
-    if reader.read(&params::INDICATOR_RESERVE_COUNT, |text| params::INDICATOR_RESERVE_COUNT.shape.whole(text)).is_some() {
-        reader.note("INDICATOR_RESERVE_COUNT has no effect at Microsoft Sentinel".to_owned());
-    }
-    product.and(delivery)?;
-    Some(Target::Sentinel(sentinel::Config {
-        url: url?,
-        workspace_id: workspace_id?,
-        source_system: source_system?,
-        user_agents: user_agents?,
-        severity_extension: severity_extension?,
-        // Known once all jobs are.
-        requests_per_minute: SENTINEL_REQUESTS,
-    }))
 }
 
 /// The guide's seven filters, or the query that replaces them.
@@ -213,6 +183,7 @@ fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
     let resend = reader.need(&params::RESEND, |text| parse::choice(text, &params::RESENDS));
     let withdraw = switch(reader, &params::WITHDRAW);
     let withdraw_limit = reader.need(&params::WITHDRAW_LIMIT, parse::percent);
+    let reserve = reader.read(&params::INDICATOR_RESERVE_COUNT, |text| params::INDICATOR_RESERVE_COUNT.shape.whole(text));
     let last_run = if incremental? {
         Some(reader.need(&params::LAST_RUN, LastRun::parse)?)
     } else {
@@ -231,6 +202,7 @@ fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
         resend: resend?,
         withdraw: withdraw?,
         withdraw_limit: withdraw_limit?,
+        reserve: reserve.unwrap_or(0),
     })
 }
 
@@ -279,7 +251,7 @@ fn fingerprint(reader: &Reader<'_>) -> String {
 }
 
 /// The address given, else the cloud's.
-fn address_or(reader: &mut Reader<'_>, row: &Param, default: Option<&str>) -> Option<Url> {
+pub(super) fn address_or(reader: &mut Reader<'_>, row: &Param, default: Option<&str>) -> Option<Url> {
     if reader.given(row).is_some() { reader.read(row, parse::address) } else { parse::address(default?).ok() }
 }
 
@@ -287,16 +259,16 @@ fn whole(reader: &mut Reader<'_>, row: &Param) -> Option<u64> {
     reader.read(row, |text| row.shape.whole(text))
 }
 
-fn switch(reader: &mut Reader<'_>, row: &Param) -> Option<bool> {
+pub(super) fn switch(reader: &mut Reader<'_>, row: &Param) -> Option<bool> {
     reader.need(row, parse::switch)
 }
 
-fn list(text: &str) -> Result<Vec<String>, String> {
+pub(super) fn list(text: &str) -> Result<Vec<String>, String> {
     parse::list(text, &['|'])
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "any text will do, but readers of texts may refuse")]
-fn text(text: &str) -> Result<String, String> {
+pub(super) fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 

@@ -7,6 +7,7 @@ mod near;
 mod params;
 mod parse;
 mod render;
+mod target;
 mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ pub use vault::{VaultPlan, VaultSecret, vault_secrets};
 
 use crate::export::Policy;
 use crate::platform::identity::Identity;
-use crate::sinks::{Terms, sentinel};
+use crate::sinks::{Target, Terms};
 use crate::threatconnect::{self, Filter};
 
 /// Everything that the product is told, validated.
@@ -50,12 +51,6 @@ pub struct Job {
     pub policy: Policy,
     /// Changes when a setting changes that decides what is sent or how it looks; holds no secret.
     pub fingerprint: String,
-}
-
-/// Where a job delivers.
-#[derive(Debug, Clone)]
-pub enum Target {
-    Sentinel(sentinel::Config),
 }
 
 /// The guide's "Logging Level".
@@ -108,27 +103,22 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Sentinel counts requests by identity, so destinations that share one share its requests too.
+/// Services count requests by identity, so destinations that share service and identity share its rate too.
 fn share_requests(jobs: &mut [Job]) {
-    let caller = |job: &Job, config: &sentinel::Config| {
+    let caller = |job: &Job| {
         let who = match &job.identity {
             Identity::ClientSecret { tenant, client_id, .. } => format!("{tenant}/{client_id}"),
             Identity::Managed { client_id } => client_id.clone().unwrap_or_default(),
         };
-        (config.url.clone(), who.to_ascii_lowercase())
+        (job.target.url().clone(), who.to_ascii_lowercase())
     };
     let mut destinations: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for job in &*jobs {
-        let Target::Sentinel(config) = &job.target;
-        let destination = (config.workspace_id.clone(), config.source_system.clone());
-        destinations.entry(caller(job, config)).or_default().insert(destination);
+        destinations.entry(caller(job)).or_default().insert(job.target.destination().fingerprint);
     }
     for job in jobs {
-        let Target::Sentinel(config) = &job.target;
-        let sharing = destinations.get(&caller(job, config)).map_or(1, BTreeSet::len);
-        let share = job::SENTINEL_REQUESTS / u32::try_from(sharing).unwrap_or(u32::MAX);
-        let Target::Sentinel(config) = &mut job.target;
-        config.requests_per_minute = share.max(1);
+        let sharing = destinations.get(&caller(job)).map_or(1, BTreeSet::len);
+        job.target.share(u32::try_from(sharing).unwrap_or(u32::MAX));
     }
 }
 

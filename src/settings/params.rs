@@ -7,6 +7,8 @@ use super::cloud::CLOUDS;
 use super::parse::{Shape, names};
 use crate::export::Resend;
 use crate::indicator::{ActionToTake, Tlp};
+use crate::sinks::TargetProduct;
+use crate::sinks::defender::FileHashes;
 
 /// One setting.
 #[derive(Debug, Clone, Copy)]
@@ -40,10 +42,21 @@ pub(super) enum Required {
 pub(super) const TLP_LEVELS: [(&str, Tlp); 5] =
     [("White", Tlp::White), ("Clear", Tlp::White), ("Green", Tlp::Green), ("Amber", Tlp::Amber), ("Red", Tlp::Red)];
 
-/// Those of the guide's two that this version delivers to.
-pub(super) const TARGET_PRODUCTS: [(&str, ()); 1] = [("Microsoft Sentinel", ())];
+pub(super) const TARGET_PRODUCTS: [(&str, TargetProduct); 2] =
+    [(TargetProduct::Sentinel.name(), TargetProduct::Sentinel), (TargetProduct::Defender.name(), TargetProduct::Defender)];
 
-pub(super) const DELIVERIES: [(&str, ()); 1] = [("product", ())];
+/// The ways to reach a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivery {
+    /// Its own interface.
+    Product,
+    /// Microsoft Graph, as the guide does.
+    Graph,
+}
+
+pub(super) const DELIVERIES: [(&str, Delivery); 2] = [("product", Delivery::Product), ("graph", Delivery::Graph)];
+
+pub(super) const FILE_HASHES: [(&str, FileHashes); 2] = [("longest", FileHashes::Longest), ("all", FileHashes::All)];
 
 pub(super) const ACTIONS: [(&str, ActionToTake); 2] = [("Alert", ActionToTake::Alert), ("Block", ActionToTake::Block)];
 
@@ -70,8 +83,9 @@ const INDICATOR_TYPE_NAMES: [&str; 10] =
     ["Address", "CIDR", "Email Address", "Email Subject", "MD5", "SHA1", "SHA256", "Host", "URL", "User Agent"];
 
 const TLP_NAMES: [&str; 5] = names(&TLP_LEVELS);
-const TARGET_PRODUCT_NAMES: [&str; 1] = names(&TARGET_PRODUCTS);
-const DELIVERY_NAMES: [&str; 1] = names(&DELIVERIES);
+const TARGET_PRODUCT_NAMES: [&str; 2] = names(&TARGET_PRODUCTS);
+const DELIVERY_NAMES: [&str; 2] = names(&DELIVERIES);
+const FILE_HASH_NAMES: [&str; 2] = names(&FILE_HASHES);
 const ACTION_NAMES: [&str; 2] = names(&ACTIONS);
 const RESEND_NAMES: [&str; 2] = names(&RESENDS);
 const SIGN_IN_NAMES: [&str; 2] = names(&SIGN_INS);
@@ -264,7 +278,7 @@ table! {
     INDICATOR_RESERVE_COUNT: Param {
         guide_name: Some("Indicator Reserve Count"),
         shape: COUNT,
-        help: "Of the 15,000 places at Microsoft Defender for Endpoint, those to leave free. Has no effect at Microsoft Sentinel.",
+        help: "Of the 15,000 places at Microsoft Defender for Endpoint, those to leave free; above 15,000 nothing is sent there. Has no effect at Microsoft Sentinel.",
         ..JOB
     };
 
@@ -307,7 +321,7 @@ table! {
     DELIVERY: Param {
         shape: Shape::Choice(&DELIVERY_NAMES),
         default: Some("product"),
-        help: "`product` uses the target's own interface.",
+        help: "`product` uses the target's own interface. `graph` goes through Microsoft Graph's tiIndicator as the guide does, which Microsoft has announced to remove.",
         ..CONTENT
     };
     THREATCONNECT_URL: Param {
@@ -338,7 +352,7 @@ table! {
         ..JOB
     };
     SENTINEL_WORKSPACE_ID: Param {
-        required: Required::Yes,
+        required: Required::If("TARGET_PRODUCT=Microsoft Sentinel and DELIVERY=product"),
         shape: Shape::Text("the GUID of a Log Analytics workspace"),
         help: "GUID of the Log Analytics workspace, not its name or resource id.",
         ..CONTENT
@@ -359,6 +373,17 @@ table! {
         shape: Shape::Switch,
         default: Some("off"),
         help: "Add the severity as a STIX extension.",
+        ..CONTENT
+    };
+    DEFENDER_DEVICE_GROUPS: Param {
+        shape: Shape::List("names of device groups"),
+        help: "Device groups of Microsoft Defender that the indicators apply to; all devices if blank.",
+        ..CONTENT
+    };
+    DEFENDER_FILE_HASHES: Param {
+        shape: Shape::Choice(&FILE_HASH_NAMES),
+        default: Some("longest"),
+        help: "Which hashes of a file Microsoft Defender gets: the longest, which it heeds first, or all.",
         ..CONTENT
     };
     NEVER_SEND: Param {
@@ -422,6 +447,26 @@ table! {
     SENTINEL_SCOPE: Param {
         shape: Shape::Text("a scope such as `https://management.azure.com/.default`"),
         help: "Scope of the tokens for Sentinel, in place of the cloud's.",
+        ..JOB
+    };
+    DEFENDER_URL: Param {
+        shape: Shape::Address,
+        help: "Address of Defender's API, in place of the cloud's; regional ones (https://eu.api.security.microsoft.com) are nearer.",
+        ..JOB
+    };
+    DEFENDER_SCOPE: Param {
+        shape: Shape::Text("a scope such as `https://api.securitycenter.microsoft.com/.default`"),
+        help: "Scope of the tokens for Defender, in place of the cloud's.",
+        ..JOB
+    };
+    GRAPH_URL: Param {
+        shape: Shape::Address,
+        help: "Address of Microsoft Graph, in place of the cloud's.",
+        ..JOB
+    };
+    GRAPH_SCOPE: Param {
+        shape: Shape::Text("a scope such as `https://graph.microsoft.com/.default`"),
+        help: "Scope of the tokens for Microsoft Graph, in place of the cloud's.",
         ..JOB
     };
     STATE_FILE: Param {

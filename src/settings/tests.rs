@@ -55,8 +55,8 @@ fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
-fn sentinel(job: &Job) -> &sentinel::Config {
-    let Target::Sentinel(config) = &job.target;
+fn sentinel(job: &Job) -> &crate::sinks::sentinel::Config {
+    let Target::Sentinel(config) = &job.target else { panic!("another target") };
     config
 }
 
@@ -76,7 +76,7 @@ fn the_least_settings_mean_one_job_with_the_defaults() {
     assert_eq!(job.terms.expiration_days.shortest(), 14);
     assert_eq!(sentinel(job).url.as_str(), "https://api.ti.sentinel.azure.com/");
     assert_eq!(sentinel(job).workspace_id, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
-    assert_eq!((sentinel(job).source_system.as_str(), sentinel(job).requests_per_minute), ("Indicator Relay", 100));
+    assert_eq!((sentinel(job).source_system.as_str(), sentinel(job).sharing), ("Indicator Relay", 1));
     assert_eq!(job.scope, "https://management.azure.com/.default");
     assert_eq!((job.policy.incremental, job.policy.last_run.is_none()), (false, true));
     assert_eq!((job.policy.resend, job.policy.withdraw, job.policy.withdraw_limit), (Resend::Changed, true, 20));
@@ -155,15 +155,15 @@ fn jobs_have_their_own_settings_and_fall_back_to_those_of_all() {
     assert_eq!(two.filter.owners, ["Acme Org", "Acme, Inc."]);
     assert_ne!(one.fingerprint, two.fingerprint);
     // Two workspaces, one identity.
-    assert_eq!((sentinel(one).requests_per_minute, sentinel(two).requests_per_minute), (50, 50));
+    assert_eq!((sentinel(one).sharing, sentinel(two).sharing), (2, 2));
 }
 
 #[test]
 fn requests_are_shared_by_destinations_of_one_identity_only() {
     let same = accepted(&[("JOBS", "a|b")]);
-    assert!(same.jobs.iter().all(|job| sentinel(job).requests_per_minute == 100));
+    assert!(same.jobs.iter().all(|job| sentinel(job).sharing == 1));
     let apart = accepted(&[("JOBS", "a|b"), ("B__SENTINEL_SOURCE_SYSTEM", "Other"), ("B__MICROSOFT_GRAPH_CLIENT_ID", "other")]);
-    assert!(apart.jobs.iter().all(|job| sentinel(job).requests_per_minute == 100));
+    assert!(apart.jobs.iter().all(|job| sentinel(job).sharing == 1));
 }
 
 #[test]
@@ -306,12 +306,40 @@ fn filters_accept_zero() {
 }
 
 #[test]
-fn what_this_version_does_not_deliver_to_is_one_clear_line() {
-    for (key, value) in [("TARGET_PRODUCT", "Microsoft Defender for Endpoint"), ("DELIVERY", "graph")] {
-        let told = refused(&[(key, value)]);
-        assert!(told.contains(&format!("`{value}`: this version delivers to Microsoft Sentinel")), "{told}");
-        assert_eq!(told.lines().count(), 1, "{told}");
-    }
+fn each_product_can_be_reached_in_two_ways() {
+    let target = |changes: &[(&str, &str)]| {
+        let job = accepted(changes).jobs.remove(0);
+        let at = job.target.destination();
+        (at.product, job.target.names().1, job.target.url().to_string(), job.scope, at.fingerprint)
+    };
+    let defender = ("TARGET_PRODUCT", "Microsoft Defender for Endpoint");
+    let (product, delivery, url, scope, own) = target(&[defender, ("SENTINEL_WORKSPACE_ID", "")]);
+    assert_eq!((product, delivery), (defender.1, "product"));
+    assert_eq!(url, "https://api.security.microsoft.com/");
+    assert_eq!(scope, "https://api.securitycenter.microsoft.com/.default", "the older audience");
+    let (product, delivery, url, scope, through_graph) = target(&[defender, ("DELIVERY", "graph")]);
+    assert_eq!((product, delivery), (defender.1, "graph"));
+    assert_eq!((url.as_str(), scope.as_str()), ("https://graph.microsoft.com/", "https://graph.microsoft.com/.default"));
+    let (product, .., sentinel_through_graph) = target(&[("DELIVERY", "graph"), ("SENTINEL_WORKSPACE_ID", "")]);
+    assert_eq!(product, "Microsoft Sentinel");
+    assert!(own != through_graph && through_graph != sentinel_through_graph);
+    assert!(refused(&[("SENTINEL_WORKSPACE_ID", "")]).contains("SENTINEL_WORKSPACE_ID"));
+}
+
+#[test]
+fn a_cloud_without_the_service_is_one_clear_line() {
+    let told = refused(&[("CLOUD", "usgov"), ("DELIVERY", "graph")]);
+    assert!(told.contains("DELIVERY: `graph` is documented for CLOUD=global only") && told.lines().count() == 1, "{told}");
+    let told = refused(&[("CLOUD", "china"), ("TARGET_PRODUCT", "Microsoft Defender for Endpoint")]);
+    assert!(told.contains("no documented Defender API") && told.lines().count() == 1, "{told}");
+}
+
+#[test]
+fn the_reserve_is_for_defender() {
+    let defender = ("TARGET_PRODUCT", "Microsoft Defender for Endpoint");
+    let settings = accepted(&[defender, ("INDICATOR_RESERVE_COUNT", "15001")]);
+    assert!(settings.notes[0].contains("nothing is sent there"), "{:?}", settings.notes);
+    assert_eq!(settings.jobs[0].policy.reserve, 15_001);
     let notes = accepted(&[("INDICATOR_RESERVE_COUNT", "20000")]).notes;
     assert_eq!(notes, ["INDICATOR_RESERVE_COUNT has no effect at Microsoft Sentinel"]);
 }

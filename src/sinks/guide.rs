@@ -1,6 +1,10 @@
-//! The guide's 22 mapping rows, verbatim and in its order (Tables 2 to 5).
+//! The guide's 22 mapping rows, verbatim and in its order (Tables 2 to 5), and the sinks' columns beside them.
 //!
 //! The guide's wording lives here and not in the sink that follows it word for word, so that a sink can go.
+
+use std::fmt::Write as _;
+
+use super::sentinel;
 
 /// One row of the guide's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,3 +51,55 @@ pub static GUIDE: [GuideField; 22] = [
     row(FILE, "File Hash Type", "fileHashType"),
     row(FILE, "Indicator: File", "fileHashValue"),
 ];
+
+/// How a sink answers one row of the guide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// The property that it is written to, and how.
+    Property { path: &'static str, note: &'static str },
+    /// Why it is not written: the text that users see where an observable is skipped for it.
+    Declined(&'static str),
+}
+
+/// A sink's column beside the guide's rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// `Microsoft Sentinel`.
+    pub product: &'static str,
+    /// In the guide's order.
+    pub fields: &'static [Fill; 22],
+    /// What the vendor needs and the guide does not name: property and value.
+    pub beyond: &'static [(&'static str, &'static str)],
+}
+
+/// The columns of the sinks that there are.
+pub static COLUMNS: [Column; 1] = [sentinel::COLUMN];
+
+/// The mapping tables of the README.
+#[must_use]
+pub fn render_mapping() -> String {
+    let mut page = String::from("| # | ThreatConnect field (guide) |");
+    for column in &COLUMNS {
+        let _ = write!(page, " {} |", column.product);
+    }
+    page.push_str("\n|---|---|");
+    page.push_str(&"---|".repeat(COLUMNS.len()));
+    for (i, field) in GUIDE.iter().enumerate() {
+        let _ = write!(page, "\n| {} | {} |", i + 1, field.field.replace('|', "\\|"));
+        for column in &COLUMNS {
+            let _ = match column.fields[i] {
+                Fill::Property { path, note: "" } => write!(page, " `{path}` |"),
+                Fill::Property { path, note } => write!(page, " `{path}`: {note} |"),
+                Fill::Declined(why) => write!(page, " declined: {why} |"),
+            };
+        }
+    }
+    for column in &COLUMNS {
+        let _ = write!(page, "\n\nBeyond the guide, for {}:\n\n| Property | Value |\n|---|---|", column.product);
+        for (property, value) in column.beyond {
+            let _ = write!(page, "\n| {property} | {value} |");
+        }
+    }
+    page.push('\n');
+    page
+}

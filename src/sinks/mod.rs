@@ -1,18 +1,24 @@
 //! Sinks: where indicators go. One folder per sink; this file holds what they share.
 
+pub mod defender;
+pub mod graph_ti;
 pub mod guide;
 pub mod sentinel;
+mod target;
 
-use std::fmt::{self, Write as _};
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::indicator::{ActionToTake, Group, Indicator, Kind, NeverSend, Observable, Tlp};
+use crate::indicator::{ActionToTake, Group, Indicator, Kind, NeverSend, Observable, ObservableKey, Tlp};
 use crate::platform::clock::BoxFuture;
 use crate::platform::http::Traffic;
+pub use target::Target;
 
 /// What the user wants of every payload, whatever the sink.
 #[derive(Debug, Clone)]
@@ -24,6 +30,35 @@ pub struct Terms {
     pub kinds: Vec<Kind>,
     pub never_send: NeverSend,
     pub allow_private_addresses: bool,
+}
+
+/// The guide's "Target Product".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TargetProduct {
+    Sentinel,
+    Defender,
+}
+
+impl TargetProduct {
+    pub const ALL: [Self; 2] = [Self::Sentinel, Self::Defender];
+
+    /// The guide's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sentinel => "Microsoft Sentinel",
+            Self::Defender => "Microsoft Defender for Endpoint",
+        }
+    }
+
+    /// Objects that it holds at most, of all applications of a tenant together ("Create indicators" overview of Defender).
+    #[must_use]
+    pub const fn capacity(self) -> Option<u64> {
+        match self {
+            Self::Sentinel => None,
+            Self::Defender => Some(15_000),
+        }
+    }
 }
 
 /// Days, 1 to 3650.
@@ -86,6 +121,8 @@ pub struct Draft {
     pub content: Vec<u8>,
     /// Over `content` and the expiration days.
     pub hash: ContentHash,
+    /// Over what the target cannot change in an object: with another identity it is another object.
+    pub identity: ContentHash,
     /// What the target calls the object before it gives it an id.
     pub external_id: String,
     pub created: Timestamp,
@@ -97,6 +134,20 @@ pub struct Draft {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentHash(pub [u8; 16]);
 
+impl ContentHash {
+    /// Of the parts, one after the other.
+    #[must_use]
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in parts {
+            context.update(part);
+        }
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&context.finish().as_ref()[..16]);
+        Self(hash)
+    }
+}
+
 /// When a payload is sent and when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
@@ -105,12 +156,34 @@ pub struct Stamp {
     pub expires: Timestamp,
 }
 
+/// What is known of an observable's object at the target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct There {
+    /// The target's own id of the object; none if there is no object, or its id is not known.
+    pub id: Option<String>,
+    /// What is sent has another identity: a new object, after which the one with `id` is deleted.
+    pub replaced: bool,
+    /// External ids of sends without an answer: under each there may be one more object, of which at most one is kept.
+    /// A target that gives ids looks them up first.
+    pub unsure: Vec<String>,
+}
+
+/// One item that is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    pub observable: Observable,
+    pub external_id: String,
+    /// [`Sink::payload`] made it.
+    pub payload: Vec<u8>,
+    pub there: There,
+}
+
 /// What is at the target and shall go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Withdrawal {
     pub observable: Observable,
     pub external_id: String,
-    pub remote_id: Option<String>,
+    pub there: There,
     pub created: Timestamp,
     pub valid_from: Timestamp,
     pub stamp: Stamp,
@@ -131,6 +204,21 @@ pub enum Answer {
     Unanswered {
         reason: String,
     },
+    /// The target has no place for another object.
+    Full {
+        reason: String,
+    },
+}
+
+/// One object that a survey found at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub id: String,
+    /// Names the observable as [`Sink::key`] does; none if it is of a kind that is never sent.
+    pub key: Option<ObservableKey>,
+    pub identity: ContentHash,
+    /// Made by this product, as far as the target tells.
+    pub ours: bool,
 }
 
 /// How a whole batch failed.
@@ -140,6 +228,8 @@ pub enum SendErrorKind {
     Transient,
     /// 400 or 413: nothing took effect; smaller batches find the culprit.
     Refused,
+    /// The service choked on the batch as a whole: it is unknown what took effect, but smaller batches are known to pass.
+    TooMuch,
     /// 401, 403, 404, 410, a retired API: no item will pass until something is changed.
     Systemic,
 }
@@ -162,6 +252,10 @@ pub struct Limits {
     pub batch: usize,
     /// Requests under way at once.
     pub concurrency: usize,
+    /// Objects that the target holds at most, whoever made them.
+    pub capacity: Option<u64>,
+    /// Objects that one indicator can give here, at most.
+    pub per_indicator: u64,
 }
 
 /// What a sink writes to; its fingerprint keys everything that says what is there.
@@ -183,6 +277,11 @@ pub trait Sink: fmt::Debug + Send + Sync {
 
     fn traffic(&self) -> &Traffic;
 
+    /// Names the observable's object in stored rows: two that may stand side by side at the target have different keys.
+    fn key(&self, observable: &Observable) -> ObservableKey {
+        observable.key()
+    }
+
     /// The payload of one sighting, or why there is none. Pure.
     ///
     /// # Errors
@@ -192,66 +291,24 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// The bytes of one item as they are sent. Pure.
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8>;
 
-    /// Sends payloads; one answer per payload, in their order.
-    fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>>;
+    /// Creates, updates or replaces one object per item; one answer per item, in their order.
+    fn send<'a>(&'a self, items: &'a [Upload]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>>;
 
     /// Takes items back; one answer per item, in their order.
     fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>>;
 
+    /// Everything that the target holds, whoever made it; none if it cannot be listed or does not show it to us.
+    fn survey(&self) -> BoxFuture<'_, Result<Option<Vec<Found>>, SendError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Deletes objects that a survey found too many; an id that is not there is deleted already.
+    fn discard<'a>(&'a self, _ids: &'a [String]) -> BoxFuture<'a, Result<(), SendError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// The least call that proves access.
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>>;
-}
-
-/// How a sink answers one row of the guide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
-    /// The property that it is written to, and how.
-    Property { path: &'static str, note: &'static str },
-    /// Why it is not written: the text that users see where an observable is skipped for it.
-    Declined(&'static str),
-}
-
-/// A sink's column beside the guide's rows.
-#[derive(Debug, Clone, Copy)]
-pub struct Column {
-    /// `Microsoft Sentinel`.
-    pub product: &'static str,
-    /// In the guide's order.
-    pub fields: &'static [Fill; 22],
-    /// What the vendor needs and the guide does not name: property and value.
-    pub beyond: &'static [(&'static str, &'static str)],
-}
-
-/// The columns of the sinks that there are.
-pub static COLUMNS: [Column; 1] = [sentinel::COLUMN];
-
-/// The mapping tables of the README.
-#[must_use]
-pub fn render_mapping() -> String {
-    let mut page = String::from("| # | ThreatConnect field (guide) |");
-    for column in &COLUMNS {
-        let _ = write!(page, " {} |", column.product);
-    }
-    page.push_str("\n|---|---|");
-    page.push_str(&"---|".repeat(COLUMNS.len()));
-    for (i, field) in guide::GUIDE.iter().enumerate() {
-        let _ = write!(page, "\n| {} | {} |", i + 1, field.field.replace('|', "\\|"));
-        for column in &COLUMNS {
-            let _ = match column.fields[i] {
-                Fill::Property { path, note: "" } => write!(page, " `{path}` |"),
-                Fill::Property { path, note } => write!(page, " `{path}`: {note} |"),
-                Fill::Declined(why) => write!(page, " declined: {why} |"),
-            };
-        }
-    }
-    for column in &COLUMNS {
-        let _ = write!(page, "\n\nBeyond the guide, for {}:\n\n| Property | Value |\n|---|---|", column.product);
-        for (property, value) in column.beyond {
-            let _ = write!(page, "\n| {property} | {value} |");
-        }
-    }
-    page.push('\n');
-    page
 }
 
 /// What holds for every sink, before it is asked for a draft.
@@ -289,9 +346,44 @@ const PRIVATE: [&str; 14] = [
     "ff00::/8",
 ];
 
-fn is_private(observable: &Observable) -> bool {
+pub(crate) fn is_private(observable: &Observable) -> bool {
     static RANGES: LazyLock<Vec<IpNet>> = LazyLock::new(|| PRIVATE.iter().filter_map(|range| range.parse().ok()).collect());
     observable.range().is_some_and(|own| RANGES.iter().any(|range| range.contains(&own) || own.contains(range)))
+}
+
+/// v3 has no XID: owner and id, and the hash's kind where one File gives several objects.
+pub(crate) fn external_id(indicator: &Indicator, kind: Kind) -> String {
+    let base = indicator.xid.clone().unwrap_or_else(|| format!("{}-{}", indicator.owner_id, indicator.id));
+    match kind {
+        Kind::Md5 | Kind::Sha1 | Kind::Sha256 => format!("{base}-{}", kind.stable_name()),
+        _ => base,
+    }
+}
+
+/// The guide's words for the description.
+pub(crate) fn described(indicator: &Indicator) -> String {
+    format!("ThreatConnect | Owner: {}", indicator.owner)
+}
+
+/// Names a destination in stored keys: the product's short name and a hash of what tells it from others.
+pub(crate) fn fingerprint(product: &str, parts: &[&str]) -> String {
+    let hash = digest::digest(&digest::SHA256, parts.join("\n").as_bytes());
+    hash.as_ref().iter().take(8).fold(format!("{product}-"), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Rounds in which no two items have the same name: a target that answers by name could not tell them apart.
+pub(crate) fn rounds<T>(items: &[T], name: impl Fn(&T) -> String) -> Vec<Vec<usize>> {
+    let mut rounds: Vec<Vec<usize>> = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for (i, item) in items.iter().enumerate() {
+        let times = seen.entry(name(item)).or_default();
+        if rounds.len() == *times {
+            rounds.push(Vec::new());
+        }
+        rounds[*times].push(i);
+        *times += 1;
+    }
+    rounds
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use indicator_relay::export::{Progress, Request};
 use indicator_relay::platform::clock::{Clock, SystemClock};
 use indicator_relay::platform::identity::Tokens;
 use indicator_relay::platform::pacer::Pacer;
-use indicator_relay::settings::{Settings, Target};
+use indicator_relay::settings::Settings;
+use indicator_relay::sinks::Target;
 use indicator_relay::storage::sqlite::SqliteStore;
 use indicator_relay::storage::{StateStore, Version, Write};
 use indicator_relay::threatconnect::{Client, Filter, Item};
@@ -222,8 +223,7 @@ impl Emulated {
 fn settings() -> anyhow::Result<Settings> {
     let mut settings = Settings::from_map(&std::env::vars().collect()).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     for job in &mut settings.jobs {
-        let Target::Sentinel(config) = &mut job.target;
-        config.requests_per_minute = 100_000_000;
+        job.target.share(0);
     }
     Ok(settings)
 }
@@ -260,7 +260,7 @@ struct Posted {
 async fn floor(arguments: &Arguments, reads: bool, posts: bool) -> anyhow::Result<Measured> {
     let settings = settings()?;
     let job = &settings.jobs[0];
-    let Target::Sentinel(config) = &job.target;
+    let Target::Sentinel(config) = &job.target else { anyhow::bail!("the floor uploads to Sentinel") };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let http = reqwest::Client::builder().build()?;
     let store = SqliteStore::open(&arguments.state, Arc::clone(&clock))?;

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::super::{Column, Fill, Skip, Terms, Withdrawal};
+use super::super::guide::{Column, Fill};
+use super::super::{Skip, Terms, Withdrawal, described, external_id};
 use super::Config;
 use crate::indicator::{Indicator, Kind, Observable, Tlp};
 
@@ -161,7 +162,7 @@ pub(crate) fn object<'a>(
         id,
         created: time(indicator.date_added),
         name: observable.value(),
-        description: Some(format!("ThreatConnect | Owner: {}", indicator.owner)),
+        description: Some(described(indicator)),
         indicator_types: Some(["watchlist"]),
         pattern,
         pattern_type: "stix",
@@ -279,15 +280,6 @@ fn context(indicator: &Indicator, terms: &Terms) -> String {
 fn is_url(link: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
     link.bytes().all(allowed) && url::Url::parse(link).is_ok()
-}
-
-/// v3 has no XID: owner and id, and the hash's kind where one File gives several objects.
-fn external_id(indicator: &Indicator, kind: Kind) -> String {
-    let base = indicator.xid.clone().unwrap_or_else(|| format!("{}-{}", indicator.owner_id, indicator.id));
-    match kind {
-        Kind::Md5 | Kind::Sha1 | Kind::Sha256 => format!("{base}-{}", kind.stable_name()),
-        _ => base,
-    }
 }
 
 /// RFC 3339 in UTC with milliseconds.

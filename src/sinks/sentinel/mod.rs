@@ -6,30 +6,36 @@
 mod mapping;
 mod wire;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use jiff::{Timestamp, ToSpan};
 use reqwest::Method;
 use url::Url;
 
 use super::{
-    Answer, Column, ContentHash, Destination, Draft, Limits, SendError, SendErrorKind, Sink, Skip, Stamp, Terms, Withdrawal,
+    Answer, ContentHash, Destination, Draft, Limits, SendError, SendErrorKind, Sink, Skip, Stamp, Terms, Upload, Withdrawal,
+    fingerprint,
 };
 use crate::indicator::{Indicator, Observable};
 use crate::platform::clock::{BoxFuture, Clock};
 use crate::platform::http::{Authorize, Bounds, Failure, Http, Reply, Request, Traffic, excerpt, request_id};
-use crate::platform::pacer::Pacer;
+use crate::platform::pacer::{Lanes, Pacer};
+
+use super::guide::Column;
 
 pub(crate) const COLUMN: Column = mapping::COLUMN;
 
 /// Objects in one request (vendor page "Upload STIX objects").
 const BATCH: usize = 100;
+/// A minute, for one identity (same page).
+const REQUESTS: u32 = 100;
 /// Requests under way at once: enough to hide a second of latency under the documented rate.
 const CONCURRENCY: usize = 8;
 /// Requests that may go together after a rest.
 const BURST: u32 = 2;
 const API_VERSION: &str = "2024-02-01-preview";
+/// An object is replaced whole by one with the same id: nothing of it makes it another object.
+const ONE_OBJECT: ContentHash = ContentHash([0; 16]);
 /// Answers are short; longer ones are none.
 const LONGEST_ANSWER: usize = 4 << 20;
 
@@ -44,27 +50,24 @@ pub struct Config {
     pub source_system: String,
     pub user_agents: bool,
     pub severity_extension: bool,
-    /// Upload requests a minute that this sink may use: the documented 100, divided by the destinations that share the identity.
-    pub requests_per_minute: u32,
+    /// Destinations that share the identity, and so its rate.
+    pub sharing: u32,
 }
 
 impl Config {
     /// Keeps this sink's share of the documented rate.
     #[must_use]
-    pub fn pacer(&self) -> Arc<Mutex<Pacer>> {
-        Arc::new(Mutex::new(Pacer::per_minute(self.requests_per_minute, BURST)))
+    pub fn lanes(&self) -> Lanes {
+        Lanes::one(Pacer::part(REQUESTS, self.sharing, BURST))
     }
 
     /// What it writes to: the workspace and the source system, however one signs in.
     #[must_use]
     pub fn destination(&self) -> Destination {
         let workspace = self.workspace_id.to_ascii_lowercase();
-        let name = format!("{workspace}\n{}", self.source_system);
-        let hash = digest::digest(&digest::SHA256, name.as_bytes());
-        let short = hash.as_ref().iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         Destination {
             product: COLUMN.product,
-            fingerprint: format!("sentinel-{short}"),
+            fingerprint: fingerprint("sentinel", &[&workspace, &self.source_system]),
             shown: format!("workspace {workspace}, source system `{}`", self.source_system),
         }
     }
@@ -80,17 +83,17 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// `pacer`: shared by all that count against the same limit ([`Config::pacer`] makes one).
+    /// `lanes`: shared by all that count against the same limit ([`Config::lanes`] makes them).
     #[must_use]
     pub fn new(
         config: Config,
         client: reqwest::Client,
         clock: Arc<dyn Clock>,
         bearer: Arc<dyn Authorize>,
-        pacer: Arc<Mutex<Pacer>>,
+        lanes: &Lanes,
     ) -> Self {
         let http = Http::new(COLUMN.product, client, clock, config.url.clone(), bearer)
-            .paced(pacer)
+            .paced(Arc::clone(&lanes.sending))
             .reading_wait_from(wire::wait)
             .bounded(Bounds { body: LONGEST_ANSWER, ..Bounds::default() });
         let path =
@@ -98,7 +101,7 @@ impl Sentinel {
         Self { destination: config.destination(), config, http, path }
     }
 
-    async fn upload(&self, payloads: &[Vec<u8>]) -> Result<Vec<Answer>, SendError> {
+    async fn upload(&self, payloads: &[&[u8]]) -> Result<Vec<Answer>, SendError> {
         let reply = self.post(payloads).await?;
         let correlation = request_id(&reply.headers);
         match reply.status {
@@ -108,7 +111,7 @@ impl Sentinel {
         }
     }
 
-    async fn post(&self, payloads: &[Vec<u8>]) -> Result<Reply, SendError> {
+    async fn post(&self, payloads: &[&[u8]]) -> Result<Reply, SendError> {
         let request = Request {
             operation: "upload indicators",
             method: Method::POST,
@@ -126,7 +129,7 @@ impl Sink for Sentinel {
     }
 
     fn limits(&self) -> Limits {
-        Limits { batch: BATCH, concurrency: CONCURRENCY }
+        Limits { batch: BATCH, concurrency: CONCURRENCY, capacity: None, per_indicator: 3 }
     }
 
     fn traffic(&self) -> &Traffic {
@@ -138,14 +141,10 @@ impl Sink for Sentinel {
         let object = mapping::object(indicator, observable, &external_id, terms, &self.config)?;
         let content = open_ended(&object);
         let expiration_days = terms.expiration_days.of(observable.kind());
-        let mut hasher = digest::Context::new(&digest::SHA256);
-        hasher.update(&content);
-        hasher.update(&expiration_days.to_be_bytes());
-        let mut hash = [0; 16];
-        hash.copy_from_slice(&hasher.finish().as_ref()[..16]);
         Ok(Draft {
+            hash: ContentHash::of(&[&content, &expiration_days.to_be_bytes()]),
             content,
-            hash: ContentHash(hash),
+            identity: ONE_OBJECT,
             external_id,
             created: indicator.date_added,
             valid_from: indicator.date_added,
@@ -157,8 +156,8 @@ impl Sink for Sentinel {
         closed(draft.content.clone(), in_order(draft.created, draft.valid_from, stamp))
     }
 
-    fn send<'a>(&'a self, payloads: &'a [Vec<u8>]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
-        Box::pin(self.upload(payloads))
+    fn send<'a>(&'a self, items: &'a [Upload]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
+        Box::pin(async move { self.upload(&items.iter().map(|item| item.payload.as_slice()).collect::<Vec<_>>()).await })
     }
 
     fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
@@ -169,7 +168,7 @@ impl Sink for Sentinel {
                 Ok(closed(open_ended(&object), in_order(item.created, item.valid_from, item.stamp)))
             })
             .collect::<Result<Vec<_>, SendError>>();
-        Box::pin(async move { self.upload(&payloads?).await })
+        Box::pin(async move { self.upload(&payloads?.iter().map(Vec::as_slice).collect::<Vec<_>>()).await })
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>> {

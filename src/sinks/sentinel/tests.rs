@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{ExpirationDays, Fill};
+use super::super::ExpirationDays;
+use super::super::guide::Fill;
 use super::*;
 use crate::indicator::{
     ActionToTake, Confidence, KillChainPhase, Kind, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp,
@@ -36,10 +37,10 @@ fn sink(user_agents: bool, severity_extension: bool) -> Sentinel {
         source_system: "Indicator Relay".to_owned(),
         user_agents,
         severity_extension,
-        requests_per_minute: 100,
+        sharing: 1,
     };
-    let pacer = config.pacer();
-    Sentinel::new(config, reqwest::Client::default(), Arc::new(SystemClock::new()), Arc::new(Nobody), pacer)
+    let lanes = config.lanes();
+    Sentinel::new(config, reqwest::Client::default(), Arc::new(SystemClock::new()), Arc::new(Nobody), &lanes)
 }
 
 fn terms() -> Terms {
@@ -241,7 +242,7 @@ fn a_withdrawal_ends_in_the_past_but_after_it_began() {
     let item = Withdrawal {
         external_id: mapping::stix_id(&observable),
         observable,
-        remote_id: None,
+        there: crate::sinks::There::default(),
         created: began,
         valid_from: began,
         stamp: Stamp { expires: "2026-11-24T08:59:58Z".parse().expect("a time"), ..stamp() },

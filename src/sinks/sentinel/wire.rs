@@ -11,7 +11,7 @@ use crate::sinks::Answer;
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
 /// The request body; the payloads are JSON already and are not parsed again.
-pub(crate) fn body(source_system: &str, payloads: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn body(source_system: &str, payloads: &[&[u8]]) -> Vec<u8> {
     let size: usize = payloads.iter().map(|payload| payload.len() + 1).sum();
     let mut body = Vec::with_capacity(size + 100);
     body.extend_from_slice(b"{\"sourcesystem\":");
