@@ -31,6 +31,9 @@ pub(super) struct Arguments {
     /// A folder for lists (added, changed, skipped with reasons, …) and the exact payloads, as JSON lines; one folder per job if there are several.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Fills the places that Indicator Reserve Count keeps free, in this run.
+    #[arg(long)]
+    use_reserve: bool,
     /// One JSON document on standard output, nothing else there.
     #[arg(long)]
     json: bool,
@@ -117,9 +120,10 @@ async fn one(
         None => Progress::default(),
     };
     let request = Request {
-        full: arguments.full || arguments.resend || arguments.approve_withdraw.is_some(),
+        full: arguments.full || arguments.resend || arguments.use_reserve || arguments.approve_withdraw.is_some(),
         resend: arguments.resend,
         retry_rejected: false,
+        use_reserve: arguments.use_reserve,
         budget: app.settings.time_budget,
     };
     let bar = bar(&job.name, around.terminal && !arguments.json && std::io::stderr().is_terminal());

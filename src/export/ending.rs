@@ -1,23 +1,19 @@
 //! The end of a run: what is gone leaves its rows, rows without claims are withdrawn, under guards.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
-use jiff::{Timestamp, ToSpan};
-
-use super::flow::{Stop, stamp};
-use super::ledger::{Group, Ledger, LedgerError, Packer, write};
-use super::outbox::{Load, Outbox, Parcel};
+use super::capacity::Capacity;
+use super::departures::{Departures, Leaving, forget_claim};
+use super::flow::Stop;
+use super::ledger::{Ledger, LedgerError, Packer, write};
 use super::record::RunRecord;
 use super::report::Mode;
 use super::rows::{
-    Approval, Claim, Gone, GoneReason, IntentItem, JobState, RefusedWithdrawal, TargetRow, approval_key, claim_key, encode,
-    end_of, gone_key, gone_prefix, mark_key, parse_last_key, parse_sighting_key, rejection_key, run_key, target_key,
-    tombstone_key,
+    Approval, Claim, Gone, GoneReason, Holder, JobState, RefusedWithdrawal, TargetRow, approval_key, claim_key, encode, end_of,
+    gone_key, gone_prefix, mark_key, parse_last_key, parse_sighting_key, run_key, target_key, tombstone_key,
 };
 use super::{Job, Progress};
-use crate::indicator::{Observable, ObservableKey};
-use crate::sinks::{Answer, Stamp, Withdrawal};
+use crate::indicator::ObservableKey;
 
 /// Index rows read at once.
 const AT_ONCE: usize = 400;
@@ -33,27 +29,19 @@ pub(crate) struct Ending<'a> {
     pub record: &'a mut RunRecord,
     pub state: &'a mut JobState,
     pub progress: &'a Progress,
-}
-
-/// A row whose last claim goes.
-struct Leaving {
-    id: u64,
-    key: ObservableKey,
-    refused: bool,
-    row: TargetRow,
+    pub capacity: &'a mut Capacity,
 }
 
 impl Ending<'_> {
-    /// Takes back what is gone, as far as the guards allow.
-    pub(crate) async fn withdraw(&mut self) -> Result<(), Stop> {
+    /// Takes back what is gone, as far as the guards allow. True if they allow what a complete full run may do.
+    pub(crate) async fn withdraw(&mut self) -> Result<bool, Stop> {
         let ordinary =
             self.record.mode == Mode::Full && self.record.read_is_complete() && self.job.policy.withdraw && self.guard().await?;
         let mut from = gone_prefix(&self.job.name);
         let end = end_of(&from);
-        let mut outbox = Outbox::new(Arc::clone(&self.job.sink), &format!("{}-w", self.record.run));
         loop {
             let chunk: Vec<(String, Gone)> = self.ledger.rows().scan(&from, &end, AT_ONCE).await?;
-            let Some((last, _)) = chunk.last() else { return Ok(()) };
+            let Some((last, _)) = chunk.last() else { return Ok(ordinary) };
             from = format!("{last}!");
             let allowed: Vec<(u64, ObservableKey)> = chunk
                 .iter()
@@ -61,8 +49,17 @@ impl Ending<'_> {
                 .filter_map(|(key, _)| parse_sighting_key(key))
                 .collect();
             let leaving = self.remove_claims(&allowed).await?;
-            self.send_withdrawals(&mut outbox, leaving).await?;
+            self.departures().withdraw(leaving, "-w").await?;
         }
+    }
+
+    /// Rows whose places go to others.
+    pub(crate) async fn displace(&mut self, keys: &[ObservableKey]) -> Result<u64, Stop> {
+        self.departures().displace(keys).await
+    }
+
+    fn departures(&mut self) -> Departures<'_> {
+        Departures { ledger: self.ledger, job: self.job, record: self.record, progress: self.progress, capacity: self.capacity }
     }
 
     /// Whether this run may withdraw what full runs passed by; if not, why, and how to approve it.
@@ -152,7 +149,7 @@ impl Ending<'_> {
                         continue;
                     }
                     if row.at_target {
-                        leaving.push(Leaving { id, key, refused, row });
+                        leaving.push(Leaving { key, row, claims: vec![(Holder(job.to_owned(), id), refused)] });
                         continue;
                     }
                     group.push((target_key(key), None));
@@ -162,6 +159,7 @@ impl Ending<'_> {
                     if row.remove_claim(job, id) {
                         group.push((mark_key(key), Some(b"{}".to_vec())));
                     }
+                    self.capacity.follow(&row, key, &self.job.places);
                     group.push((target_key(key), Some(encode(&row))));
                 }
             }
@@ -169,118 +167,6 @@ impl Ending<'_> {
         }
         packer.flush().await?;
         Ok(leaving)
-    }
-
-    /// Withdraws rows, batch by batch.
-    async fn send_withdrawals(&mut self, outbox: &mut Outbox, leaving: Vec<Leaving>) -> Result<(), Stop> {
-        if leaving.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(
-            job = self.job.name,
-            rows = leaving.len(),
-            first = leaving[0].row.value,
-            "withdrawing rows that nobody claims any more"
-        );
-        let mut waiting: Vec<Parcel> = Vec::new();
-        let mut open: HashMap<usize, (Leaving, Stamp)> = HashMap::new();
-        let now = self.ledger.clock().now();
-        for (token, leaving) in leaving.into_iter().enumerate().rev() {
-            let stamp = withdrawal_stamp(now, &leaving.row);
-            if let Some(parcel) = self.withdrawal(token, &leaving, stamp) {
-                waiting.push(parcel);
-                open.insert(token, (leaving, stamp));
-            }
-        }
-        while !open.is_empty() {
-            while outbox.has_room() && !waiting.is_empty() {
-                let size = self.job.sink.limits().batch.min(waiting.len());
-                let mut batch = waiting.split_off(waiting.len() - size);
-                batch.reverse();
-                outbox.dispatch(self.ledger, batch).await?;
-            }
-            let renewal = self.ledger.clock().alarm(self.ledger.renewal_due_in());
-            tokio::select! {
-                answers = outbox.answers() => {
-                    let answers = answers.map_err(Stop::Target)?;
-                    self.commit_withdrawals(outbox, answers, &mut open).await?;
-                }
-                () = renewal => self.ledger.renew().await?,
-            }
-        }
-        Ok(())
-    }
-
-    fn withdrawal(&self, token: usize, leaving: &Leaving, stamp: Stamp) -> Option<Parcel> {
-        let row = &leaving.row;
-        let observable = Observable::parse(row.kind, &row.value).ok()?;
-        let intent = IntentItem {
-            job: self.job.name.clone(),
-            id: leaving.id,
-            owner: String::new(),
-            kind: row.kind,
-            value: row.value.clone(),
-            key: leaving.key.to_string(),
-            external_id: row.external_id.clone(),
-            created: row.created,
-            valid_from: row.valid_from,
-            withdrawal: true,
-        };
-        let load = Load::Withdrawal(Withdrawal {
-            observable,
-            external_id: row.external_id.clone(),
-            there: row.there(None),
-            created: row.created,
-            valid_from: row.valid_from,
-            stamp,
-        });
-        Some(Parcel { token, load, intent, modified: stamp.modified })
-    }
-
-    async fn commit_withdrawals(
-        &mut self,
-        outbox: &mut Outbox,
-        answers: Vec<(usize, Answer)>,
-        open: &mut HashMap<usize, (Leaving, Stamp)>,
-    ) -> Result<(), Stop> {
-        let job = self.job.name.as_str();
-        let mut withdrawn = 0;
-        let mut packer = Packer::new(self.ledger);
-        for (token, answer) in answers {
-            let Some((leaving, stamp)) = open.remove(&token) else { continue };
-            let (key, mut row) = (leaving.key, leaving.row);
-            row.forget();
-            row.expires = None;
-            row.modified = row.modified.max(stamp.modified);
-            let mut group = Group::new();
-            match answer {
-                Answer::Accepted { .. } => {
-                    withdrawn += 1;
-                    if let Some(journal) = self.progress.journal() {
-                        journal.withdrawn(row.kind.report_name(), &row.value);
-                    }
-                    row.claims.clear();
-                    row.cut = false;
-                    row.is_gone_from_target();
-                    row.withdrawn_in = Some(self.record.run.clone());
-                    group.extend(forget_claim(job, leaving.id, key, leaving.refused));
-                    group.push((tombstone_key(key), Some(encode(&self.record.run))));
-                    group.push((mark_key(key), None));
-                }
-                Answer::Unanswered { .. } => self.record.unanswered_at_end += 1,
-                Answer::Refused { reason, .. } | Answer::Full { reason } => {
-                    self.record.tally.explain("withdrawal_refused", row.kind.report_name(), &reason, &row.value, 1);
-                }
-            }
-            group.push((target_key(key), Some(encode(&row))));
-            group.extend(outbox.close(token).map(|intent| (intent, None)));
-            packer.add(group).await?;
-        }
-        self.record.tally.withdrawn += withdrawn;
-        self.progress.withdrew(withdrawn);
-        packer.add(vec![(run_key(job), Some(encode(self.record)))]).await?;
-        packer.flush().await?;
-        Ok(())
     }
 
     /// Tombstones of earlier runs have lasted one more full run: they go.
@@ -315,21 +201,4 @@ impl Gone {
             GoneReason::Passed => false,
         }
     }
-}
-
-/// The rows that leave with a claim.
-fn forget_claim(job: &str, id: u64, key: ObservableKey, refused: bool) -> Group {
-    let mut group = vec![(claim_key(job, id, key), None), (gone_key(job, id, key), None)];
-    if refused {
-        group.push((rejection_key(job, id, key), None));
-    }
-    group
-}
-
-/// A withdrawal ends in the past, but after it began.
-fn withdrawal_stamp(now: Timestamp, row: &TargetRow) -> Stamp {
-    let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let past = second.checked_sub(1.second()).unwrap_or(second);
-    let expires = if past > row.valid_from { past } else { row.valid_from.checked_add(1.second()).unwrap_or(row.valid_from) };
-    Stamp { modified: stamp(now, row.created, 0, Some(row)).modified, expires }
 }

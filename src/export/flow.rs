@@ -2,34 +2,34 @@
 //!
 //! One task holds all of it; reading, drafting and sending run beside it. Nothing is shared, so nothing is locked.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod admission;
+mod join;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 
+use super::capacity::{Capacity, Selector};
 use super::decide::{InFlight, Rules, Sighting, Verdict, decide};
 use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::{Halt, Load, Outbox, Parcel};
 use super::reader::{DraftedPage, expiry, read_ahead};
 use super::record::RunRecord;
 use super::report::{Mode, Tally};
-use super::rows::{
-    Claim, GoneReason, Holder, IntentItem, TargetRow, claim_key, claims_from, claims_prefix, encode, end_of, parse_sighting_key,
-    run_key, target_key,
-};
-use super::settle::{release, settle};
+use super::rows::{Claim, GoneReason, Holder, IntentItem, TargetRow, claim_key, encode, run_key, target_key};
+use super::settle::{ranked, release, settle};
 use super::{Job, Progress};
 use crate::indicator::ObservableKey;
 use crate::sinks::{Answer, Stamp, Upload};
 use crate::threatconnect;
+use join::Joined;
 
 /// Pages that are decided and not yet committed, at most.
 const WINDOW_PAGES: usize = 3;
 /// The same in sightings: large pages are taken one at a time.
 const WINDOW_SIGHTINGS: usize = 6_000;
-/// Claims read at once.
-const CLAIMS_AT_ONCE: usize = 1_000;
 /// Items refused alike, with none accepted, that are a matter of settings and not of items.
 const REFUSED_ALIKE: usize = 100;
 
@@ -62,6 +62,11 @@ pub(crate) struct Flow<'a> {
     pub progress: &'a Progress,
     /// Monotonic time at which the budget is over.
     pub deadline: Option<Duration>,
+    pub capacity: &'a mut Capacity,
+    /// This pass only ranks: nothing is sent, nothing counted.
+    pub selector: Option<Selector>,
+    /// What ranks higher may take the place of what ranks lower.
+    pub displaces: bool,
     outbox: Outbox,
     pages: VecDeque<PageWork>,
     next_page: u64,
@@ -84,10 +89,7 @@ struct PageWork {
     outstanding: usize,
     /// Keys whose rows it holds.
     keys: Vec<ObservableKey>,
-    /// Claims that its indicators no longer yield.
-    released: Vec<(u64, ObservableKey, Claim)>,
-    /// Claims of this range seen, for the withdrawal guard.
-    claims_seen: u64,
+    joined: Joined,
 }
 
 impl<'a> Flow<'a> {
@@ -97,6 +99,7 @@ impl<'a> Flow<'a> {
         record: &'a mut RunRecord,
         progress: &'a Progress,
         deadline: Option<Duration>,
+        capacity: &'a mut Capacity,
     ) -> Self {
         let outbox = Outbox::new(Arc::clone(&job.sink), &record.run);
         Self {
@@ -105,6 +108,9 @@ impl<'a> Flow<'a> {
             record,
             progress,
             deadline,
+            capacity,
+            selector: None,
+            displaces: false,
             outbox,
             pages: VecDeque::new(),
             next_page: 0,
@@ -173,87 +179,19 @@ impl<'a> Flow<'a> {
         }
         let after = self.pages.back().map_or(self.record.cursor, |before| before.last_id);
         let last_id = page.ids.last().copied().unwrap_or(if page.is_last() { u64::MAX } else { after });
-        let mut claims_seen = 0;
-        let released = match self.record.mode {
-            Mode::Full => self.join_claims(&mut page, after, last_id, &mut claims_seen).await?,
-            Mode::Incremental => self.fetch_claims(&mut page).await?,
+        let joined = match self.record.mode {
+            Mode::Full => join::range(self.ledger, self.job, self.record, &mut page, after, last_id).await?,
+            Mode::Incremental => join::ids(self.ledger, self.job, &mut page).await?,
         };
         let now = self.ledger.clock().now();
-        let mut work =
-            PageWork { number: self.next_page, page, last_id, outstanding: 0, keys: Vec::new(), released, claims_seen };
+        let mut work = PageWork { number: self.next_page, page, last_id, outstanding: 0, keys: Vec::new(), joined };
         self.next_page += 1;
         self.decide_page(&mut work, now).await?;
-        self.progress.read(work.page.tally.read.indicators);
+        if self.selector.is_none() {
+            self.progress.read(work.page.tally.read.indicators);
+        }
         self.pages.push_back(work);
         Ok(())
-    }
-
-    /// The claims beside a page of a full run: those of ids that were read are attached, the rest is gone.
-    async fn join_claims(
-        &mut self,
-        page: &mut DraftedPage,
-        after: u64,
-        last_id: u64,
-        seen: &mut u64,
-    ) -> Result<Vec<(u64, ObservableKey, Claim)>, Stop> {
-        let job = &self.job.name;
-        let end = if last_id == u64::MAX { end_of(&claims_prefix(job)) } else { claims_from(job, last_id + 1) };
-        let mut from = if after == 0 { claims_prefix(job) } else { claims_from(job, after.saturating_add(1)) };
-        let mut join = Join::new(page);
-        loop {
-            let chunk: Vec<(String, Claim)> = self.ledger.rows().scan(&from, &end, CLAIMS_AT_ONCE).await?;
-            let full = chunk.len() == CLAIMS_AT_ONCE;
-            if let Some((last, _)) = chunk.last() {
-                from = format!("{last}!"); // the key directly after: `!` sorts below all that keys hold
-            }
-            *seen += chunk.len() as u64;
-            let mut gone = Vec::new();
-            for (key, claim) in chunk {
-                let Some((id, observable)) = parse_sighting_key(&key) else { continue };
-                if !join.attach(id, observable, claim.clone()) && claim.gone_in.is_none() {
-                    gone.push((id, observable, claim));
-                }
-            }
-            self.mark_gone(gone).await?;
-            if !full {
-                break;
-            }
-        }
-        Ok(join.released)
-    }
-
-    async fn mark_gone(&mut self, gone: Vec<(u64, ObservableKey, Claim)>) -> Result<(), LedgerError> {
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let now = self.ledger.clock().now();
-        let rules = rules(self.job, self.record, now);
-        let mut packer = Packer::new(self.ledger);
-        for (id, key, claim) in gone {
-            packer.add(release(Some(&claim), id, key, GoneReason::Passed, &rules)).await?;
-        }
-        packer.flush().await
-    }
-
-    /// The claims of the ids of an incremental page.
-    async fn fetch_claims(&mut self, page: &mut DraftedPage) -> Result<Vec<(u64, ObservableKey, Claim)>, Stop> {
-        let ids = page.readable.clone();
-        let mut join = Join::new(page);
-        for chunk in ids.chunks(64) {
-            let rows = self.ledger.rows();
-            let scans = chunk.iter().map(|id| {
-                let prefix = claims_from(&self.job.name, *id);
-                async move { rows.scan::<Claim>(&prefix, &end_of(&prefix), CLAIMS_AT_ONCE).await }
-            });
-            for claims in futures_util::future::join_all(scans).await {
-                for (key, claim) in claims? {
-                    if let Some((id, observable)) = parse_sighting_key(&key) {
-                        join.attach(id, observable, claim);
-                    }
-                }
-            }
-        }
-        Ok(join.released)
     }
 
     async fn decide_page(&mut self, work: &mut PageWork, now: Timestamp) -> Result<(), Stop> {
@@ -292,18 +230,25 @@ impl<'a> Flow<'a> {
             }
         }
         hold_rows(&mut self.rows, self.ledger, &order).await?;
+        let mut sends = Vec::new();
         for key in &order {
             let row = self.rows.get(key).and_then(|(row, _)| row.as_ref());
             decide(sightings, &groups[key], row, &rules, self.in_flight.get(key));
-            for &i in &groups[key] {
-                if matches!(sightings[i].verdict, Verdict::Send(_)) {
-                    self.in_flight.insert(*key, (Holder(self.job.name.clone(), sightings[i].id), sightings[i].weight));
-                    self.waiting.push_back((work.number, i));
-                    work.outstanding += 1;
-                }
-            }
+            sends.extend(groups[key].iter().copied().filter(|i| matches!(sightings[*i].verdict, Verdict::Send(_))));
         }
         work.keys = order;
+        if self.selector.is_some() {
+            self.offer(work, &sends);
+            return Ok(());
+        }
+        self.admit(work, &mut sends).await?;
+        for i in sends {
+            let sighting = &work.page.sightings[i];
+            let Some((_, key)) = &sighting.observable else { continue };
+            self.in_flight.insert(*key, (Holder(self.job.name.clone(), sighting.id), sighting.weight));
+            self.waiting.push_back((work.number, i));
+            work.outstanding += 1;
+        }
         Ok(())
     }
 
@@ -352,6 +297,9 @@ impl<'a> Flow<'a> {
             let sighting = &mut work.page.sightings[i];
             if sighting.answer.is_none() {
                 work.outstanding -= 1;
+                if let Some((_, key)) = &sighting.observable {
+                    self.capacity.answered(*key, &answer);
+                }
                 self.record.accepted_by_worker |= matches!(answer, Answer::Accepted { .. });
             }
             sighting.answer = Some(answer);
@@ -363,9 +311,49 @@ impl<'a> Flow<'a> {
         while self.pages.front().is_some_and(|page| page.outstanding == 0) {
             let Some(work) = self.pages.pop_front() else { break };
             refused_alike(&work, self.record)?;
-            self.commit(work).await?;
+            if self.selector.is_some() {
+                self.commit_ranked(work).await?;
+            } else {
+                self.commit(work).await?;
+            }
         }
         Ok(())
+    }
+
+    /// First pass: what is gone or released is marked, claims get their rank of today. The place is saved only at its end.
+    async fn commit_ranked(&mut self, work: PageWork) -> Result<(), Stop> {
+        let now = self.ledger.clock().now();
+        let rules = rules(self.job, self.record, now);
+        let mut packer = Packer::new(self.ledger);
+        let mut absent = None;
+        for sighting in &work.page.sightings {
+            let key = sighting.observable.as_ref().map(|(_, key)| *key);
+            let row = key.and_then(|key| self.rows.get_mut(&key)).map_or(&mut absent, |(row, _)| row);
+            packer.add(ranked(sighting, row, &rules)).await?;
+            if let (Some(key), Some(row)) = (key, row) {
+                self.capacity.follow(row, key, &self.job.places);
+            }
+        }
+        for (id, key, claim) in &work.joined.released {
+            packer.add(release(Some(claim), *id, *key, GoneReason::Released, &rules)).await?;
+        }
+        packer.flush().await?;
+        let selection = self.record.selection.get_or_insert_default();
+        selection.read += work.page.tally.read.indicators;
+        self.count_page(&work);
+        self.let_go(&work);
+        Ok(())
+    }
+
+    /// What a pass knows of the source, whether it sends or not.
+    fn count_page(&mut self, work: &PageWork) {
+        let record = &mut *self.record;
+        record.cursor = record.cursor.max(if work.last_id == u64::MAX { record.cursor } else { work.last_id });
+        record.without_id += work.page.without_id;
+        record.claims_seen += work.joined.seen;
+        for (owner, count) in &work.page.owners {
+            *record.owners_read.entry(owner.clone()).or_default() += count;
+        }
     }
 
     async fn commit(&mut self, work: PageWork) -> Result<(), Stop> {
@@ -395,9 +383,12 @@ impl<'a> Flow<'a> {
                     }
                 }
                 packer.add(settled.group).await?;
+                if let (Some(key), Some(row)) = (key, row) {
+                    self.capacity.follow(row, key, &self.job.places);
+                }
                 absent = None;
             }
-            for (id, key, claim) in &work.released {
+            for (id, key, claim) in &work.joined.released {
                 packer.add(release(Some(claim), *id, *key, GoneReason::Released, &rules)).await?;
             }
             self.tokens.retain(|token, (number, _)| {
@@ -410,14 +401,9 @@ impl<'a> Flow<'a> {
             packer.flush().await?;
         }
         tally.add(&work.page.tally);
+        self.count_page(&work);
         let record = &mut *self.record;
         record.tally.add(&tally);
-        record.cursor = record.cursor.max(if work.last_id == u64::MAX { record.cursor } else { work.last_id });
-        record.without_id += work.page.without_id;
-        record.claims_seen += work.claims_seen;
-        for (owner, count) in &work.page.owners {
-            *record.owners_read.entry(owner.clone()).or_default() += count;
-        }
         record.count_traffic(self.job);
         self.progress.answered(&tally);
         let mut group: Vec<_> = closed.into_iter().map(|key| (key, None)).collect();
@@ -444,36 +430,6 @@ impl<'a> Flow<'a> {
                 self.in_flight.remove(key);
             }
         }
-    }
-}
-
-/// Attaches claims to the sightings of a page.
-struct Join<'p> {
-    page: &'p mut DraftedPage,
-    places: HashMap<(u64, ObservableKey), usize>,
-    readable: HashSet<u64>,
-    released: Vec<(u64, ObservableKey, Claim)>,
-}
-
-impl<'p> Join<'p> {
-    fn new(page: &'p mut DraftedPage) -> Self {
-        let places = page.sightings.iter().enumerate();
-        let places = places.filter_map(|(i, s)| s.observable.as_ref().map(|(_, key)| ((s.id, *key), i))).collect();
-        let readable = page.readable.iter().copied().collect();
-        Self { page, places, readable, released: Vec::new() }
-    }
-
-    /// True if the claim's indicator was read. What it no longer yields is released; what could not be read is protected.
-    fn attach(&mut self, id: u64, key: ObservableKey, claim: Claim) -> bool {
-        if let Some(&i) = self.places.get(&(id, key)) {
-            self.page.sightings[i].claim = Some(claim);
-            return true;
-        }
-        if self.readable.contains(&id) {
-            self.released.push((id, key, claim));
-            return true;
-        }
-        self.page.ids.binary_search(&id).is_ok()
     }
 }
 

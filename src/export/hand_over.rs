@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Job;
+use super::capacity::{Admission, Capacity, NO_PLACE};
 use super::decide::{Change, Rules, Sighting, Verdict};
+use super::departures::unhold;
 use super::flow::{Stop, stamp};
 use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::{Load, Outbox, Parcel};
-use super::rank::rank;
+use super::rank::{Standing, rank};
 use super::reader::sightings;
 use super::record::RunRecord;
 use super::rows::{
     Claim, Holder, IntentItem, JobState, TargetRow, claim_key, encode, job_key, mark_key, parse_last_key, run_key, target_key,
 };
-use super::settle::accepted;
+use super::settle::{accepted, row_claim};
 use crate::indicator::ObservableKey;
 use crate::sinks::{Answer, Upload};
 use crate::threatconnect::Item;
@@ -30,6 +32,7 @@ pub(crate) struct HandOver<'a> {
     /// The job whose run this is: its sink sends.
     pub job: &'a Job,
     pub record: &'a mut RunRecord,
+    pub capacity: &'a mut Capacity,
 }
 
 /// One mark.
@@ -177,6 +180,11 @@ impl HandOver<'_> {
         let mut parcels: Vec<Parcel> = Vec::new();
         let now = self.ledger.clock().now();
         for (token, case) in cases.iter_mut().enumerate() {
+            if !self.has_place(case) {
+                // The mark stays: a place may be free in the next run.
+                self.record.tally.explain("over_cap", case.row.kind.report_name(), NO_PLACE, &case.row.value, 1);
+                (case.chosen, case.settled) = (None, true);
+            }
             let Some((place, sighting)) = case.chosen.as_mut() else { continue };
             let (Some((observable, key)), Ok(draft)) = (&sighting.observable, &sighting.made) else { continue };
             let stamp = stamp(now, draft.created, draft.expiration_days, Some(&case.row));
@@ -210,11 +218,28 @@ impl HandOver<'_> {
         Ok(())
     }
 
+    /// Whether what was chosen can be sent at a target that cannot hold all; a place is taken for it.
+    fn has_place(&mut self, case: &Case) -> bool {
+        let Some((place, sighting)) = &case.chosen else { return true };
+        let Ok(draft) = &sighting.made else { return true };
+        if self.capacity.holds(case.key) {
+            return !case.row.is_replaced_by(Some(draft.identity)) || self.capacity.double(case.key);
+        }
+        let claim = row_claim(sighting, false, &self.jobs[*place].name);
+        let standing = Standing::of(case.key, &claim, false, &self.job.places);
+        let free = self.capacity.admit(standing, draft.identity, |_| true) == Admission::Free;
+        if free {
+            self.capacity.expect(standing);
+        }
+        free
+    }
+
     async fn commit(&mut self, outbox: &mut Outbox, cases: &mut [Case], answers: Vec<(usize, Answer)>) -> Result<(), Stop> {
         for (token, answer) in answers {
             let case = &mut cases[token];
             let Some((place, sighting)) = case.chosen.take() else { continue };
             let job = &self.jobs[place];
+            self.capacity.answered(case.key, &answer);
             let mut group = match answer {
                 Answer::Accepted { remote_id } => {
                     case.settled = true;
@@ -237,7 +262,8 @@ impl HandOver<'_> {
                 Answer::Unanswered { .. } => {
                     case.settled = true;
                     self.record.unanswered_at_end += 1;
-                    self.lost(case).await?
+                    let external_id = sighting.made.as_ref().map_or("", |draft| draft.external_id.as_str());
+                    self.lost(case, external_id).await?
                 }
             };
             group.extend(outbox.close(token).map(|intent| (intent, None)));
@@ -273,15 +299,10 @@ impl HandOver<'_> {
     }
 
     /// It is unknown what is at the target now: the row forgets, its mark stays.
-    async fn lost(&mut self, case: &mut Case) -> Result<super::ledger::Group, Stop> {
-        let mut group = Vec::new();
-        if let Some(holder) = case.row.winner.clone() {
-            let key = claim_key(&holder.0, holder.1, case.key);
-            if let Some(loser) = self.ledger.rows().read::<Claim>(&key).await? {
-                group.push((key, Some(encode(&Claim { hash: None, won: false, ..loser }))));
-            }
-        }
+    async fn lost(&mut self, case: &mut Case, external_id: &str) -> Result<super::ledger::Group, Stop> {
+        let mut group = unhold(&Packer::new(self.ledger), &case.row, case.key).await?;
         case.row.forget();
+        case.row.may_be_there_as(external_id);
         group.push((target_key(case.key), Some(encode(&case.row))));
         Ok(group)
     }

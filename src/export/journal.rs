@@ -81,12 +81,14 @@ fn list_of(sighting: &Sighting) -> (&'static str, Option<&str>) {
     match (sighting.verdict, &sighting.answer) {
         (Verdict::Send(_), Some(Answer::Refused { reason, .. })) => ("rejected", Some(reason)),
         (Verdict::Send(_), Some(Answer::Unanswered { reason })) => ("unanswered", Some(reason)),
+        (Verdict::Send(_), Some(Answer::Full { reason })) => ("over_cap", Some(reason)),
         (Verdict::Send(_), None) => ("unanswered", None),
         (Verdict::Send(Change::Added) | Verdict::Replayed, _) => ("added", None),
         (Verdict::Send(Change::Changed), _) => ("changed", None),
         (Verdict::Send(Change::Refreshed), _) => ("refreshed", None),
         (Verdict::Unchanged, _) => ("unchanged", None),
         (Verdict::StillRejected, _) => ("rejected", None),
+        (Verdict::OverCap(reason), _) => ("over_cap", Some(reason)),
         _ => ("duplicates", None),
     }
 }

@@ -3,7 +3,9 @@
 //! `run` is the life of one run: lease, record, sweep, read (`flow`), end (`ending`). Decisions (`decide`, `rank`) and
 //! what they write (`settle`) are pure; `ledger` and `rows` are what is stored.
 
+mod capacity;
 mod decide;
+mod departures;
 mod ending;
 mod explain;
 mod flow;
@@ -15,6 +17,7 @@ mod outbox;
 mod preview;
 mod rank;
 mod reader;
+mod reconcile;
 mod record;
 mod report;
 mod retire;
@@ -28,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use capacity::Cap;
 pub use explain::{ExplainError, ExplainedIndicator, ExplainedTarget, Explanation};
 pub use journal::Journal;
 pub use last_run::LastRun;
@@ -132,6 +136,7 @@ impl Job {
 
 /// What the caller wants of one run.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent wishes of the caller")]
 pub struct Request {
     /// Read everything, whatever is due.
     pub full: bool,
@@ -139,6 +144,8 @@ pub struct Request {
     pub resend: bool,
     /// Try again what the target refused.
     pub retry_rejected: bool,
+    /// Fill the guide's "Indicator Reserve Count" too.
+    pub use_reserve: bool,
     /// End after this time, and say that a continuation is wanted.
     pub budget: Option<Duration>,
 }

@@ -1,9 +1,11 @@
-//! Rank: which claim of an observable wins. A total order.
+//! Rank: which claim of an observable wins, and which observables stay where places are few. Total orders.
 
 use std::cmp::Reverse;
 
-use super::rows::{Holder, RowClaim, TargetRow};
-use crate::indicator::Weight;
+use serde::{Deserialize, Serialize};
+
+use super::rows::{Holder, RowClaim, TargetRow, stored_key, stored_weight};
+use crate::indicator::{ObservableKey, Weight};
 
 /// The jobs that are configured for one destination, in the order of `JOBS`.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +34,42 @@ pub(crate) fn rank_of(job: &str, id: u64, weight: Weight, refused: bool, incumbe
     (!refused, weight, is_incumbent, Reverse(places.of(job).unwrap_or(usize::MAX)), Reverse(id))
 }
 
+/// An observable's rank among all of its destination, by its best claim: greater stays. Fields in order of weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    /// The target did not refuse it.
+    welcome: bool,
+    #[serde(with = "stored_weight")]
+    pub weight: Weight,
+    /// It is there already: nothing is gained by putting an equal in its place.
+    there: bool,
+    /// Of its job in `JOBS`.
+    place: Reverse<usize>,
+    id: Reverse<u64>,
+    #[serde(with = "stored_key")]
+    pub key: Reverse<ObservableKey>,
+}
+
+impl Standing {
+    /// By one claim on the observable `key`.
+    pub(crate) fn of(key: ObservableKey, claim: &RowClaim, there: bool, places: &Places) -> Self {
+        Self {
+            welcome: !claim.refused,
+            weight: claim.weight,
+            there,
+            place: Reverse(places.of(&claim.job).unwrap_or(usize::MAX)),
+            id: Reverse(claim.id),
+            key: Reverse(key),
+        }
+    }
+}
+
 impl TargetRow {
+    /// Its observable's rank by those of its claims that `count`; none if none does.
+    pub(crate) fn standing(&self, key: ObservableKey, places: &Places, count: impl Fn(&RowClaim) -> bool) -> Option<Standing> {
+        self.claims.iter().filter(|claim| count(claim)).map(|claim| Standing::of(key, claim, true, places)).max()
+    }
+
     /// The claim that ranks first.
     pub(crate) fn best(&self, places: &Places) -> Option<&RowClaim> {
         self.claims.iter().max_by_key(|claim| rank(claim, self.winner.as_ref(), places))

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
+use super::capacity::Cap;
+use super::rank::Standing;
 use super::report::{Mode, Report, Requests, Tally};
 use super::rows::{Approval, JobState, RefusedWithdrawal};
 use super::{Job, Request};
@@ -22,6 +24,11 @@ const APPROVAL_LASTS_DAYS: i64 = 7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
+    /// At a target that cannot hold all: a first pass over everything, which only ranks.
+    Selecting,
+    /// What is gone or fell below the threshold leaves, before what takes its place is sent.
+    Clearing,
+    /// The pass that sends.
     Reading,
     /// The empty page was read: withdrawals and hand-overs.
     Ending,
@@ -56,6 +63,15 @@ pub(crate) struct RunRecord {
     /// Claims that the pages of a full run met: what the withdrawal limit is a part of.
     pub claims_seen: u64,
     pub without_id: u64,
+    /// What the first pass found, where there is one.
+    #[serde(default)]
+    pub selection: Option<Selection>,
+    /// The places, at a target that holds only so many.
+    #[serde(default)]
+    pub cap: Option<Cap>,
+    /// The reserve may be filled.
+    #[serde(default)]
+    pub use_reserve: bool,
     /// Withdrawals and hand-overs without an answer.
     pub unanswered_at_end: u64,
     pub resend: bool,
@@ -76,6 +92,17 @@ pub(crate) struct RunRecord {
     pub worker_began: Duration,
 }
 
+/// The end of a first pass.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Selection {
+    /// Indicators read so far.
+    pub read: u64,
+    /// Something will be replaced: one place must stay free.
+    pub replaces: bool,
+    /// Who ranks lower has no place; none if all have one.
+    pub threshold: Option<Standing>,
+}
+
 /// How a run begins.
 #[derive(Debug)]
 pub(crate) enum Start {
@@ -94,7 +121,10 @@ pub(crate) fn plan(
 ) -> Start {
     if let Some(unfinished) = previous.filter(|record| record.phase != Phase::Done) {
         let same = unfinished.fingerprint == job.fingerprint;
-        let wanted = !request.full && !request.retry_rejected && (!request.resend || unfinished.resend);
+        let wanted = !request.full
+            && !request.retry_rejected
+            && (!request.resend || unfinished.resend)
+            && (!request.use_reserve || unfinished.use_reserve);
         if same && wanted {
             return Start::Continue(unfinished);
         }
@@ -129,6 +159,9 @@ pub(crate) fn plan(
         owners_read: BTreeMap::new(),
         claims_seen: 0,
         without_id: 0,
+        selection: None,
+        cap: None,
+        use_reserve: request.use_reserve,
         unanswered_at_end: 0,
         resend: request.resend || job.policy.resends(),
         retry_rejected: request.retry_rejected,
@@ -195,8 +228,20 @@ impl RunRecord {
         let answered = self.tally.outcomes.unanswered == 0 && self.unanswered_at_end == 0;
         let announced = self.count.unwrap_or(0);
         let slack = (announced / 100).max(10);
-        let whole = self.mode == Mode::Incremental || self.tally.read.indicators + slack >= announced;
+        let first_pass = self.selection.as_ref().filter(|_| self.phase == Phase::Clearing);
+        let read = first_pass.map_or(self.tally.read.indicators, |selection| selection.read);
+        let whole = self.mode == Mode::Incremental || read + slack >= announced;
         answered && whole && self.without_id == 0
+    }
+
+    /// Reads everything again, from the first id on; what the pass before met is counted anew.
+    pub(crate) fn begin_pass(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.cursor = 0;
+        self.count = None;
+        self.owners_read.clear();
+        self.claims_seen = 0;
+        self.without_id = 0;
     }
 
     /// Why a run that was read to its end is not complete.
@@ -235,6 +280,7 @@ impl RunRecord {
             requests: self.tally.requests,
             duration_ms: self.tally.duration_ms,
             refused_withdrawal: self.refused.clone(),
+            cap: self.cap,
             error: self.error.clone(),
             run: self.run.clone(),
             started: self.started,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::capacity::Cap;
 use super::rows::RefusedWithdrawal;
 
 /// Distinct reasons that one run keeps; further ones are counted together.
@@ -278,6 +279,9 @@ pub struct Report {
     pub duration_ms: u64,
     /// A withdrawal that was refused, and how to approve it.
     pub refused_withdrawal: Option<RefusedWithdrawal>,
+    /// The places, at a target that holds only so many.
+    #[serde(default)]
+    pub cap: Option<Cap>,
     /// Why the run failed or is incomplete; one line.
     pub error: Option<String>,
     pub run: String,

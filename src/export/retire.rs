@@ -8,6 +8,7 @@ use super::flow::rules;
 use super::hand_over::HandOver;
 use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::Halt;
+use super::reconcile::{Look, reconcile};
 use super::record::{Start, plan};
 use super::rows::{Claim, GoneReason, JobState, claims_prefix, end_of, history_prefix, job_key, parse_sighting_key, run_key};
 use super::run::{Exporter, REGISTRY};
@@ -101,8 +102,10 @@ impl Exporter {
             }
             packer.flush().await?;
         }
-        Ending { ledger, job, record: &mut record, state: &mut state, progress }.withdraw().await?;
-        HandOver { ledger, jobs: self.jobs(), job, record: &mut record }.work_off().await?;
+        let look = Look { reserve: self.reserve(job, &record), keeps: true, mends: false };
+        let capacity = &mut reconcile(ledger, job, look).await?;
+        Ending { ledger, job, record: &mut record, state: &mut state, progress, capacity }.withdraw().await?;
+        HandOver { ledger, jobs: self.jobs(), job, record: &mut record, capacity }.work_off().await?;
         if record.unanswered_at_end > 0 {
             let reason = format!("{} items got no answer; repeat the call", record.unanswered_at_end);
             return Err(Stop::RefusedAlike { count: 0, reason });

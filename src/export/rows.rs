@@ -6,6 +6,7 @@
 //! | key | row |
 //! |---|---|
 //! | `lease` | who writes now |
+//! | `reserve` | until when the reserve of a capped target is lent |
 //! | `j.{job}` | [`JobState`]: watermark, floor, refused withdrawal |
 //! | `a.{job}` | an [`Approval`], written without the lease |
 //! | `s.{job}` | what the tick scheduled last, written without the lease |
@@ -18,12 +19,14 @@
 //! | `g.{job}.{id}.{key}` | [`Gone`]: a claim that waits for its withdrawal |
 //! | `d.{key}` | tombstone: the run that withdrew the row |
 //! | `x.{job}.{id}.{key}` | [`Rejection`] |
+//! | `p.{job}.{run}.{n}` | candidates of a first pass that was interrupted |
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::rank::Standing;
 use crate::indicator::{Confidence, Kind, Observable, ObservableKey, ThreatAssessScore, ThreatRating, Weight};
 use crate::sinks::{ContentHash, Draft, There};
 
@@ -314,6 +317,9 @@ pub(crate) struct JobState {
     pub full_failed: Option<Timestamp>,
     /// A withdrawal that was refused, and may be approved.
     pub refused: Option<RefusedWithdrawal>,
+    /// At a target that was full when the last run ended: who ranks lower has no place.
+    #[serde(default)]
+    pub lowest: Option<Standing>,
 }
 
 /// A withdrawal that the guards stopped.
@@ -336,6 +342,7 @@ pub(crate) struct Approval {
 }
 
 pub(crate) const LEASE: &str = "lease";
+pub(crate) const RESERVE: &str = "reserve";
 
 pub(crate) fn job_key(job: &str) -> String {
     format!("j.{job}")
@@ -390,6 +397,14 @@ pub(crate) fn gone_prefix(job: &str) -> String {
     format!("g.{job}.")
 }
 
+pub(crate) fn candidates_prefix(job: &str) -> String {
+    format!("p.{job}.")
+}
+
+pub(crate) fn candidates_key(job: &str, run: &str, number: usize) -> String {
+    format!("p.{job}.{run}.{number:06}")
+}
+
 pub(crate) fn tombstone_key(key: ObservableKey) -> String {
     format!("d.{key}")
 }
@@ -439,12 +454,12 @@ fn is_zero(value: &u8) -> bool {
 }
 
 /// Weights as short arrays: `[score, hundredths of the rating, confidence, Unix seconds]`.
-mod stored_weight {
+pub(super) mod stored_weight {
     use super::{Confidence, Deserialize, Deserializer, Serialize, Serializer, ThreatAssessScore, ThreatRating, Weight};
 
     type Stored = (Option<u16>, Option<u16>, Option<u8>, i64);
 
-    pub(super) fn serialize<S: Serializer>(weight: &Weight, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(weight: &Weight, to: S) -> Result<S::Ok, S::Error> {
         let stored: Stored = (
             weight.score.map(ThreatAssessScore::value),
             weight.rating.map(ThreatRating::hundredths),
@@ -454,7 +469,7 @@ mod stored_weight {
         stored.serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Weight, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Weight, D::Error> {
         let (score, rating, confidence, last_modified) = Stored::deserialize(from)?;
         Ok(Weight {
             score: score.and_then(|v| ThreatAssessScore::new(v.into())),
@@ -462,6 +477,22 @@ mod stored_weight {
             confidence: confidence.and_then(|v| Confidence::new(v.into())),
             last_modified,
         })
+    }
+}
+
+/// Keys as in the keys of rows.
+pub(super) mod stored_key {
+    use std::cmp::Reverse;
+
+    use super::{Deserialize, Deserializer, ObservableKey, Serializer, parse_observable_key};
+
+    pub(crate) fn serialize<S: Serializer>(key: &Reverse<ObservableKey>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&key.0)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Reverse<ObservableKey>, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_observable_key(&text).map(Reverse).ok_or_else(|| serde::de::Error::custom("no key of an observable"))
     }
 }
 

@@ -6,17 +6,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::capacity::{Capacity, Selector};
 use super::ending::Ending;
 use super::flow::{Flow, Stop};
 use super::hand_over::HandOver;
-use super::ledger::{Ledger, LedgerError, Rows, write};
+use super::ledger::{Ledger, LedgerError, Packer, Rows, write};
 use super::outbox::Halt;
 use super::preview::Silent;
-use super::rank::Places;
-use super::record::{Phase, RunRecord, Start, plan};
+use super::rank::{Places, Standing};
+use super::reconcile::{Look, reconcile};
+use super::record::{Phase, RunRecord, Selection, Start, plan};
 use super::report::{Mode, Report};
 use super::rows::{
-    Approval, JobState, RefusedWithdrawal, Rejection, approval_key, encode, end_of, history_prefix, job_key, run_key,
+    Approval, JobState, RESERVE, RefusedWithdrawal, Rejection, approval_key, candidates_key, candidates_prefix, encode, end_of,
+    history_prefix, job_key, run_key,
 };
 use super::sweep::sweep;
 use super::{Job, Progress, Request};
@@ -26,6 +29,11 @@ use crate::storage::{StateStore, Write};
 
 /// Names which jobs write to which destinations, over all of them.
 pub(crate) const REGISTRY: &str = "registry";
+/// Candidates of an interrupted first pass in one row, and rows of them, at most.
+const CANDIDATES_IN_A_ROW: usize = 1_000;
+const CANDIDATE_ROWS: usize = 100;
+/// How long what `--use-reserve` sent is left alone.
+const RESERVE_LENT_FOR: Duration = Duration::from_secs(86_400);
 /// Reports that are kept of each job.
 const HISTORY: usize = 50;
 /// When a target or source that gave no answer is tried again, if it did not say itself.
@@ -168,19 +176,89 @@ impl Exporter {
                 "an earlier run left items without an answer; they are sent again or withdrawn"
             );
         }
+        let mends = record.mode == Mode::Full && record.turns == 1;
+        let look = Look { reserve: self.reserve(job, record), keeps: self.reserve_is_lent(ledger, record).await?, mends };
+        let mut capacity = reconcile(ledger, job, look).await?;
+        record.cap = capacity.report();
+        // A reserve of more than there is says that nothing shall be sent: no reason to take back what is there.
+        let may_displace = job.policy.withdraw && record.cap.is_some_and(|cap| cap.reserve <= cap.limit);
+        let displaces = may_displace && record.mode == Mode::Incremental && state.refused.is_none();
+        if record.phase == Phase::Reading && self.cannot_hold_all(job, record, &capacity).await? {
+            record.begin_pass(Phase::Selecting);
+            record.selection = Some(Selection::default());
+        }
+        let mut chosen = None;
+        if record.phase == Phase::Selecting {
+            chosen = Some(select(ledger, job, record, (progress, deadline), &mut capacity).await?);
+        }
+        capacity.select_from(record.selection.as_ref().and_then(|selection| selection.threshold));
+        let capacity = &mut capacity;
+        if record.phase == Phase::Clearing {
+            let mut ending = Ending { ledger, job, record, state: &mut state, progress, capacity };
+            if ending.withdraw().await? && may_displace {
+                let is_chosen = |key| chosen.as_ref().is_some_and(|selector: &Selector| selector.chose(key));
+                let fallen = ending.capacity.fallen(is_chosen);
+                ending.displace(&fallen).await?;
+                let too_many = ending.capacity.too_many();
+                ending.displace(&too_many).await?;
+            }
+            record.begin_pass(Phase::Reading);
+            ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
+        }
+        drop(chosen);
         if record.phase == Phase::Reading {
-            Flow::new(ledger, job, record, progress, deadline).read().await?;
+            if displaces {
+                let too_many = capacity.too_many();
+                Ending { ledger, job, record, state: &mut state, progress, capacity }.displace(&too_many).await?;
+            }
+            let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
+            flow.displaces = displaces;
+            flow.read().await?;
             record.phase = Phase::Ending;
             ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
         }
-        Ending { ledger, job, record, state: &mut state, progress }.withdraw().await?;
-        HandOver { ledger, jobs: &self.jobs, job, record }.work_off().await?;
+        Ending { ledger, job, record, state: &mut state, progress, capacity }.withdraw().await?;
+        HandOver { ledger, jobs: &self.jobs, job, record, capacity }.work_off().await?;
         let complete = record.read_is_complete();
         if complete && record.mode == Mode::Full {
-            Ending { ledger, job, record, state: &mut state, progress }.bury().await?;
+            Ending { ledger, job, record, state: &mut state, progress, capacity }.bury().await?;
         }
+        record.cap = capacity.report();
+        state.lowest = capacity.lowest_if_full();
         finish(record, &mut state, complete);
         Ok(state)
+    }
+
+    /// The places to leave free: what the most careful of the destination's jobs asks for.
+    pub(super) fn reserve(&self, job: &Job, record: &RunRecord) -> u64 {
+        if record.use_reserve {
+            return 0;
+        }
+        let home = &job.sink.destination().fingerprint;
+        let all = self.jobs.iter().filter(|other| other.sink.destination().fingerprint == *home);
+        all.map(|other| other.policy.reserve).max().unwrap_or(0)
+    }
+
+    /// What was put into the reserve on demand stays for a day, though no more comes.
+    async fn reserve_is_lent(&self, ledger: &mut Ledger, record: &RunRecord) -> Result<bool, LedgerError> {
+        let now = self.clock.now();
+        if record.use_reserve {
+            let until = now.checked_add(RESERVE_LENT_FOR).unwrap_or(now);
+            ledger.commit(vec![write(RESERVE.to_owned(), Some(encode(&until)))]).await?;
+        }
+        Ok(ledger.rows().read::<Timestamp>(RESERVE).await?.is_some_and(|until| now < until))
+    }
+
+    /// A full run that has not begun yet, of more than there may be places for.
+    async fn cannot_hold_all(&self, job: &Job, record: &mut RunRecord, capacity: &Capacity) -> Result<bool, Stop> {
+        let begins = record.mode == Mode::Full && record.selection.is_none() && record.cursor == 0;
+        if !begins || !capacity.is_limited() {
+            return Ok(false);
+        }
+        let (count, server_time) = job.client.count(&job.filter, record.since).await.map_err(Stop::Source)?;
+        record.server_time = record.server_time.or(server_time);
+        let objects = count.unwrap_or(u64::MAX).saturating_mul(job.sink.limits().per_indicator);
+        Ok(objects.saturating_add(capacity.taken()) > capacity.size())
     }
 
     /// Saves how the run ended, and frees the destination (or keeps it for the continuation).
@@ -340,6 +418,54 @@ pub enum ApproveError {
     Nothing { job: String },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+}
+
+/// The first pass: reads everything, marks what is gone, and finds the rank from which on there is a place.
+async fn select(
+    ledger: &mut Ledger,
+    job: &Job,
+    record: &mut RunRecord,
+    (progress, deadline): (&Progress, Option<Duration>),
+    capacity: &mut Capacity,
+) -> Result<Selector, Stop> {
+    let from = candidates_prefix(&job.name);
+    let saved: Vec<(String, Vec<Standing>)> = ledger.rows().scan(&from, &end_of(&from), CANDIDATE_ROWS).await?;
+    let mut selector = capacity.selector();
+    // Those of this run, from before it was interrupted. Offered twice, a candidate still has one place.
+    let mine = candidates_key(&job.name, &record.run, 0);
+    let mine =
+        saved.iter().filter(|(key, _)| key.rsplit_once('.').map(|(run, _)| run) == mine.rsplit_once('.').map(|(run, _)| run));
+    mine.flat_map(|(_, standings)| standings).for_each(|standing| selector.offer(*standing));
+    if record.selection.as_ref().is_some_and(|begun| begun.replaces) {
+        selector.will_replace();
+    }
+    let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
+    flow.selector = Some(selector);
+    let ended = flow.read().await;
+    let mut selector = flow.selector.take().unwrap_or_default();
+    let mut rows: Vec<(String, Option<Vec<u8>>)> = Vec::new();
+    let selection = record.selection.get_or_insert_default();
+    match &ended {
+        Ok(()) => {
+            rows.extend(saved.into_iter().map(|(key, _)| (key, None)));
+            selection.threshold = selector.threshold();
+            record.phase = Phase::Clearing;
+        }
+        Err(_) => {
+            let kept: Vec<&Standing> = selector.kept().collect();
+            let parts = kept.chunks(CANDIDATES_IN_A_ROW).enumerate();
+            rows.extend(parts.map(|(n, part)| (candidates_key(&job.name, &record.run, n), Some(encode(&part)))));
+            selection.replaces = selector.replaces();
+        }
+    }
+    // The record last: no place is saved whose candidates are not.
+    let mut packer = Packer::new(ledger);
+    for row in rows {
+        packer.add(vec![row]).await?;
+    }
+    packer.flush().await?;
+    ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
+    ended.map(|()| selector)
 }
 
 /// What the next run knows of this one.

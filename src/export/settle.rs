@@ -45,14 +45,29 @@ pub(crate) fn settle(sighting: &Sighting, row: &mut Option<TargetRow>, rules: &R
             tally.count(Outcome::Rejected, type_name, Some("refused before with the same content, see `rejected list`"), example);
             still_there(sighting, *key, row, rules)
         }
+        (Verdict::OverCap(reason), _) => {
+            tally.count(Outcome::OverCap, type_name, Some(reason), example);
+            still_there(sighting, *key, row, rules)
+        }
         (_, Err(skip)) => {
             tally.count(Outcome::Skipped, type_name, Some(skip.reason()), example);
-            let reason = if *skip == Skip::NeverSend { GoneReason::NeverSend } else { GoneReason::Released };
-            Settled { group: release(sighting.claim.as_ref(), sighting.id, *key, reason, rules), dethroned: None }
+            Settled { group: ranked(sighting, row, rules), dethroned: None }
         }
         (Verdict::Duplicate | Verdict::Undecided | Verdict::Skipped, Ok(draft)) => {
             tally.count(Outcome::Duplicate, type_name, None, example);
             duplicate(sighting, observable, *key, draft, row, rules)
+        }
+    }
+}
+
+/// What is written of a sighting that is not sent now: a claim that it no longer makes is released, another gets its rank of today.
+pub(crate) fn ranked(sighting: &Sighting, row: &mut Option<TargetRow>, rules: &Rules<'_>) -> Group {
+    match (&sighting.made, &sighting.observable) {
+        (_, None) => Group::new(),
+        (Ok(_), Some((_, key))) => still_there(sighting, *key, row, rules).group,
+        (Err(skip), Some((_, key))) => {
+            let reason = if *skip == Skip::NeverSend { GoneReason::NeverSend } else { GoneReason::Released };
+            release(sighting.claim.as_ref(), sighting.id, *key, reason, rules)
         }
     }
 }
@@ -130,7 +145,7 @@ pub(crate) fn accepted(
     let dethroned = target.winner.take().filter(|holder| holder.0 != rules.job || holder.1 != sighting.id);
     let was_tombstone = target.withdrawn_in.take().is_some();
     target.winner = Some(Holder(rules.job.to_owned(), sighting.id));
-    target.put_claim(row_claim(sighting, false, rules), rules.places);
+    target.put_claim(row_claim(sighting, false, rules.job), rules.places);
     target.external_id.clone_from(&draft.external_id);
     rules.action.clone_into(&mut target.action);
     target.remote_id = remote_id.or(target.remote_id.take());
@@ -168,7 +183,7 @@ fn rejected(
     rules: &Rules<'_>,
 ) -> Settled {
     let target = row.get_or_insert_with(|| blank(sighting, observable, key, draft, rules));
-    target.put_claim(row_claim(sighting, true, rules), rules.places);
+    target.put_claim(row_claim(sighting, true, rules.job), rules.places);
     // What was there before is there still: who holds the row goes on holding it, without a content to compare with.
     let won = target.is_held_by(rules.job, sighting.id);
     let claim = Claim { won, refused: Some(draft.hash), ..Claim::new(&sighting.owner, sighting.weight) };
@@ -201,7 +216,7 @@ fn unanswered(
     let target = row.get_or_insert_with(|| blank(sighting, observable, key, draft, rules));
     let dethroned = target.winner.take().filter(|holder| holder.0 != rules.job || holder.1 != sighting.id);
     target.forget();
-    target.put_claim(row_claim(sighting, false, rules), rules.places);
+    target.put_claim(row_claim(sighting, false, rules.job), rules.places);
     target.modified = stamp.modified.max(target.modified);
     target.expires = None;
     target.may_be_there_as(&draft.external_id);
@@ -228,7 +243,7 @@ fn duplicate(
         Some(claim) if holds => Claim { weight: sighting.weight, gone_in: None, ..claim.clone() },
         _ => Claim::new(&sighting.owner, sighting.weight),
     };
-    let changed = target.put_claim(row_claim(sighting, false, rules), rules.places);
+    let changed = target.put_claim(row_claim(sighting, false, rules.job), rules.places);
     let marked = target.wants_hand_over(rules.places) || !rules.lives(target.expires, target.expiration_days);
     let known = sighting.claim.as_ref() == Some(&claim);
     if known && !changed && !marked {
@@ -256,7 +271,7 @@ fn still_there(sighting: &Sighting, key: ObservableKey, row: &mut Option<TargetR
     if claim.weight != sighting.weight
         && let Some(target) = row
     {
-        target.put_claim(row_claim(sighting, claim.refused.is_some(), rules), rules.places);
+        target.put_claim(row_claim(sighting, claim.refused.is_some(), rules.job), rules.places);
         group.push((target_key(key), Some(encode(target))));
         if target.wants_hand_over(rules.places) {
             group.push((mark_key(key), Some(b"{}".to_vec())));
@@ -284,8 +299,8 @@ fn written(sighting: &Sighting, key: ObservableKey, claim: &Claim, row: &TargetR
     group
 }
 
-fn row_claim(sighting: &Sighting, refused: bool, rules: &Rules<'_>) -> RowClaim {
-    RowClaim { job: rules.job.to_owned(), id: sighting.id, weight: sighting.weight, refused }
+pub(crate) fn row_claim(sighting: &Sighting, refused: bool, job: &str) -> RowClaim {
+    RowClaim { job: job.to_owned(), id: sighting.id, weight: sighting.weight, refused }
 }
 
 /// A row for something that is not at the target yet.

@@ -176,6 +176,17 @@ impl Client {
         self.pages(filter, None, pages::HIGHEST_ID - 1).next().await.map(drop)
     }
 
+    /// How many rows a read would meet, as far as ThreatConnect says, and its time.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn count(&self, filter: &Filter, since: Option<Timestamp>) -> Result<(Option<u64>, Option<Timestamp>), Error> {
+        let tql = filter.tql(since);
+        let query = Query { tql: &tql, limit: 1, start: 0, count: true, indicators: true };
+        let page = self.page("count indicators", &query).await?;
+        Ok((page.count, page.server_time))
+    }
+
     /// Those of `ids` that the filter still selects (with `since` as in [`Client::pages`]).
     ///
     /// # Errors

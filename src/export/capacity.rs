@@ -1,0 +1,304 @@
+//! Places at a target that holds only so many objects: who is there, who may come, who must leave first. Pure.
+//!
+//! Also the first pass of a full run, which only finds the rank from which on there is a place ([`Selector`]).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::rank::{Places, Standing};
+use super::rows::TargetRow;
+use crate::indicator::ObservableKey;
+use crate::sinks::{Answer, ContentHash};
+
+/// Why a sighting has no place: the text that users see.
+pub(crate) const NO_PLACE: &str = "all places are taken by indicators that rank higher";
+/// Another object would have to stand beside the old one for a moment.
+pub(crate) const NO_PLACE_TO_REPLACE: &str =
+    "no place is free to change what the target cannot change in an object; the next full run makes one";
+
+/// The places of a capped target in one run, for users.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cap {
+    /// Objects that the target holds at most.
+    pub limit: u64,
+    /// The largest Indicator Reserve Count of the destination's jobs; 0 when the reserve may be used.
+    pub reserve: u64,
+    /// Objects there that others made, as far as the target shows them.
+    pub others: u64,
+    /// What is left for this product: limit less reserve less others.
+    pub places: u64,
+    /// Of these, filled when the run ended.
+    pub filled: u64,
+}
+
+/// Who is at the target. Without a limit nothing is kept, and everybody may come.
+#[derive(Debug, Default)]
+pub(crate) struct Capacity {
+    cap: Option<Cap>,
+    standing: HashMap<ObservableKey, Standing>,
+    /// Those that can leave: no answer is awaited for them.
+    settled: BTreeSet<Standing>,
+    /// New objects that were sent, or will be, and not answered.
+    coming: HashSet<ObservableKey>,
+    /// What is there, by the claims of other jobs than the one that runs.
+    rivals: Vec<Standing>,
+    /// A new object is sent and may stand beside the old one.
+    doubled: HashSet<ObservableKey>,
+    /// Objects that may stand there because an answer was lost.
+    ghosts: u64,
+    /// Objects of ours without a row: sending them again takes no new place.
+    orphans: HashMap<ObservableKey, ContentHash>,
+    /// Only who ranks at least so high may come.
+    threshold: Option<Standing>,
+}
+
+/// Whether a new object may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Free,
+    /// Once this one, which ranks lower, has left.
+    After(ObservableKey),
+    Full,
+}
+
+impl Capacity {
+    pub(crate) fn limited(cap: Cap) -> Self {
+        Self { cap: Some(cap), ..Self::default() }
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.cap.is_some()
+    }
+
+    /// How many may be there.
+    pub(crate) fn size(&self) -> u64 {
+        self.cap.map_or(u64::MAX, |cap| cap.places)
+    }
+
+    /// How many are there, or may be.
+    pub(crate) fn taken(&self) -> u64 {
+        (self.standing.len() + self.doubled.len()) as u64 + self.ghosts
+    }
+
+    pub(crate) fn holds(&self, key: ObservableKey) -> bool {
+        self.standing.contains_key(&key)
+    }
+
+    pub(crate) fn select_from(&mut self, threshold: Option<Standing>) {
+        self.threshold = threshold;
+    }
+
+    pub(crate) fn resize(&mut self, cap: Cap) {
+        self.cap = Some(cap);
+    }
+
+    pub(crate) fn rival(&mut self, standing: Standing) {
+        self.rivals.push(standing);
+    }
+
+    /// What a first pass begins with: other jobs' objects compete too.
+    pub(crate) fn selector(&self) -> Selector {
+        let mut selector = Selector { size: usize::try_from(self.size()).unwrap_or(usize::MAX), ..Selector::default() };
+        self.rivals.iter().for_each(|rival| selector.offer(*rival));
+        selector
+    }
+
+    pub(crate) fn haunted_by(&mut self, ghosts: usize) {
+        self.ghosts += ghosts as u64;
+    }
+
+    pub(crate) fn orphan(&mut self, key: ObservableKey, identity: ContentHash) {
+        self.orphans.insert(key, identity);
+    }
+
+    /// It is at the target.
+    pub(crate) fn occupy(&mut self, standing: Standing) {
+        if self.is_limited() {
+            self.forget(standing.key.0);
+            self.standing.insert(standing.key.0, standing);
+            self.settled.insert(standing);
+        }
+    }
+
+    /// It has left.
+    pub(crate) fn leave(&mut self, key: ObservableKey) {
+        self.forget(key);
+        self.doubled.remove(&key);
+    }
+
+    fn forget(&mut self, key: ObservableKey) {
+        if let Some(before) = self.standing.remove(&key) {
+            self.settled.remove(&before);
+        }
+    }
+
+    /// Whether an object that is not there may come; a place is not taken yet.
+    pub(crate) fn admit(&self, candidate: Standing, identity: ContentHash, stays: impl Fn(ObservableKey) -> bool) -> Admission {
+        let Some(cap) = self.cap else { return Admission::Free };
+        if self.orphans.get(&candidate.key.0) == Some(&identity) {
+            return Admission::Free; // it is counted among what others hold
+        }
+        if self.threshold.is_some_and(|threshold| candidate < threshold) {
+            return Admission::Full;
+        }
+        if self.taken() < cap.places {
+            return Admission::Free;
+        }
+        self.worst(stays).filter(|worst| *worst < candidate).map_or(Admission::Full, |worst| Admission::After(worst.key.0))
+    }
+
+    /// Who leaves first, of those that may.
+    pub(crate) fn worst(&self, stays: impl Fn(ObservableKey) -> bool) -> Option<Standing> {
+        self.settled.iter().find(|standing| !stays(standing.key.0)).copied()
+    }
+
+    /// A new object is about to be sent: it has a place, but nobody knows yet.
+    pub(crate) fn expect(&mut self, standing: Standing) {
+        let Some(cap) = &mut self.cap else { return };
+        if self.orphans.remove(&standing.key.0).is_some() {
+            cap.others = cap.others.saturating_sub(1);
+            cap.places += 1;
+        }
+        self.standing.insert(standing.key.0, standing);
+        self.coming.insert(standing.key.0);
+    }
+
+    /// A second object is about to be sent for one that is there. False if there is no place for it.
+    pub(crate) fn double(&mut self, key: ObservableKey) -> bool {
+        let free = self.cap.is_none_or(|cap| self.taken() < cap.places);
+        if free && self.is_limited() {
+            self.doubled.insert(key);
+            self.settled.retain(|standing| standing.key.0 != key);
+        }
+        free
+    }
+
+    /// What the target said of an object that was expected, doubled or changed in place.
+    pub(crate) fn answered(&mut self, key: ObservableKey, answer: &Answer) {
+        if !self.is_limited() {
+            return;
+        }
+        let (doubled, came) = (self.doubled.remove(&key), self.coming.remove(&key));
+        match answer {
+            Answer::Unanswered { .. } if doubled => self.ghosts += 1,
+            Answer::Accepted { .. } | Answer::Unanswered { .. } => {}
+            Answer::Refused { .. } | Answer::Full { .. } if came => self.forget(key),
+            Answer::Refused { .. } | Answer::Full { .. } => {}
+        }
+        if let Some(standing) = self.standing.get(&key) {
+            self.settled.insert(*standing);
+        }
+        if matches!(answer, Answer::Full { .. }) {
+            // The target knows better: somebody else has come meanwhile.
+            let taken = self.taken();
+            if let Some(cap) = &mut self.cap {
+                cap.places = cap.places.min(taken);
+            }
+        }
+    }
+
+    /// The best claim on an object that is there has another rank now.
+    pub(crate) fn moves(&mut self, standing: Standing) {
+        let Some(known) = self.standing.get_mut(&standing.key.0) else { return };
+        if self.settled.remove(known) {
+            self.settled.insert(standing);
+        }
+        *known = standing;
+    }
+
+    /// As [`Capacity::moves`], by the claims that the row names.
+    pub(crate) fn follow(&mut self, row: &TargetRow, key: ObservableKey, jobs: &Places) {
+        if self.holds(key)
+            && let Some(standing) = row.standing(key, jobs, |_| true)
+        {
+            self.moves(standing);
+        }
+    }
+
+    /// Those that are there and rank below the threshold, unless `chosen`.
+    pub(crate) fn fallen(&self, chosen: impl Fn(ObservableKey) -> bool) -> Vec<ObservableKey> {
+        let Some(threshold) = self.threshold else { return Vec::new() };
+        self.settled.iter().take_while(|standing| **standing < threshold).map(|s| s.key.0).filter(|key| !chosen(*key)).collect()
+    }
+
+    /// The worst of those that are too many.
+    pub(crate) fn too_many(&self) -> Vec<ObservableKey> {
+        let excess = usize::try_from(self.taken().saturating_sub(self.size())).unwrap_or(usize::MAX);
+        self.settled.iter().take(excess).map(|standing| standing.key.0).collect()
+    }
+
+    /// For the report.
+    pub(crate) fn report(&self) -> Option<Cap> {
+        self.cap.map(|cap| Cap { filled: self.standing.len() as u64, ..cap })
+    }
+
+    /// The lowest rank that has a place, if no place is free.
+    pub(crate) fn lowest_if_full(&self) -> Option<Standing> {
+        let full = self.cap.is_some_and(|cap| self.taken() >= cap.places);
+        self.settled.first().filter(|_| full).copied()
+    }
+}
+
+/// Keeps the best distinct observables of a pass, as many as there are places.
+#[derive(Debug, Default)]
+pub(crate) struct Selector {
+    size: usize,
+    best: HashMap<ObservableKey, Standing>,
+    order: BTreeSet<Standing>,
+    /// One place must stay free: an object will be replaced by another.
+    replaces: bool,
+}
+
+impl Selector {
+    pub(crate) fn offer(&mut self, standing: Standing) {
+        let key = standing.key.0;
+        if let Some(known) = self.best.get_mut(&key) {
+            if *known < standing {
+                self.order.remove(known);
+                *known = standing;
+                self.order.insert(standing);
+            }
+            return;
+        }
+        self.best.insert(key, standing);
+        self.order.insert(standing);
+        if self.order.len() > self.size {
+            self.drop_worst();
+        }
+    }
+
+    fn drop_worst(&mut self) {
+        if let Some(worst) = self.order.pop_first() {
+            self.best.remove(&worst.key.0);
+        }
+    }
+
+    pub(crate) fn will_replace(&mut self) {
+        self.replaces = true;
+    }
+
+    pub(crate) fn replaces(&self) -> bool {
+        self.replaces
+    }
+
+    /// Those that were kept so far.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Standing> {
+        self.order.iter()
+    }
+
+    /// The rank from which on there is a place; none if there is one for all.
+    pub(crate) fn threshold(&mut self) -> Option<Standing> {
+        if self.order.len() < self.size {
+            return None;
+        }
+        if self.replaces {
+            self.drop_worst();
+        }
+        self.order.first().copied()
+    }
+
+    pub(crate) fn chose(&self, key: ObservableKey) -> bool {
+        self.best.contains_key(&key)
+    }
+}
