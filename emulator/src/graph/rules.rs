@@ -303,14 +303,14 @@ mod tests {
 
     use super::*;
 
-    fn entity(value: Value) -> Entity {
+    fn entity(value: &Value) -> Entity {
         value.as_object().cloned().expect("an object")
     }
 
     fn with(target: &str, more: &Value) -> Result<Entity, String> {
-        let mut all = entity(json!({"targetProduct": target, "action": "alert", "description": "d", "threatType": "Malware",
+        let mut all = entity(&json!({"targetProduct": target, "action": "alert", "description": "d", "threatType": "Malware",
             "tlpLevel": "amber", "expirationDateTime": "2026-12-31T00:00:00.5+00:00"}));
-        all.extend(entity(more.clone()));
+        all.extend(entity(more));
         creatable(all)
     }
 
@@ -349,15 +349,15 @@ mod tests {
         ];
         for more in wrong {
             let mut all = json!({"userAgent": "x"});
-            all.as_object_mut().expect("an object").extend(entity(more.clone()));
+            all.as_object_mut().expect("an object").extend(entity(&more));
             assert!(with(SENTINEL, &all).is_err(), "{more}");
         }
         assert_eq!(with(SENTINEL, &json!({"networkIPv4": "1.2.3.0/8"})), Err("1.2.3.0/8 is not a valid IP address".to_owned()));
         let good = json!({"confidence": 100, "killChain": ["C2"], "networkIPv6": "2001:db8::1", "networkProtocol": 6, "networkPort": 443});
         assert!(with(SENTINEL, &good).is_ok());
-        assert_eq!(misshapen(&entity(json!({"confidence": "1"}))), Some("confidence"));
-        assert_eq!(misshapen(&entity(json!({"tags": "a"}))), Some("tags"));
-        assert_eq!(misshapen(&entity(json!({"other": 1, "isActive": null}))), None);
+        assert_eq!(misshapen(&entity(&json!({"confidence": "1"}))), Some("confidence"));
+        assert_eq!(misshapen(&entity(&json!({"tags": "a"}))), Some("tags"));
+        assert_eq!(misshapen(&entity(&json!({"other": 1, "isActive": null}))), None);
     }
 
     #[test]
@@ -380,8 +380,8 @@ mod tests {
     #[test]
     fn updates_change_what_they_may() {
         let update = |target: &str, more: Value| {
-            let mut all = entity(json!({"id": "1", "targetProduct": target, "expirationDateTime": "2026-12-31T00:00:00Z"}));
-            all.extend(entity(more));
+            let mut all = entity(&json!({"id": "1", "targetProduct": target, "expirationDateTime": "2026-12-31T00:00:00Z"}));
+            all.extend(entity(&more));
             changes(&all, target)
         };
         assert!(update(SENTINEL, json!({"tags": ["a"], "confidence": null, "own": 1})).is_ok_and(|changes| changes.len() == 4));
@@ -392,7 +392,8 @@ mod tests {
         assert!(update(DEFENDER, json!({"tags": []})).is_err());
         assert!(update(SENTINEL, json!({"expirationDateTime": null})).is_err());
         assert!(
-            changes(&entity(json!({"targetProduct": DEFENDER, "expirationDateTime": "2026-12-31T00:00:00Z"})), SENTINEL).is_err()
+            changes(&entity(&json!({"targetProduct": DEFENDER, "expirationDateTime": "2026-12-31T00:00:00Z"})), SENTINEL)
+                .is_err()
         );
     }
 }
