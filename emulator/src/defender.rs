@@ -464,6 +464,23 @@ mod tests {
     }
 
     #[test]
+    fn what_another_app_created_is_written_over_with_the_great_role_only() {
+        let mut world = world();
+        import(&mut world, &[host("a.example")]);
+        let again =
+            |world: &mut World| answer(world, &call("other", "POST", "/api/indicators", &host("a.example")), at(1)).status;
+        world.apps[1].roles = vec!["Ti.ReadWrite".to_owned()];
+        assert_eq!((again(&mut world), world.defender.updated), (403, 0));
+        world.apps[1].roles = vec!["Ti.ReadWrite.All".to_owned()];
+        assert_eq!((again(&mut world), world.defender.updated), (200, 1));
+        let row = world.at_defender(TENANT, at(1))[0];
+        assert_eq!((row.created_by.as_str(), row.last_updated_by.as_deref()), ("app", Some("other")));
+        assert_eq!(world.defender.overwritten, ["a.example"]);
+        world.apps[1].roles.clear();
+        assert_eq!(again(&mut world), 403);
+    }
+
+    #[test]
     fn an_import_answers_line_by_line_in_its_own_order() {
         let mut world = world();
         let lines = import(&mut world, &[host("a.example"), host("B.example"), host("*.c.example")]);

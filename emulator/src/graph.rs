@@ -60,7 +60,10 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
     };
     match world.graph.gone {
         Some(Gone::Empty) => return collection(200, "Collection(tiIndicator)", Vec::new(), None),
-        Some(Gone::Status(status)) => return error(world, call, now, status, "ResourceNotFound", "The API is retired"),
+        Some(Gone::Status(status)) => {
+            let code = if status == 403 { "Forbidden" } else { "ResourceNotFound" };
+            return error(world, call, now, status, code, "The API is retired");
+        }
         None => {}
     }
     let operation = match (call.method.as_str(), rest) {
