@@ -21,6 +21,8 @@ pub(crate) fn answer(shared: &Shared, call: &Call) -> Answer {
                     "active": world.indicators().filter(|indicator| indicator.active).count(),
                     "owners": world.owners.iter().map(|owner| owner.name.clone()).collect::<Vec<_>>(),
                     "sentinel": {"objects": world.sentinel.objects.len(), "live": live, "uploaded": world.sentinel.uploaded, "stale": world.sentinel.stale.len()},
+                    "defender": world.defender_counts(),
+                    "graph": world.graph_counts(now),
                     "requests": world.log.len(),
                 }),
             )
@@ -34,6 +36,8 @@ pub(crate) fn answer(shared: &Shared, call: &Call) -> Answer {
             }
             Answer::text(200, "application/x-ndjson", lines)
         }
+        ("GET", "/defender") => ndjson(&world.defender_lines()),
+        ("GET", "/graph") => ndjson(&world.graph_lines(now)),
         ("POST", "/faults") => match fault(&body) {
             Some(fault) => {
                 world.faults.push(fault);
@@ -59,9 +63,14 @@ pub(crate) fn answer(shared: &Shared, call: &Call) -> Answer {
         }
         _ => Answer::json(
             404,
-            &json!({"error": "GET /, GET /sentinel, POST /faults, DELETE /faults, POST /indicators, DELETE /indicators/{id}"}),
+            &json!({"error": "GET /, GET /sentinel, GET /defender, GET /graph, POST /faults, DELETE /faults, POST /indicators, DELETE /indicators/{id}"}),
         ),
     }
+}
+
+fn ndjson(lines: &[Value]) -> Answer {
+    let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+    Answer::text(200, "application/x-ndjson", lines.join("\n") + if lines.is_empty() { "" } else { "\n" })
 }
 
 fn fault(body: &Value) -> Option<Fault> {
@@ -70,6 +79,8 @@ fn fault(body: &Value) -> Option<Fault> {
         "login" => Service::Login,
         "keyvault" => Service::KeyVault,
         "sentinel" => Service::Sentinel,
+        "defender" => Service::Defender,
+        "graph" => Service::Graph,
         _ => return None,
     };
     let effect = match body["status"].as_u64() {

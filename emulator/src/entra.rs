@@ -52,6 +52,7 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
         );
     };
     let token = Token {
+        tenant: app.tenant.clone(),
         client_id: app.client_id.clone(),
         audience: audience.trim_end_matches('/').to_owned(),
         expires: now.checked_add(LASTS.seconds()).unwrap_or(now),
@@ -80,5 +81,48 @@ fn refuse(now: Timestamp, status: u16, error: &str, code: i32, text: &str) -> An
 pub(crate) fn bearer<'w>(world: &'w World, call: &Call, audiences: &[&str], now: Timestamp) -> Option<&'w crate::world::App> {
     let token = world.tokens.get(call.header("authorization")?.strip_prefix("Bearer ")?)?;
     let good = token.expires > now && audiences.contains(&token.audience.as_str());
-    good.then(|| world.apps.iter().find(|app| app.client_id == token.client_id)).flatten()
+    good.then(|| world.apps.iter().find(|app| app.tenant == token.tenant && app.client_id == token.client_id)).flatten()
+}
+
+/// For the services' tests: a world in which two apps of one tenant hold tokens, and requests with them.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::world::App;
+
+    pub(crate) const TENANT: &str = "tenant";
+
+    /// `app` has this token and these roles; `other` has the same roles.
+    pub(crate) fn world(audience: &str, roles: &[&str]) -> World {
+        let mut world = World::default();
+        for name in ["app", "other"] {
+            world.apps.push(App {
+                tenant: TENANT.to_owned(),
+                client_id: name.to_owned(),
+                secret: String::new(),
+                workspaces: Vec::new(),
+                may_read_vault: false,
+                roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            });
+            let token = Token {
+                tenant: TENANT.to_owned(),
+                client_id: name.to_owned(),
+                audience: audience.to_owned(),
+                expires: Timestamp::MAX,
+            };
+            world.tokens.insert(name.to_owned(), token);
+        }
+        world
+    }
+
+    pub(crate) fn call(app: &str, method: &str, target: &str, body: &serde_json::Value) -> Call {
+        let mut headers = hyper::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {app}").parse().expect("a header"));
+        headers.insert("content-type", "application/json".parse().expect("a header"));
+        Call::new(method, target, headers, body.to_string().into())
+    }
+
+    pub(crate) fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + second).expect("a time")
+    }
 }

@@ -1,13 +1,18 @@
-//! ThreatConnect, the Entra token endpoint, Azure Key Vault and Microsoft Sentinel on this machine.
+//! ThreatConnect, the Entra token endpoint, Azure Key Vault, Microsoft Sentinel, Microsoft Defender and Microsoft Graph on this
+//! machine.
 //!
 //! Written from the vendors' documents, not from any client, so that what it accepts and refuses is a second opinion. One
 //! world of state is behind all services; tests link it, people run it. It listens on loopback only.
 
 mod control;
+mod defender;
 mod entra;
 pub mod faults;
 mod generate;
+mod graph;
 mod indicator;
+mod odata;
+mod rate;
 mod sentinel;
 mod server;
 pub mod stix;
@@ -22,7 +27,9 @@ use std::sync::{Arc, MutexGuard};
 
 use tokio::task::JoinHandle;
 
+pub use defender::{Defender, DefenderIndicator, DefenderOperation};
 pub use generate::{generate, load_csv};
+pub use graph::{Gone, Graph, GraphObject, GraphOperation, RetryAfter};
 pub use indicator::{Indicator, Quirks};
 pub use time::{SimClock, SystemTime, Time};
 pub use world::{App, Logged, Object, Owner, Sentinel, Service, User, World};
@@ -37,6 +44,12 @@ pub const TENANT: &str = "11111111-aaaa-4bbb-8ccc-222222222222";
 pub const CLIENT_ID: &str = "33333333-dddd-4eee-8fff-444444444444";
 /// Its secret; made up.
 pub const CLIENT_SECRET: &str = "emulated~client.secret";
+/// A second tenant, so that Graph can have one of its own.
+pub const GRAPH_TENANT: &str = "44444444-aaaa-4bbb-8ccc-555555555555";
+/// The app registration there.
+pub const GRAPH_CLIENT_ID: &str = "66666666-dddd-4eee-8fff-777777777777";
+/// Its secret; made up.
+pub const GRAPH_CLIENT_SECRET: &str = "emulated~graph.secret";
 /// The API user of ThreatConnect that the emulator begins with.
 pub const ACCESS_ID: &str = "48151623420815108001";
 /// Its secret key; made up.
@@ -47,12 +60,12 @@ pub const API_TOKEN: &str = "APIV2:1:emulated:1999999999999:token";
 /// How the emulator is started.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// ThreatConnect and Sentinel over HTTPS; login and vault always are.
+    /// ThreatConnect and the sinks over HTTPS; login and vault always are.
     pub tls: bool,
     pub time: Arc<dyn Time>,
-    /// Sentinel counts requests per minute and refuses more than a hundred.
+    /// The sinks count requests and refuse more than their documents allow.
     pub enforce_rate: bool,
-    /// The first of five ports; 0: any that are free.
+    /// The first of seven ports; 0: any that are free.
     pub port: u16,
 }
 
@@ -72,11 +85,13 @@ pub struct Emulator {
     key_vault: String,
     sentinel: String,
     control: String,
+    defender: String,
+    graph: String,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Emulator {
-    /// Starts all services with one app registration, one API user and one workspace.
+    /// Starts all services with one API user, one workspace and an app registration in each of two tenants.
     ///
     /// # Errors
     /// A port is taken.
@@ -84,14 +99,10 @@ impl Emulator {
         let (ca_pem, tls) = server::certificates()?;
         let world = World {
             users: vec![User { access_id: ACCESS_ID.to_owned(), secret: SECRET_KEY.to_owned(), token: API_TOKEN.to_owned() }],
-            apps: vec![App {
-                tenant: TENANT.to_owned(),
-                client_id: CLIENT_ID.to_owned(),
-                secret: CLIENT_SECRET.to_owned(),
-                workspaces: vec![WORKSPACE.to_owned()],
-                may_read_vault: true,
-            }],
+            apps: apps(),
             sentinel: Sentinel { enforce_rate: options.enforce_rate, ..Sentinel::default() },
+            defender: Defender { enforce_rate: options.enforce_rate, ..Defender::default() },
+            graph: Graph { enforce_rate: options.enforce_rate, ..Graph::default() },
             ..World::default()
         };
         let shared = Arc::new(Shared { world: world.into(), time: options.time });
@@ -103,6 +114,8 @@ impl Emulator {
             (Door::Service(Service::KeyVault), true),
             (Door::Service(Service::Sentinel), options.tls),
             (Door::Control, false),
+            (Door::Service(Service::Defender), options.tls),
+            (Door::Service(Service::Graph), options.tls),
         ];
         for (i, (door, secure)) in doors.into_iter().enumerate() {
             let port = if options.port == 0 { 0 } else { options.port + u16::try_from(i)? };
@@ -114,9 +127,15 @@ impl Emulator {
                 if secure { "localhost" } else { "127.0.0.1" }
             ));
         }
-        let [threatconnect, login, key_vault, sentinel, control] =
-            <[String; 5]>::try_from(urls).map_err(|_| anyhow::anyhow!("five doors"))?;
-        Ok(Self { shared, ca_pem, threatconnect: format!("{threatconnect}/api"), login, key_vault, sentinel, control, tasks })
+        let [threatconnect, login, key_vault, sentinel, control, defender, graph] =
+            <[String; 7]>::try_from(urls).map_err(|_| anyhow::anyhow!("seven doors"))?;
+        let threatconnect = format!("{threatconnect}/api");
+        {
+            let mut world = shared.world();
+            world.defender.base.clone_from(&defender);
+            world.graph.base.clone_from(&graph);
+        }
+        Ok(Self { shared, ca_pem, threatconnect, login, key_vault, sentinel, control, defender, graph, tasks })
     }
 
     /// The world behind the services; they wait while it is held.
@@ -150,6 +169,18 @@ impl Emulator {
         &self.sentinel
     }
 
+    /// Without `/api`.
+    #[must_use]
+    pub fn defender_url(&self) -> &str {
+        &self.defender
+    }
+
+    /// Without `/beta`.
+    #[must_use]
+    pub fn graph_url(&self) -> &str {
+        &self.graph
+    }
+
     #[must_use]
     pub fn control_url(&self) -> &str {
         &self.control
@@ -168,6 +199,8 @@ impl Emulator {
             ("SENTINEL_WORKSPACE_ID", WORKSPACE),
             ("LOGIN_URL", self.login_url()),
             ("SENTINEL_URL", self.sentinel_url()),
+            ("DEFENDER_URL", self.defender_url()),
+            ("GRAPH_URL", self.graph_url()),
             ("DEFAULT_TLP_LEVEL", "amber"),
             ("TARGET_PRODUCT", "Microsoft Sentinel"),
             ("ACTION_TO_TAKE", "Alert"),
@@ -177,6 +210,28 @@ impl Emulator {
         ];
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
+}
+
+/// One app with all rights on all sinks, and one in a tenant of its own with that on Graph only.
+fn apps() -> Vec<App> {
+    let graph = "ThreatIndicators.ReadWrite.OwnedBy".to_owned();
+    let first = App {
+        tenant: TENANT.to_owned(),
+        client_id: CLIENT_ID.to_owned(),
+        secret: CLIENT_SECRET.to_owned(),
+        workspaces: vec![WORKSPACE.to_owned()],
+        may_read_vault: true,
+        roles: vec!["Ti.ReadWrite.All".to_owned(), graph.clone()],
+    };
+    let second = App {
+        tenant: GRAPH_TENANT.to_owned(),
+        client_id: GRAPH_CLIENT_ID.to_owned(),
+        secret: GRAPH_CLIENT_SECRET.to_owned(),
+        workspaces: Vec::new(),
+        may_read_vault: false,
+        roles: vec![graph],
+    };
+    vec![first, second]
 }
 
 impl Drop for Emulator {

@@ -5,30 +5,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use emulator::{Emulator, Options, Service, generate, load_csv};
+use emulator::{Emulator, GRAPH_CLIENT_ID, GRAPH_CLIENT_SECRET, GRAPH_TENANT, Options, Service, generate, load_csv};
 
-/// ThreatConnect, Entra, Key Vault and Sentinel on this machine.
+/// ThreatConnect, Entra, Key Vault, Sentinel, Defender and Graph on this machine.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How many indicators to make up, or a CSV file with the columns type,value,md5,sha1,sha256,tags,description,source,first_seen.
     #[arg(long, default_value = "1000")]
     indicators: String,
-    /// The first of five ports; any free ones if not given.
+    /// The first of seven ports; any free ones if not given.
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// Where to write the CA that programs must trust.
     #[arg(long, default_value = "emulator-ca.pem")]
     ca: PathBuf,
-    /// ThreatConnect and Sentinel over plain HTTP (login and vault stay HTTPS).
+    /// ThreatConnect and the sinks over plain HTTP (login and vault stay HTTPS).
     #[arg(long)]
     plain: bool,
-    /// Sentinel takes any number of requests a minute.
+    /// The sinks take any number of requests.
     #[arg(long)]
     no_rate: bool,
     /// Milliseconds that each page of ThreatConnect takes.
     #[arg(long, default_value_t = 0)]
     page_latency: u64,
-    /// Milliseconds that each upload to Sentinel takes.
+    /// Milliseconds that each request to a sink takes.
     #[arg(long, default_value_t = 0)]
     upload_latency: u64,
 }
@@ -52,7 +52,13 @@ async fn main() -> anyhow::Result<()> {
         }
         count
     };
-    for (service, latency) in [(Service::ThreatConnect, arguments.page_latency), (Service::Sentinel, arguments.upload_latency)] {
+    let latencies = [
+        (Service::ThreatConnect, arguments.page_latency),
+        (Service::Sentinel, arguments.upload_latency),
+        (Service::Defender, arguments.upload_latency),
+        (Service::Graph, arguments.upload_latency),
+    ];
+    for (service, latency) in latencies {
         if latency > 0 {
             emulator.world().latency.insert(service, Duration::from_millis(latency));
         }
@@ -66,6 +72,7 @@ async fn main() -> anyhow::Result<()> {
     for (key, value) in emulator.environment() {
         println!("export {key}='{value}'");
     }
+    println!("# A second tenant, for Graph alone: {GRAPH_TENANT}, client {GRAPH_CLIENT_ID}, secret {GRAPH_CLIENT_SECRET}");
     println!("# KEY_VAULT_URL='{}'", emulator.key_vault_url());
     tokio::signal::ctrl_c().await?;
     Ok(())

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::faults::Effect;
 use crate::time::Time;
 use crate::world::{Logged, Service, World};
-use crate::{control, entra, sentinel, threatconnect, vault};
+use crate::{control, defender, entra, graph, sentinel, threatconnect, vault};
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -35,6 +35,12 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    pub(crate) fn new(method: &str, target: &str, headers: hyper::HeaderMap, body: Bytes) -> Self {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let (path, query) = (path.to_owned(), form(query));
+        Self { method: method.to_owned(), path, target: target.to_owned(), query, headers, body }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -147,14 +153,7 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let target = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), ToString::to_string);
-    let call = Call {
-        method: head.method.to_string(),
-        path: head.uri.path().to_owned(),
-        query: form(head.uri.query().unwrap_or("")),
-        target,
-        headers: head.headers,
-        body,
-    };
+    let call = Call::new(head.method.as_str(), &target, head.headers, body);
     let now = shared.time.now();
     let Door::Service(service) = door else { return Ok(response(&control::answer(&shared, &call), now)) };
     let (effect, latency) = {
@@ -172,6 +171,8 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
             Service::Login => entra::answer(&mut world, &call, now),
             Service::KeyVault => vault::answer(&world, &call, now),
             Service::Sentinel => sentinel::answer(&mut world, &call, now),
+            Service::Defender => defender::answer(&mut world, &call, now),
+            Service::Graph => graph::answer(&mut world, &call, now),
         }
     };
     let log = |status: u16, items: usize| {

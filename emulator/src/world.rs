@@ -1,4 +1,5 @@
-//! One world of state behind all services: what ThreatConnect knows, who may sign in, what Sentinel was sent, what goes wrong.
+//! One world of state behind all services: what ThreatConnect knows, who may sign in, what the sinks were
+//! sent, what goes wrong.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -6,7 +7,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::defender::Defender;
 use crate::faults::Faults;
+use crate::graph::Graph;
 use crate::indicator::Indicator;
 
 /// The fields that the product asks for are the ones that are kept rendered.
@@ -23,6 +26,8 @@ pub struct World {
     /// Secrets of the vault: name to value; none is disabled.
     pub vault: BTreeMap<String, Option<String>>,
     pub sentinel: Sentinel,
+    pub defender: Defender,
+    pub graph: Graph,
     pub faults: Faults,
     /// ThreatConnect ignores `sorting`.
     pub ignore_sorting: bool,
@@ -32,6 +37,7 @@ pub struct World {
     pub latency: HashMap<Service, Duration>,
     pub(crate) tokens: HashMap<String, Token>,
     pub(crate) token_counter: u64,
+    pub(crate) correlations: u64,
 }
 
 /// An indicator and its usual JSON.
@@ -67,10 +73,13 @@ pub struct App {
     /// Workspaces on which it has the contributor role.
     pub workspaces: Vec<String>,
     pub may_read_vault: bool,
+    /// App roles that were consented to; looked at with each call, so that one can be taken away.
+    pub roles: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Token {
+    pub tenant: String,
     pub client_id: String,
     pub audience: String,
     pub expires: Timestamp,
@@ -83,6 +92,8 @@ pub enum Service {
     Login,
     KeyVault,
     Sentinel,
+    Defender,
+    Graph,
 }
 
 /// One request that was answered, or cut.
@@ -210,6 +221,12 @@ impl World {
     pub fn live(&self, workspace: &str, now: Timestamp) -> BTreeMap<String, &Object> {
         let mine = self.sentinel.objects.iter().filter(|((w, _, _), object)| w == workspace && object.is_live(now));
         mine.map(|((_, _, id), object)| (id.clone(), object)).collect()
+    }
+
+    /// A fresh GUID, by which support finds a request.
+    pub(crate) fn correlation(&mut self) -> String {
+        self.correlations += 1;
+        format!("0f5a1c2e-0000-4000-9000-{:012x}", self.correlations)
     }
 
     /// Requests to a service so far.
