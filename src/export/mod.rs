@@ -10,10 +10,12 @@ mod ending;
 mod explain;
 mod flow;
 mod hand_over;
+mod history;
 mod journal;
 mod last_run;
 mod ledger;
 mod outbox;
+mod passes;
 mod preview;
 mod rank;
 mod reader;
@@ -25,6 +27,7 @@ mod rows;
 mod run;
 mod schedule;
 mod settle;
+mod stored;
 mod sweep;
 
 use std::sync::Arc;
@@ -33,13 +36,14 @@ use std::time::Duration;
 
 pub use capacity::Cap;
 pub use explain::{ExplainError, ExplainedIndicator, ExplainedTarget, Explanation};
+pub use history::{ApproveError, Registered};
 pub use journal::Journal;
 pub use last_run::LastRun;
 pub use ledger::LedgerError;
 pub use report::{Changes, Mode, Outcome, Outcomes, Read, Reason, Report, Requests, Tally};
 pub use retire::{RetireError, Retired};
 pub use rows::{RefusedWithdrawal, Rejection};
-pub use run::{ApproveError, Exporter, Registered};
+pub use run::Exporter;
 pub use schedule::{Handled, Message, QUEUE, ScheduleError};
 
 use crate::platform::schedule::Schedule;

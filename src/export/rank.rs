@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::rows::{Holder, RowClaim, TargetRow, stored_key, stored_weight};
+use super::rows::{Holder, RowClaim, TargetRow};
+use super::stored;
 use crate::indicator::{ObservableKey, Weight};
 
 /// The jobs that are configured for one destination, in the order of `JOBS`.
@@ -39,14 +40,14 @@ pub(crate) fn rank_of(job: &str, id: u64, weight: Weight, refused: bool, incumbe
 pub(crate) struct Standing {
     /// The target did not refuse it.
     welcome: bool,
-    #[serde(with = "stored_weight")]
+    #[serde(with = "stored::weight")]
     pub weight: Weight,
     /// It is there already: nothing is gained by putting an equal in its place.
     there: bool,
     /// Of its job in `JOBS`.
     place: Reverse<usize>,
     id: Reverse<u64>,
-    #[serde(with = "stored_key")]
+    #[serde(with = "stored::key")]
     pub key: Reverse<ObservableKey>,
 }
 

@@ -24,10 +24,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::rank::Standing;
-use crate::indicator::{Confidence, Kind, Observable, ObservableKey, ThreatAssessScore, ThreatRating, Weight};
+use super::stored;
+use crate::indicator::{Kind, Observable, ObservableKey, Weight};
 use crate::sinks::{ContentHash, Draft, There};
 
 /// Claims that a target row names, at most; the best ones stay.
@@ -38,15 +39,15 @@ pub(crate) const CLAIMS_PER_ROW: usize = 200;
 pub(crate) struct Claim {
     #[serde(rename = "o")]
     pub owner: String,
-    #[serde(rename = "w", with = "stored_weight")]
+    #[serde(rename = "w", with = "stored::weight")]
     pub weight: Weight,
     /// Of the content that won; none when it must be sent again.
-    #[serde(rename = "h", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "h", with = "stored::hash", default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<ContentHash>,
     /// When the object that won expires, Unix seconds.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<i64>,
-    #[serde(rename = "n", default, skip_serializing_if = "is_false")]
+    #[serde(rename = "n", default, skip_serializing_if = "stored::is_false")]
     pub won: bool,
     /// The run that passed it by, or released it; a [`Gone`] row stands beside it.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
@@ -55,10 +56,10 @@ pub(crate) struct Claim {
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub sent_in: Option<String>,
     /// Content that the target refused for good.
-    #[serde(rename = "r", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "r", with = "stored::hash", default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<ContentHash>,
     /// Runs in a row in which it got no answer though its neighbours did.
-    #[serde(rename = "u", default, skip_serializing_if = "is_zero")]
+    #[serde(rename = "u", default, skip_serializing_if = "stored::is_zero")]
     pub unanswered: u8,
 }
 
@@ -86,10 +87,10 @@ pub(crate) struct RowClaim {
     pub job: String,
     #[serde(rename = "i")]
     pub id: u64,
-    #[serde(rename = "w", with = "stored_weight")]
+    #[serde(rename = "w", with = "stored::weight")]
     pub weight: Weight,
     /// The target refused it: it protects the row but ranks below every other.
-    #[serde(rename = "r", default, skip_serializing_if = "is_false")]
+    #[serde(rename = "r", default, skip_serializing_if = "stored::is_false")]
     pub refused: bool,
 }
 
@@ -109,7 +110,7 @@ pub(crate) struct TargetRow {
     #[serde(rename = "id", default, skip_serializing_if = "Option::is_none")]
     pub remote_id: Option<String>,
     /// Of the object with `remote_id`: what the target cannot change in it.
-    #[serde(rename = "y", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "y", with = "stored::hash", default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<ContentHash>,
     /// External ids of sends without an answer: each may have left an object of its own.
     #[serde(rename = "q", default, skip_serializing_if = "Vec::is_empty")]
@@ -120,19 +121,19 @@ pub(crate) struct TargetRow {
     #[serde(rename = "c")]
     pub claims: Vec<RowClaim>,
     /// More than [`CLAIMS_PER_ROW`] claimed it: the list is not whole.
-    #[serde(rename = "cut", default, skip_serializing_if = "is_false")]
+    #[serde(rename = "cut", default, skip_serializing_if = "stored::is_false")]
     pub cut: bool,
     /// Of the content that is there; none when that is unknown.
-    #[serde(rename = "h", with = "stored_hash", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "h", with = "stored::hash", default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<ContentHash>,
     #[serde(rename = "a")]
     pub action: String,
-    #[serde(rename = "cr", with = "stored_time")]
+    #[serde(rename = "cr", with = "stored::time")]
     pub created: Timestamp,
     /// The latest time of sending that the target may have seen.
-    #[serde(rename = "m", with = "stored_time")]
+    #[serde(rename = "m", with = "stored::time")]
     pub modified: Timestamp,
-    #[serde(rename = "f", with = "stored_time")]
+    #[serde(rename = "f", with = "stored::time")]
     pub valid_from: Timestamp,
     /// Unix seconds; none when unknown.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
@@ -144,7 +145,7 @@ pub(crate) struct TargetRow {
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub sent_in: Option<String>,
     /// It was accepted, or may have been.
-    #[serde(rename = "p", default, skip_serializing_if = "is_false")]
+    #[serde(rename = "p", default, skip_serializing_if = "stored::is_false")]
     pub at_target: bool,
     /// A tombstone: the run that withdrew it.
     #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
@@ -193,7 +194,7 @@ impl TargetRow {
 pub(crate) struct Intent {
     pub items: Vec<IntentItem>,
     /// The latest time of sending in the batch.
-    #[serde(with = "stored_time")]
+    #[serde(with = "stored::time")]
     pub modified: Timestamp,
 }
 
@@ -208,11 +209,11 @@ pub(crate) struct IntentItem {
     /// Of the observable at this destination, as in the row's key.
     pub key: String,
     pub external_id: String,
-    #[serde(with = "stored_time")]
+    #[serde(with = "stored::time")]
     pub created: Timestamp,
-    #[serde(with = "stored_time")]
+    #[serde(with = "stored::time")]
     pub valid_from: Timestamp,
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "stored::is_false")]
     pub withdrawal: bool,
 }
 
@@ -279,7 +280,7 @@ pub(crate) struct Gone {
     pub run: String,
     pub reason: GoneReason,
     /// Seen by an incremental run: few, and exempt from the limit.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "stored::is_false")]
     pub incremental: bool,
     pub owner: String,
 }
@@ -441,90 +442,4 @@ pub(crate) fn parse_observable_key(text: &str) -> Option<ObservableKey> {
 /// A row's bytes.
 pub(crate) fn encode<T: Serialize>(row: &T) -> Vec<u8> {
     serde_json::to_vec(row).expect("rows have string keys only and cannot fail to serialise")
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-fn is_zero(value: &u8) -> bool {
-    *value == 0
-}
-
-/// Weights as short arrays: `[score, hundredths of the rating, confidence, Unix seconds]`.
-pub(super) mod stored_weight {
-    use super::{Confidence, Deserialize, Deserializer, Serialize, Serializer, ThreatAssessScore, ThreatRating, Weight};
-
-    type Stored = (Option<u16>, Option<u16>, Option<u8>, i64);
-
-    pub(crate) fn serialize<S: Serializer>(weight: &Weight, to: S) -> Result<S::Ok, S::Error> {
-        let stored: Stored = (
-            weight.score.map(ThreatAssessScore::value),
-            weight.rating.map(ThreatRating::hundredths),
-            weight.confidence.map(Confidence::value),
-            weight.last_modified,
-        );
-        stored.serialize(to)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Weight, D::Error> {
-        let (score, rating, confidence, last_modified) = Stored::deserialize(from)?;
-        Ok(Weight {
-            score: score.and_then(|v| ThreatAssessScore::new(v.into())),
-            rating: rating.and_then(ThreatRating::from_hundredths),
-            confidence: confidence.and_then(|v| Confidence::new(v.into())),
-            last_modified,
-        })
-    }
-}
-
-/// Keys as in the keys of rows.
-pub(super) mod stored_key {
-    use std::cmp::Reverse;
-
-    use super::{Deserialize, Deserializer, ObservableKey, Serializer, parse_observable_key};
-
-    pub(crate) fn serialize<S: Serializer>(key: &Reverse<ObservableKey>, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&key.0)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Reverse<ObservableKey>, D::Error> {
-        let text = String::deserialize(from)?;
-        parse_observable_key(&text).map(Reverse).ok_or_else(|| serde::de::Error::custom("no key of an observable"))
-    }
-}
-
-/// Hashes as base64url.
-mod stored_hash {
-    use base64::Engine as _;
-
-    use super::{ContentHash, Deserialize, Deserializer, Serializer, URL_SAFE_NO_PAD};
-
-    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
-    pub(super) fn serialize<S: Serializer>(hash: &Option<ContentHash>, to: S) -> Result<S::Ok, S::Error> {
-        match hash {
-            Some(ContentHash(bytes)) => to.serialize_str(&URL_SAFE_NO_PAD.encode(bytes)),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ContentHash>, D::Error> {
-        let text = Option::<&str>::deserialize(from)?;
-        Ok(text.and_then(|t| URL_SAFE_NO_PAD.decode(t).ok()).and_then(|b| b.try_into().ok()).map(ContentHash))
-    }
-}
-
-/// Times as Unix milliseconds, the precision that is sent.
-mod stored_time {
-    use super::{Deserialize, Deserializer, Serializer, Timestamp};
-
-    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_i64(time.as_millisecond())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        Timestamp::from_millisecond(i64::deserialize(from)?).map_err(serde::de::Error::custom)
-    }
 }

@@ -4,23 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::capacity::{Capacity, Selector};
+use super::capacity::Selector;
 use super::ending::Ending;
 use super::flow::{Flow, Stop};
 use super::hand_over::HandOver;
-use super::ledger::{Ledger, LedgerError, Packer, Rows, write};
+use super::history::Registered;
+use super::ledger::{Ledger, LedgerError, Rows, write};
 use super::outbox::Halt;
+use super::passes::select;
 use super::preview::Silent;
-use super::rank::{Places, Standing};
+use super::rank::Places;
 use super::reconcile::{Look, reconcile};
 use super::record::{Phase, RunRecord, Selection, Start, plan};
 use super::report::{Mode, Report};
-use super::rows::{
-    Approval, JobState, RESERVE, RefusedWithdrawal, Rejection, approval_key, candidates_key, candidates_prefix, encode, end_of,
-    history_prefix, job_key, run_key,
-};
+use super::rows::{JobState, encode, end_of, history_prefix, job_key, run_key};
 use super::sweep::sweep;
 use super::{Job, Progress, Request};
 use crate::platform::clock::Clock;
@@ -29,26 +27,10 @@ use crate::storage::{StateStore, Write};
 
 /// Names which jobs write to which destinations, over all of them.
 pub(crate) const REGISTRY: &str = "registry";
-/// Candidates of an interrupted first pass in one row, and rows of them, at most.
-const CANDIDATES_IN_A_ROW: usize = 1_000;
-const CANDIDATE_ROWS: usize = 100;
-/// How long what `--use-reserve` sent is left alone.
-const RESERVE_LENT_FOR: Duration = Duration::from_secs(86_400);
 /// Reports that are kept of each job.
-const HISTORY: usize = 50;
+pub(crate) const HISTORY: usize = 50;
 /// When a target or source that gave no answer is tried again, if it did not say itself.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
-
-/// A job at a destination, as it was registered by its first run there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registered {
-    pub job: String,
-    /// Partition of the destination's rows.
-    pub destination: String,
-    pub product: String,
-    /// For users: `workspace …`.
-    pub shown: String,
-}
 
 /// Runs jobs over one store.
 #[derive(Debug)]
@@ -229,38 +211,6 @@ impl Exporter {
         Ok(state)
     }
 
-    /// The places to leave free: what the most careful of the destination's jobs asks for.
-    pub(super) fn reserve(&self, job: &Job, record: &RunRecord) -> u64 {
-        if record.use_reserve {
-            return 0;
-        }
-        let home = &job.sink.destination().fingerprint;
-        let all = self.jobs.iter().filter(|other| other.sink.destination().fingerprint == *home);
-        all.map(|other| other.policy.reserve).max().unwrap_or(0)
-    }
-
-    /// What was put into the reserve on demand stays for a day, though no more comes.
-    async fn reserve_is_lent(&self, ledger: &mut Ledger, record: &RunRecord) -> Result<bool, LedgerError> {
-        let now = self.clock.now();
-        if record.use_reserve {
-            let until = now.checked_add(RESERVE_LENT_FOR).unwrap_or(now);
-            ledger.commit(vec![write(RESERVE.to_owned(), Some(encode(&until)))]).await?;
-        }
-        Ok(ledger.rows().read::<Timestamp>(RESERVE).await?.is_some_and(|until| now < until))
-    }
-
-    /// A full run that has not begun yet, of more than there may be places for.
-    async fn cannot_hold_all(&self, job: &Job, record: &mut RunRecord, capacity: &Capacity) -> Result<bool, Stop> {
-        let begins = record.mode == Mode::Full && record.selection.is_none() && record.cursor == 0;
-        if !begins || !capacity.is_limited() {
-            return Ok(false);
-        }
-        let (count, server_time) = job.client.count(&job.filter, record.since).await.map_err(Stop::Source)?;
-        record.server_time = record.server_time.or(server_time);
-        let objects = count.unwrap_or(u64::MAX).saturating_mul(job.sink.limits().per_indicator);
-        Ok(objects.saturating_add(capacity.taken()) > capacity.size())
-    }
-
     /// Saves how the run ended, and frees the destination (or keeps it for the continuation).
     async fn close(
         &self,
@@ -334,74 +284,6 @@ impl Exporter {
         Ok(())
     }
 
-    /// All jobs that ever wrote to a destination and were not retired.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn registered(&self) -> Result<Vec<Registered>, LedgerError> {
-        let registry = Rows::new(Arc::clone(&self.store), REGISTRY);
-        Ok(registry.scan::<Registered>(" ", "~", 1_000).await?.into_iter().map(|(_, entry)| entry).collect())
-    }
-
-    /// Reports of finished runs of a job at a destination, newest first.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn history(&self, registered: &Registered) -> Result<Vec<Report>, LedgerError> {
-        let rows = Rows::new(Arc::clone(&self.store), &registered.destination);
-        let from = history_prefix(&registered.job);
-        let mut reports: Vec<Report> =
-            rows.scan(&from, &end_of(&from), HISTORY + 20).await?.into_iter().map(|(_, report)| report).collect();
-        reports.reverse();
-        Ok(reports)
-    }
-
-    /// Items that the target refused, of one job at a destination.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn rejections(&self, registered: &Registered) -> Result<Vec<Rejection>, LedgerError> {
-        let rows = Rows::new(Arc::clone(&self.store), &registered.destination);
-        let mut from = format!("x.{}.", registered.job);
-        let end = end_of(&from);
-        let mut all = Vec::new();
-        loop {
-            let chunk: Vec<(String, Rejection)> = rows.scan(&from, &end, 1_000).await?;
-            let Some((last, _)) = chunk.last() else { return Ok(all) };
-            from = format!("{last}!");
-            all.extend(chunk.into_iter().map(|(_, rejection)| rejection));
-        }
-    }
-
-    /// Whether the job has completed a run at its destination: else nothing is known of what is there.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn has_history(&self, job: &Job) -> Result<bool, LedgerError> {
-        let state: Option<JobState> = self.rows(job).read(&job_key(&job.name)).await?;
-        Ok(state.is_some_and(|state| state.watermark.is_some()))
-    }
-
-    /// Approves the withdrawal that the last full run of `job` refused: the number shown and 10 % more, once, for seven days.
-    ///
-    /// # Errors
-    /// [`ApproveError::Nothing`] if none was refused.
-    pub async fn approve_withdrawal(&self, job: &Job) -> Result<RefusedWithdrawal, ApproveError> {
-        let rows = self.rows(job);
-        let state: Option<JobState> = rows.read(&job_key(&job.name)).await?;
-        let Some(refused) = state.and_then(|state| state.refused) else {
-            return Err(ApproveError::Nothing { job: job.name.clone() });
-        };
-        let approval = Approval { rows: refused.rows, at: self.clock.now() };
-        let key = approval_key(&job.name);
-        loop {
-            let known: Option<(Approval, _)> = rows.read_versioned(&key).await?;
-            if rows.write_one(&key, &approval, known.map(|(_, version)| version)).await? {
-                return Ok(refused);
-            }
-        }
-    }
-
     fn not_begun(&self, job: &Job, run: &str, error: &str) -> Report {
         let mut state = JobState::default();
         let now: Timestamp = self.clock.now();
@@ -409,63 +291,6 @@ impl Exporter {
         record.error = Some(error.to_owned());
         record.report(job, false, None)
     }
-}
-
-/// Why nothing was approved.
-#[derive(Debug, thiserror::Error)]
-pub enum ApproveError {
-    #[error("no withdrawal of job `{job}` waits for approval; a full run refuses one when it would take too much")]
-    Nothing { job: String },
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
-
-/// The first pass: reads everything, marks what is gone, and finds the rank from which on there is a place.
-async fn select(
-    ledger: &mut Ledger,
-    job: &Job,
-    record: &mut RunRecord,
-    (progress, deadline): (&Progress, Option<Duration>),
-    capacity: &mut Capacity,
-) -> Result<Selector, Stop> {
-    let from = candidates_prefix(&job.name);
-    let saved: Vec<(String, Vec<Standing>)> = ledger.rows().scan(&from, &end_of(&from), CANDIDATE_ROWS).await?;
-    let mut selector = capacity.selector();
-    // Those of this run, from before it was interrupted. Offered twice, a candidate still has one place.
-    let mine = candidates_key(&job.name, &record.run, 0);
-    let mine =
-        saved.iter().filter(|(key, _)| key.rsplit_once('.').map(|(run, _)| run) == mine.rsplit_once('.').map(|(run, _)| run));
-    mine.flat_map(|(_, standings)| standings).for_each(|standing| selector.offer(*standing));
-    if record.selection.as_ref().is_some_and(|begun| begun.replaces) {
-        selector.will_replace();
-    }
-    let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
-    flow.selector = Some(selector);
-    let ended = flow.read().await;
-    let mut selector = flow.selector.take().unwrap_or_default();
-    let mut rows: Vec<(String, Option<Vec<u8>>)> = Vec::new();
-    let selection = record.selection.get_or_insert_default();
-    match &ended {
-        Ok(()) => {
-            rows.extend(saved.into_iter().map(|(key, _)| (key, None)));
-            selection.threshold = selector.threshold();
-            record.phase = Phase::Clearing;
-        }
-        Err(_) => {
-            let kept: Vec<&Standing> = selector.kept().collect();
-            let parts = kept.chunks(CANDIDATES_IN_A_ROW).enumerate();
-            rows.extend(parts.map(|(n, part)| (candidates_key(&job.name, &record.run, n), Some(encode(&part)))));
-            selection.replaces = selector.replaces();
-        }
-    }
-    // The record last: no place is saved whose candidates are not.
-    let mut packer = Packer::new(ledger);
-    for row in rows {
-        packer.add(vec![row]).await?;
-    }
-    packer.flush().await?;
-    ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
-    ended.map(|()| selector)
 }
 
 /// What the next run knows of this one.
