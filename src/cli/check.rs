@@ -23,14 +23,15 @@ pub(super) async fn run(app: &App, _around: &Surroundings) -> Exit {
             let _ = writeln!(page, "{word} job {}: {text}", job.name);
         };
         line(source(job).await);
-        line(job.sink.probe().await.map(|()| format!("{} accepts uploads", job.sink.destination().shown)).map_err(|e| e.message));
+        let target = job.sink.destination();
+        line(job.sink.probe().await.map(|()| format!("{} answers ({})", target.product, target.shown)).map_err(|e| e.message));
         let known = app.exporter.has_history(job).await;
         match known {
             Ok(true) => {}
             Ok(false) => {
                 let _ = writeln!(
                     page,
-                    "note  job {}: no complete run is known here. If this destination was written to before, the ledger was lost: Sentinel cannot be listed, so what left ThreatConnect meanwhile goes when it expires",
+                    "note  job {}: no complete run is known here. If this destination was written to before, its ledger was lost: what left ThreatConnect meanwhile goes when it expires",
                     job.name
                 );
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{Exit, Surroundings, names, render};
+use super::{Exit, Surroundings, names, render, show};
 use crate::app::App;
 use crate::export::{Exporter, Job, Journal, Progress, Report, Request};
 use crate::storage::sqlite::SqliteStore;
@@ -47,77 +47,24 @@ pub(super) async fn run(arguments: Arguments, app: &App, around: &Surroundings) 
     let wanted = arguments.approve_withdraw.as_deref().or(arguments.job.as_deref());
     let jobs: Vec<&Job> = exporter.jobs().iter().filter(|job| wanted.is_none_or(|name| job.name == name)).collect();
     if jobs.is_empty() {
-        let known: Vec<&str> = exporter.jobs().iter().map(|job| job.name.as_str()).collect();
-        render::error(&format!("there is no job `{}`; the jobs are {}", wanted.unwrap_or_default(), known.join(", ")));
-        return Exit::Usage;
+        return no_such_job(app, wanted.unwrap_or_default());
     }
     if arguments.approve_withdraw.is_some() {
         match exporter.approve_withdrawal(jobs[0]).await {
             Ok(refused) => tracing::info!(job = jobs[0].name, rows = refused.rows, "the withdrawal is approved"),
-            Err(error) => {
-                render::error(&error.to_string());
-                return Exit::Failed;
-            }
+            Err(error) => return show::failed(&error.to_string()),
         }
     }
     let preview;
     let exporter = if arguments.dry_run {
         let scratch = match SqliteStore::open_in_memory(Arc::clone(&around.clock)) {
             Ok(scratch) => Arc::new(scratch),
-            Err(error) => {
-                render::error(&error.to_string());
-                return Exit::Failed;
-            }
+            Err(error) => return show::failed(&error.to_string()),
         };
         preview = exporter.preview(scratch);
         &preview
     } else {
         exporter
-    };
-    let several = jobs.len() > 1;
-    let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
-    let mut reports = Vec::new();
-    let mut exit = Exit::Done;
-    for name in names {
-        let Some(job) = exporter.jobs().iter().find(|job| job.name == name) else { continue };
-        let folder = arguments.out.as_ref().map(|out| if several { out.join(&name) } else { out.clone() });
-        let report = match one(exporter, job, &arguments, folder, app, around).await {
-            Ok(report) => report,
-            Err(error) => {
-                render::error(&error);
-                return Exit::Failed;
-            }
-        };
-        exit = worse(exit, exit_of(&report));
-        if !arguments.json {
-            render::print(&format!("{}\n", render::report(&report)));
-        }
-        reports.push(report);
-    }
-    if arguments.json {
-        let text = serde_json::to_string(&json!({ "runs": reports })).unwrap_or_default();
-        render::print(&format!("{text}\n"));
-    }
-    // On a terminal the report above says it already.
-    for report in reports.iter().filter(|_| arguments.json || !around.terminal) {
-        for line in report.error.iter().cloned().chain(render::refusal(report)) {
-            tracing::error!(job = report.job, "{line}");
-        }
-    }
-    exit
-}
-
-async fn one(
-    exporter: &Exporter,
-    job: &Job,
-    arguments: &Arguments,
-    folder: Option<PathBuf>,
-    app: &App,
-    around: &Surroundings,
-) -> Result<Report, String> {
-    let progress = match folder {
-        Some(folder) => Progress::with_journal(Journal::new(&folder)?),
-        None => Progress::default(),
     };
     let request = Request {
         full: arguments.full || arguments.resend || arguments.use_reserve || arguments.approve_withdraw.is_some(),
@@ -126,27 +73,116 @@ async fn one(
         use_reserve: arguments.use_reserve,
         budget: app.settings.time_budget,
     };
-    let bar = bar(&job.name, around.terminal && !arguments.json && std::io::stderr().is_terminal());
+    let several = jobs.len() > 1;
+    let mut all = All::new(around, arguments.json);
+    for name in jobs.iter().map(|job| &job.name) {
+        let folder = arguments.out.as_ref().map(|out| if several { out.join(name) } else { out.clone() });
+        if let Err(error) = all.add(exporter, name, &request, folder, arguments.dry_run).await {
+            return show::failed(&error);
+        }
+    }
+    all.finish()
+}
+
+/// Runs these jobs as `request` says, one after the other: one that fails does not stop the others.
+pub(super) async fn run_jobs(app: &App, around: &Surroundings, jobs: &[String], request: Request, as_json: bool) -> Exit {
+    let mut all = All::new(around, as_json);
+    for name in jobs {
+        if let Err(error) = all.add(&app.exporter, name, &request, None, false).await {
+            return show::failed(&error);
+        }
+    }
+    all.finish()
+}
+
+pub(super) fn no_such_job(app: &App, name: &str) -> Exit {
+    let known: Vec<&str> = app.exporter.jobs().iter().map(|job| job.name.as_str()).collect();
+    render::error(&format!("there is no job `{name}`; the jobs are {}", known.join(", ")));
+    Exit::Usage
+}
+
+/// The runs of one call, and how they are told.
+struct All<'a> {
+    around: &'a Surroundings,
+    as_json: bool,
+    reports: Vec<Report>,
+    exit: Exit,
+    /// By Ctrl-C: no further job begins.
+    stopped: bool,
+}
+
+impl<'a> All<'a> {
+    fn new(around: &'a Surroundings, as_json: bool) -> Self {
+        Self { around, as_json, reports: Vec::new(), exit: Exit::Done, stopped: false }
+    }
+
+    /// # Errors
+    /// The lists that were asked for cannot be written.
+    async fn add(
+        &mut self,
+        exporter: &Exporter,
+        name: &str,
+        request: &Request,
+        folder: Option<PathBuf>,
+        dry_run: bool,
+    ) -> Result<(), String> {
+        let Some(job) = exporter.jobs().iter().find(|job| job.name == name && !self.stopped) else { return Ok(()) };
+        let progress =
+            folder.map_or_else(|| Ok(Progress::default()), |folder| Journal::new(&folder).map(Progress::with_journal))?;
+        let visible = self.around.terminal && !self.as_json && std::io::stderr().is_terminal();
+        let mut report = one(exporter, job, request, &progress, &bar(name, visible), self.around).await;
+        report.dry_run = dry_run;
+        self.stopped = progress.is_stopped();
+        if let Some(journal) = progress.into_journal() {
+            journal.finish()?;
+        }
+        self.exit = worse(self.exit, exit_of(&report));
+        if !self.as_json {
+            render::print(&format!("{}\n", render::report(&report)));
+        }
+        self.reports.push(report);
+        Ok(())
+    }
+
+    fn finish(self) -> Exit {
+        if self.as_json {
+            let text = serde_json::to_string(&json!({ "runs": self.reports })).unwrap_or_default();
+            render::print(&format!("{text}\n"));
+        } else if self.reports.len() > 1 {
+            render::print(&render::summary(&self.reports));
+        }
+        // On a terminal the report above says it already.
+        for report in self.reports.iter().filter(|_| self.as_json || !self.around.terminal) {
+            for line in report.error.iter().cloned().chain(render::refusal(report)) {
+                tracing::error!(job = report.job, "{line}");
+            }
+        }
+        self.exit
+    }
+}
+
+async fn one(
+    exporter: &Exporter,
+    job: &Job,
+    request: &Request,
+    progress: &Progress,
+    bar: &ProgressBar,
+    around: &Surroundings,
+) -> Report {
     let (run, worker) = names();
-    let mut report = {
-        let mut work = std::pin::pin!(exporter.run(job, &request, (&run, &worker), &progress));
-        loop {
-            tokio::select! {
-                report = &mut work => break report,
-                () = around.clock.alarm(Duration::from_millis(100)) => show(&bar, &progress),
-                _ = tokio::signal::ctrl_c() => {
-                    tracing::warn!("saving the place; the next export goes on from there");
-                    progress.stop();
-                }
+    let mut work = std::pin::pin!(exporter.run(job, request, (&run, &worker), progress));
+    let report = loop {
+        tokio::select! {
+            report = &mut work => break report,
+            () = around.clock.alarm(Duration::from_millis(100)) => draw(bar, progress),
+            _ = tokio::signal::ctrl_c() => {
+                tracing::warn!("saving the place; the next export goes on from there");
+                progress.stop();
             }
         }
     };
     bar.finish_and_clear();
-    report.dry_run = arguments.dry_run;
-    if let Some(journal) = progress.into_journal() {
-        journal.finish()?;
-    }
-    Ok(report)
+    report
 }
 
 fn bar(job: &str, visible: bool) -> ProgressBar {
@@ -158,7 +194,7 @@ fn bar(job: &str, visible: bool) -> ProgressBar {
     bar
 }
 
-fn show(bar: &ProgressBar, progress: &Progress) {
+fn draw(bar: &ProgressBar, progress: &Progress) {
     let now = progress.now();
     bar.set_length(now.expected.max(now.read));
     bar.set_position(now.settled);

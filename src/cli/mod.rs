@@ -2,6 +2,7 @@
 
 mod check;
 mod export;
+mod rejected;
 mod render;
 mod show;
 
@@ -20,7 +21,7 @@ use crate::settings::{self, LoggingLevel, Problem, Settings, vault_secrets};
 use crate::storage::StateStore;
 use crate::storage::sqlite::SqliteStore;
 
-/// Keeps Microsoft Sentinel equal to the indicators in ThreatConnect. Settings come from the environment; `settings` lists them.
+/// Keeps Microsoft Sentinel and Microsoft Defender equal to the indicators in ThreatConnect. Settings come from the environment; `settings` lists them.
 #[derive(Debug, Parser)]
 #[command(name = "indicator-relay", version, about, max_term_width = 100)]
 pub struct Arguments {
@@ -71,10 +72,13 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Rejected {
     /// Lists them with the target's reasons.
-    List {
+    List(rejected::List),
+    /// Sends them again, though their content has not changed: a full run of each job that has some.
+    Retry {
         /// Of one job only.
         #[arg(long)]
         job: Option<String>,
+        /// One JSON document on standard output, nothing else there.
         #[arg(long)]
         json: bool,
     },
@@ -174,7 +178,8 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Export(arguments) => export::run(arguments, app, around).await,
         Command::Check => check::run(app, around).await,
         Command::Runs { json, last } => show::runs(app, json, last).await,
-        Command::Rejected(Rejected::List { job, json }) => show::rejected(app, job.as_deref(), json).await,
+        Command::Rejected(Rejected::List(wanted)) => rejected::list(app, &wanted).await,
+        Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,
         Command::Explain { value, json } => show::explain(app, &value, json).await,
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
         Command::Settings { .. } | Command::Completions { .. } => Exit::Done,

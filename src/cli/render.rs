@@ -31,7 +31,8 @@ pub(super) fn report(report: &Report) -> String {
         (false, false) if report.error.is_some() => "failed",
         (false, false) => "to be continued",
     };
-    let _ = writeln!(page, "Job {} → {}: {mode} run, {state}", report.job, report.target_product);
+    let way = if report.delivery == "graph" { " through Microsoft Graph" } else { "" };
+    let _ = writeln!(page, "Job {} → {}{way}: {mode} run, {state}", report.job, report.target_product);
     if let (0, Some(error)) = (report.read.pages, &report.error) {
         let _ = writeln!(page, "  nothing was read or sent\n\n  error: {error}");
         return page;
@@ -65,12 +66,45 @@ pub(super) fn report(report: &Report) -> String {
         number(report.withdrawn),
         number(c.handed_over)
     );
+    if let Some(cap) = &report.cap {
+        let _ = writeln!(
+            page,
+            "  places: {} filled of {} ({} in all, {} held by others, {} in reserve)",
+            number(cap.filled),
+            number(cap.places),
+            number(cap.limit),
+            number(cap.others),
+            number(cap.reserve)
+        );
+    }
     reasons(&mut page, report);
     if let Some(refusal) = refusal(report) {
         let _ = writeln!(page, "\n  {refusal}");
     }
     if let Some(error) = &report.error {
         let _ = writeln!(page, "\n  error: {error}");
+    }
+    page
+}
+
+/// One line per run, where there are several.
+pub(super) fn summary(reports: &[Report]) -> String {
+    let mut page = String::new();
+    let width = reports.iter().map(|report| report.job.len()).max().unwrap_or(0).max(3);
+    let columns = ["accepted", "unchanged", "duplicate", "skipped", "rejected", "over cap", "unanswered"];
+    let _ = write!(page, "  {:<width$}", "job");
+    columns.iter().chain(&["withdrawn"]).for_each(|column| _ = write!(page, "{column:>12}"));
+    page.push('\n');
+    for report in reports {
+        let _ = write!(page, "  {:<width$}", report.job);
+        Outcome::ALL.iter().for_each(|outcome| _ = write!(page, "{:>12}", number(report.outcomes.of(*outcome))));
+        let state = match (&report.error, report.complete, report.refused_withdrawal.is_some()) {
+            (Some(_), ..) => "  failed",
+            (None, false, _) if !report.dry_run => "  to be continued",
+            (None, _, true) => "  withdrawal refused",
+            _ => "",
+        };
+        let _ = writeln!(page, "{:>12}{state}", number(report.withdrawn));
     }
     page
 }

@@ -1,4 +1,4 @@
-//! Commands that only look: `runs`, `rejected list`, `explain`.
+//! Commands that only look: `runs`, `explain`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::render::{self, number, printable};
 use super::{Exit, export};
 use crate::app::App;
-use crate::export::{Explanation, Registered};
+use crate::export::{Explanation, Job, Registered};
 
 pub(super) async fn runs(app: &App, as_json: bool, last: usize) -> Exit {
     match runs_of_all(app, as_json, last).await {
@@ -51,43 +51,12 @@ async fn runs_of_all(app: &App, as_json: bool, last: usize) -> Result<String, cr
 }
 
 pub(super) fn is_configured(app: &App, entry: &Registered) -> bool {
-    app.exporter.jobs().iter().any(|job| job.name == entry.job && job.sink.destination().fingerprint == entry.destination)
+    app.exporter.jobs().iter().any(|job| is_of(job, entry))
 }
 
-pub(super) async fn rejected(app: &App, job: Option<&str>, as_json: bool) -> Exit {
-    let mut all = Vec::new();
-    let entries = match app.exporter.registered().await {
-        Ok(entries) => entries,
-        Err(error) => return failed(&error.to_string()),
-    };
-    for entry in entries.iter().filter(|entry| job.is_none_or(|job| entry.job == job)) {
-        match app.exporter.rejections(entry).await {
-            Ok(rejections) => all.extend(rejections),
-            Err(error) => return failed(&error.to_string()),
-        }
-    }
-    if as_json {
-        render::print(&format!("{}\n", json!({ "rejected": all })));
-        return Exit::Done;
-    }
-    let mut page = String::new();
-    for item in &all {
-        let id = item.correlation.as_ref().map(|id| format!(" [{id}]")).unwrap_or_default();
-        let _ = writeln!(
-            page,
-            "{}  {:<13} {}  (indicator {} of {}, job {}): {}{id}",
-            item.at.strftime("%Y-%m-%d %H:%M:%SZ"),
-            item.kind.report_name(),
-            printable(&item.value),
-            item.id,
-            item.owner,
-            item.job,
-            printable(&item.reason)
-        );
-    }
-    let _ = writeln!(page, "{} rejected", number(all.len() as u64));
-    render::print(&page);
-    Exit::Done
+/// The job still writes where it was registered.
+pub(super) fn is_of(job: &Job, entry: &Registered) -> bool {
+    job.name == entry.job && job.sink.destination().fingerprint == entry.destination
 }
 
 pub(super) async fn explain(app: &App, value: &str, as_json: bool) -> Exit {
@@ -140,8 +109,13 @@ fn explained(explanation: &Explanation) -> String {
             (false, true) => "withdrawn",
             (false, false) => "not there",
         };
-        let _ =
-            writeln!(page, "  at the target: {} {} is {state}, as {}", target.kind, printable(&target.value), target.external_id);
+        let _ = writeln!(
+            page,
+            "  at the target: {} {} is {state}, as {}",
+            target.kind,
+            printable(&target.value),
+            target.remote_id.as_ref().unwrap_or(&target.external_id)
+        );
         if let Some(winner) = &target.winner {
             let _ = writeln!(page, "    shows the content of {winner}");
         }

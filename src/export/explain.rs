@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::flow::stamp;
 use super::ledger::LedgerError;
 use super::reader::sightings;
-use super::rows::{Claim, Rejection, TargetRow, claim_key, rejection_key, target_key};
+use super::rows::{Claim, JobState, Rejection, TargetRow, claim_key, job_key, rejection_key, target_key};
 use super::run::Exporter;
 use super::{Job, Rank};
-use crate::indicator::{Indicator, Kind, Observable};
+use crate::indicator::{Confidence, Indicator, Kind, Observable, ThreatAssessScore, ThreatRating, Weight};
 use crate::threatconnect::{self, FILTERS, Filter, Item};
 
 /// What is known of one value, for one job.
@@ -37,6 +37,8 @@ pub struct ExplainedIndicator {
     pub last_modified: Timestamp,
     pub threat_assess_score: Option<u16>,
     pub threat_rating: Option<String>,
+    #[serde(skip)]
+    rating: Option<ThreatRating>,
     pub confidence: Option<u8>,
     /// The job's whole query selects it.
     pub selected: bool,
@@ -55,6 +57,8 @@ pub struct ExplainedTarget {
     pub kind: String,
     pub value: String,
     pub external_id: String,
+    /// The target's own id, if it gives one.
+    pub remote_id: Option<String>,
     pub at_target: bool,
     pub withdrawn: bool,
     pub winner: Option<String>,
@@ -93,7 +97,9 @@ impl Exporter {
                 targets.push(self.explain_target(job, observable, &row).await?);
             }
         }
-        let verdict = verdict(&indicators, &targets);
+        let state: JobState = self.rows(job).read(&job_key(&job.name)).await?.unwrap_or_default();
+        let crowded = crowded(&indicators, state.lowest.map(|lowest| lowest.weight), job.sink.limits().capacity);
+        let verdict = verdict(&indicators, &targets, crowded);
         Ok(Explanation { job: job.name.clone(), destination: job.sink.destination().shown.clone(), verdict, indicators, targets })
     }
 
@@ -139,6 +145,7 @@ impl Exporter {
             last_modified: indicator.last_modified,
             threat_assess_score: indicator.score.map(crate::indicator::ThreatAssessScore::value),
             threat_rating: indicator.rating.map(|rating| rating.to_string()),
+            rating: indicator.rating,
             confidence: indicator.confidence.map(crate::indicator::Confidence::value),
             selected,
             filters,
@@ -169,6 +176,7 @@ impl Exporter {
             kind: row.kind.report_name().to_owned(),
             value: row.value.clone(),
             external_id: row.external_id.clone(),
+            remote_id: row.remote_id.clone(),
             at_target: row.at_target,
             withdrawn: row.withdrawn_in.is_some(),
             winner: row.winner.as_ref().map(|holder| format!("job `{}`, indicator {}", holder.0, holder.1)),
@@ -180,7 +188,16 @@ impl Exporter {
     }
 }
 
-fn verdict(indicators: &[ExplainedIndicator], targets: &[ExplainedTarget]) -> String {
+/// Of a target that was full when the last run ended: whether everything that could be sent ranks below what is there.
+fn crowded(indicators: &[ExplainedIndicator], lowest: Option<Weight>, capacity: Option<u64>) -> Option<u64> {
+    let lowest = lowest?;
+    let rank = |indicator: &ExplainedIndicator| (indicator.threat_assess_score, indicator.rating, indicator.confidence);
+    let floor = (lowest.score.map(ThreatAssessScore::value), lowest.rating, lowest.confidence.map(Confidence::value));
+    let best = indicators.iter().filter(|indicator| indicator.selected && indicator.skipped.is_none()).map(rank).max()?;
+    capacity.filter(|_| best <= floor)
+}
+
+fn verdict(indicators: &[ExplainedIndicator], targets: &[ExplainedTarget], crowded: Option<u64>) -> String {
     let there = targets.iter().any(|target| target.at_target);
     if let Some(rejection) = targets.iter().find_map(|target| target.rejection.as_ref()).filter(|_| !there) {
         return format!("not at the target: it was refused ({})", rejection.reason);
@@ -189,7 +206,10 @@ fn verdict(indicators: &[ExplainedIndicator], targets: &[ExplainedTarget]) -> St
     match (there, wanted) {
         (true, Some(_)) => "at the target, as it should be".to_owned(),
         (true, None) => "still at the target though no indicator calls for it any more; the next complete full run withdraws it, or says why not".to_owned(),
-        (false, Some(_)) => "not at the target yet; the next run sends it".to_owned(),
+        (false, Some(_)) => match crowded {
+            Some(capacity) => format!("not sent: the target holds {capacity} objects, and those there rank higher or as high"),
+            None => "not at the target yet; the next run sends it".to_owned(),
+        },
         (false, None) => match indicators {
             [] => "not in ThreatConnect, as far as the API user sees".to_owned(),
             all => match all.iter().find(|indicator| indicator.selected).and_then(|indicator| indicator.skipped.clone()) {

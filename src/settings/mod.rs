@@ -20,7 +20,7 @@ pub use vault::{VaultPlan, VaultSecret, vault_secrets};
 
 use crate::export::Policy;
 use crate::platform::identity::Identity;
-use crate::sinks::{Target, Terms};
+use crate::sinks::{Target, TargetProduct, Terms};
 use crate::threatconnect::{self, Filter};
 
 /// Everything that the product is told, validated.
@@ -92,6 +92,7 @@ impl Settings {
             return Err(given::sorted(reader.problems));
         }
         share_requests(&mut jobs);
+        reader.notes.extend(two_ways_to_defender(&jobs));
         Ok(Self { jobs, state_file, logging_level, time_budget: process.time_budget, notes: reader.notes })
     }
 }
@@ -101,6 +102,22 @@ impl fmt::Display for Problem {
         let guide_name = self.guide_name.map(|name| format!(" ({name})")).unwrap_or_default();
         write!(f, "{}{guide_name}: {}", self.key, self.message)
     }
+}
+
+/// Jobs that fill the places of one tenant's Defender in two ways: neither sees what the other holds.
+fn two_ways_to_defender(jobs: &[Job]) -> Option<String> {
+    let own = jobs.iter().find_map(|job| match &job.target {
+        Target::Defender(config) => Some((&job.name, &config.tenant)),
+        _ => None,
+    })?;
+    let other = jobs.iter().find(|job| match &job.target {
+        Target::Graph(config) => config.product == TargetProduct::Defender && config.tenant.eq_ignore_ascii_case(own.1),
+        _ => false,
+    })?;
+    Some(format!(
+        "jobs `{}` and `{}` both reach Defender of tenant {}, one with DELIVERY=product and one with DELIVERY=graph: they share its 15,000 places without knowing of each other; use one delivery",
+        own.0, other.name, own.1
+    ))
 }
 
 /// Services count requests by identity, so destinations that share service and identity share its rate too.

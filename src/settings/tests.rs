@@ -336,6 +336,15 @@ fn a_cloud_without_the_service_is_one_clear_line() {
 }
 
 #[test]
+fn two_ways_to_one_defender_are_a_note() {
+    let defender = ("TARGET_PRODUCT", "Microsoft Defender for Endpoint");
+    let notes = |more: (&str, &str)| accepted(&[defender, ("JOBS", "one,two"), ("TWO__DELIVERY", "graph"), more]).notes;
+    let told = notes(("LOGGING_LEVEL", "info"));
+    assert!(told.len() == 1 && told[0].contains("jobs `one` and `two` both reach Defender"), "{told:?}");
+    assert_eq!(notes(("TWO__MICROSOFT_GRAPH_TENANT_ID", "another.example")), Vec::<String>::new());
+}
+
+#[test]
 fn the_reserve_is_for_defender() {
     let defender = ("TARGET_PRODUCT", "Microsoft Defender for Endpoint");
     let settings = accepted(&[defender, ("INDICATOR_RESERVE_COUNT", "15001")]);
