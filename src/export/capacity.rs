@@ -17,6 +17,9 @@ pub(crate) const NO_PLACE: &str = "all places are taken by indicators that rank 
 pub(crate) const NO_PLACE_TO_REPLACE: &str =
     "no place is free to change what the target cannot change in an object; the next full run makes one";
 
+/// Places that are kept free, at most, for objects that are replaced by others: one batch.
+const BESIDE: u64 = 500;
+
 /// The places of a capped target in one run, for users.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cap {
@@ -145,11 +148,21 @@ impl Capacity {
         if self.taken() < cap.places {
             return Admission::Free;
         }
-        self.worst(stays).filter(|worst| *worst < candidate).map_or(Admission::Full, |worst| Admission::After(worst.key.0))
+        self.instead_of_worst(candidate, stays)
+    }
+
+    /// A place is free, after so many have left.
+    pub(crate) fn has_spare(&self, leaving: usize) -> bool {
+        self.cap.is_none_or(|cap| self.standing.len() as u64 + self.ghosts < cap.places + leaving as u64)
+    }
+
+    /// A place beside its own for a moment: that of the worst, if that ranks lower.
+    pub(crate) fn instead_of_worst(&self, standing: Standing, stays: impl Fn(ObservableKey) -> bool) -> Admission {
+        self.worst(stays).filter(|worst| *worst < standing).map_or(Admission::Full, |worst| Admission::After(worst.key.0))
     }
 
     /// Who leaves first, of those that may.
-    pub(crate) fn worst(&self, stays: impl Fn(ObservableKey) -> bool) -> Option<Standing> {
+    fn worst(&self, stays: impl Fn(ObservableKey) -> bool) -> Option<Standing> {
         self.settled.iter().find(|standing| !stays(standing.key.0)).copied()
     }
 
@@ -246,8 +259,8 @@ pub(crate) struct Selector {
     size: usize,
     best: HashMap<ObservableKey, Standing>,
     order: BTreeSet<Standing>,
-    /// One place must stay free: an object will be replaced by another.
-    replaces: bool,
+    /// Objects that will be replaced by others: for a moment both stand there.
+    replaces: u64,
 }
 
 impl Selector {
@@ -274,11 +287,11 @@ impl Selector {
         }
     }
 
-    pub(crate) fn will_replace(&mut self) {
-        self.replaces = true;
+    pub(crate) fn will_replace(&mut self, objects: u64) {
+        self.replaces += objects;
     }
 
-    pub(crate) fn replaces(&self) -> bool {
+    pub(crate) fn replaces(&self) -> u64 {
         self.replaces
     }
 
@@ -292,9 +305,9 @@ impl Selector {
         if self.order.len() < self.size {
             return None;
         }
-        if self.replaces {
-            self.drop_worst();
-        }
+        // With one place free, everything can be replaced one by one; with a few more, it does not take hours.
+        let free = self.replaces.min(BESIDE).min((self.size as u64 / 20).max(1));
+        (0..free).for_each(|_| self.drop_worst());
         self.order.first().copied()
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 
-use super::capacity::{Capacity, Selector};
+use super::capacity::{Capacity, NO_PLACE_TO_REPLACE, Selector};
 use super::decide::{InFlight, Rules, Sighting, Verdict, decide};
 use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::{Halt, Load, Outbox, Parcel};
@@ -75,6 +75,8 @@ pub(crate) struct Flow<'a> {
     in_flight: InFlight,
     /// Decided, not yet dispatched: page and place.
     waiting: VecDeque<(u64, usize)>,
+    /// Those that are sent as new objects beside the old ones: as many at once as there are free places.
+    replacing: VecDeque<(u64, usize)>,
     /// Page and place of each item under way.
     tokens: HashMap<usize, (u64, usize)>,
     next_token: usize,
@@ -117,6 +119,7 @@ impl<'a> Flow<'a> {
             rows: HashMap::new(),
             in_flight: InFlight::new(),
             waiting: VecDeque::new(),
+            replacing: VecDeque::new(),
             tokens: HashMap::new(),
             next_token: 0,
         }
@@ -134,6 +137,7 @@ impl<'a> Flow<'a> {
                 ended = Some(Err(Stop::Budget));
             }
             self.dispatch(ended.is_some()).await?;
+            self.dispatch_replacing().await?;
             self.commit_answered().await?;
             if ended.is_some() && self.pages.is_empty() {
                 break;
@@ -246,7 +250,8 @@ impl<'a> Flow<'a> {
             let sighting = &work.page.sightings[i];
             let Some((_, key)) = &sighting.observable else { continue };
             self.in_flight.insert(*key, (Holder(self.job.name.clone(), sighting.id), sighting.weight));
-            self.waiting.push_back((work.number, i));
+            let beside = self.capacity.is_limited() && self.is_replaced(sighting);
+            if beside { &mut self.replacing } else { &mut self.waiting }.push_back((work.number, i));
             work.outstanding += 1;
         }
         Ok(())
@@ -266,6 +271,39 @@ impl<'a> Flow<'a> {
             let parcels = places.into_iter().filter_map(|place| self.parcel(place, now)).collect();
             self.outbox.dispatch(self.ledger, parcels).await?;
         }
+    }
+
+    /// Sends what is replaced, as far as places are free; what can never have one is not sent.
+    async fn dispatch_replacing(&mut self) -> Result<(), LedgerError> {
+        let size = self.job.sink.limits().batch;
+        while !self.replacing.is_empty() && self.outbox.has_room() {
+            let now = self.ledger.clock().now();
+            let mut parcels = Vec::new();
+            while let Some(&place) = self.replacing.front().filter(|_| parcels.len() < size) {
+                let key = self.sighting(place).and_then(|sighting| sighting.observable.as_ref().map(|(_, key)| *key));
+                if !key.is_some_and(|key| self.capacity.double(key)) {
+                    break;
+                }
+                self.replacing.pop_front();
+                parcels.extend(self.parcel(place, now));
+            }
+            if !parcels.is_empty() {
+                self.outbox.dispatch(self.ledger, parcels).await?;
+            } else if self.outbox.under_way() == 0 && self.waiting.is_empty() {
+                while let Some((number, i)) = self.replacing.pop_front() {
+                    let Some(work) = self.pages.iter_mut().find(|page| page.number == number) else { continue };
+                    work.page.sightings[i].verdict = Verdict::OverCap(NO_PLACE_TO_REPLACE);
+                    work.outstanding -= 1;
+                }
+            } else {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn sighting(&self, (number, i): (u64, usize)) -> Option<&Sighting> {
+        self.pages.iter().find(|page| page.number == number).map(|page| &page.page.sightings[i])
     }
 
     fn parcel(&mut self, (number, i): (u64, usize), now: Timestamp) -> Option<Parcel> {

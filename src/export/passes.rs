@@ -70,9 +70,7 @@ pub(super) async fn select(
     let mine =
         saved.iter().filter(|(key, _)| key.rsplit_once('.').map(|(run, _)| run) == mine.rsplit_once('.').map(|(run, _)| run));
     mine.flat_map(|(_, standings)| standings).for_each(|standing| selector.offer(*standing));
-    if record.selection.as_ref().is_some_and(|begun| begun.replaces) {
-        selector.will_replace();
-    }
+    selector.will_replace(record.selection.as_ref().map_or(0, |begun| begun.replaces));
     let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
     flow.selector = Some(selector);
     let ended = flow.read().await;

@@ -97,8 +97,8 @@ pub(crate) struct RunRecord {
 pub(crate) struct Selection {
     /// Indicators read so far.
     pub read: u64,
-    /// Something will be replaced: one place must stay free.
-    pub replaces: bool,
+    /// Objects that will be replaced by others.
+    pub replaces: u64,
     /// Who ranks lower has no place; none if all have one.
     pub threshold: Option<Standing>,
 }

@@ -23,7 +23,7 @@ impl Dying {
         Arc::new(Self { inner, left: AtomicI64::new(writes), after })
     }
 
-    fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.left.load(Ordering::SeqCst) <= 0
     }
 }

@@ -1,9 +1,12 @@
 //! The product from outside, over real HTTP against the emulator. Nothing sleeps: the clock is set.
 #![expect(clippy::panic, reason = "a test that cannot go on says why")]
 
+mod cap;
 mod crash;
+mod defender;
 mod documents;
 mod faults;
+mod graph;
 mod model;
 mod program;
 mod rig;

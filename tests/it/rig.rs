@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use emulator::{Emulator, Indicator, Options, SimClock, Time as _, WORKSPACE};
+use emulator::{Emulator, Indicator, Options, SimClock, TENANT, Time as _, WORKSPACE};
 use indicator_relay::app::App;
 use indicator_relay::export::{Progress, Report, Request};
 use indicator_relay::platform::clock::{BoxFuture, Clock};
@@ -15,6 +15,8 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub(crate) const START: &str = "2026-11-24T09:00:00Z";
+pub(crate) const SENTINEL: &str = "Microsoft Sentinel";
+pub(crate) const DEFENDER: &str = "Microsoft Defender for Endpoint";
 
 /// The product's clock and the emulator's are one; who sleeps jumps, who sets an alarm waits for others to move.
 #[derive(Debug, Clone)]
@@ -91,6 +93,21 @@ impl Rig {
             .expect("a client");
         let settings = emulator.environment();
         Self { emulator, clock, store: Arc::new(store), settings, client, runs: 0 }
+    }
+
+    /// A rig whose job delivers to Defender.
+    pub(crate) async fn at_defender() -> Self {
+        let mut rig = Self::new().await;
+        rig.set("TARGET_PRODUCT", DEFENDER);
+        rig
+    }
+
+    /// A rig whose job delivers through Microsoft Graph.
+    pub(crate) async fn at_graph(product: &str) -> Self {
+        let mut rig = Self::new().await;
+        rig.set("TARGET_PRODUCT", product);
+        rig.set("DELIVERY", "graph");
+        rig
     }
 
     pub(crate) fn set(&mut self, key: &str, value: &str) {
@@ -179,6 +196,31 @@ impl Rig {
         let pattern = format!("[domain-name:value = '{host}']");
         let live = world.live(WORKSPACE, self.now());
         live.values().find(|object| object.pattern == pattern).unwrap_or_else(|| panic!("{host} is not there")).value()
+    }
+
+    /// Values that the emulator's Defender holds.
+    pub(crate) fn at_defenders(&self) -> Vec<String> {
+        let world = self.emulator.world();
+        let mut values: Vec<String> = world.at_defender(TENANT, self.now()).into_iter().map(|i| i.value.clone()).collect();
+        values.sort();
+        values
+    }
+
+    /// Live entities that Graph holds for a product, by external id.
+    pub(crate) fn at_graphs(&self, product: &str) -> BTreeMap<String, serde_json::Value> {
+        let target = if product == SENTINEL { "Azure Sentinel" } else { "Microsoft Defender ATP" };
+        let world = self.emulator.world();
+        let live = world.at_graph(TENANT, target, self.now()).into_iter();
+        live.map(|object| {
+            let entity = serde_json::Value::Object(object.entity.clone());
+            (entity["externalId"].as_str().unwrap_or_default().to_owned(), entity)
+        })
+        .collect()
+    }
+
+    /// A score for an indicator, as analysts change it: `lastModified` stays.
+    pub(crate) fn score(&self, id: u64, score: u16) {
+        assert!(self.emulator.world().edit(id, |indicator| indicator.score = Some(score)));
     }
 
     /// No upload was older than what it replaced.

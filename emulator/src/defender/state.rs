@@ -257,6 +257,13 @@ impl World {
         others.iter().filter(|number| held.remove(**number).is_some()).count()
     }
 
+    /// Somebody deletes a value in the portal; how many indicators that were.
+    pub fn delete_at_defender(&mut self, tenant: &str, value: &str) -> usize {
+        let Some(held) = self.defender.tenants.get_mut(tenant) else { return 0 };
+        let numbers: Vec<u64> = held.rows.iter().filter(|(_, row)| row.value == value).map(|(number, _)| *number).collect();
+        numbers.iter().filter(|number| held.remove(**number).is_some()).count()
+    }
+
     /// What counts against a tenant's cap, as of the last request: both services' indicators.
     #[must_use]
     pub fn held_for_defender(&self, tenant: &str) -> usize {

@@ -7,7 +7,7 @@ use super::super::capacity::{Admission, NO_PLACE, NO_PLACE_TO_REPLACE};
 use super::super::decide::{Sighting, Verdict};
 use super::super::departures::Departures;
 use super::super::rank::Standing;
-use super::super::rows::RowClaim;
+use super::super::rows::{RowClaim, claim_key, target_key};
 use super::super::settle::row_claim;
 use super::{Flow, PageWork, Stop};
 use crate::indicator::ObservableKey;
@@ -37,14 +37,13 @@ impl Flow<'_> {
                 selector.offer(Standing::of(*key, &claim, true, &self.job.places));
             }
         }
-        if sends.iter().any(|i| self.is_replaced(&work.page.sightings[*i])) {
-            selector.will_replace();
-        }
+        let replaced = sends.iter().filter(|i| self.is_replaced(&work.page.sightings[**i])).count();
+        selector.will_replace(replaced as u64);
         self.selector = Some(selector);
     }
 
     /// It is sent as another object than the one that is there.
-    fn is_replaced(&self, sighting: &Sighting) -> bool {
+    pub(super) fn is_replaced(&self, sighting: &Sighting) -> bool {
         let (Some((_, key)), Ok(draft)) = (&sighting.observable, &sighting.made) else { return false };
         let row = self.rows.get(key).and_then(|(row, _)| row.as_ref());
         self.capacity.holds(*key) && row.is_some_and(|row| row.is_replaced_by(Some(draft.identity)))
@@ -58,47 +57,45 @@ impl Flow<'_> {
         let mut ranked: Vec<(Standing, usize)> =
             sends.iter().filter_map(|i| Some((self.standing(&work.page.sightings[*i])?, *i))).collect();
         ranked.sort_by(|a, b| b.cmp(a));
-        let busy: HashSet<ObservableKey> = if self.displaces { self.busy_keys(work) } else { HashSet::new() };
+        let busy = if self.displaces { self.busy_keys(work, sends) } else { HashSet::new() };
         let (mut leaving, mut pending) = (Vec::new(), Vec::new());
         for (standing, i) in ranked {
             let key = standing.key.0;
             let stays = |key: ObservableKey| busy.contains(&key) || leaving.contains(&key);
             let sighting = &work.page.sightings[i];
-            let victim = if self.capacity.holds(key) {
-                self.capacity.moves(standing);
-                if !self.is_replaced(sighting) || self.capacity.double(key) {
-                    continue;
+            let admission = match &sighting.made {
+                _ if self.capacity.holds(key) => {
+                    self.capacity.moves(standing);
+                    // One place is enough for all that are replaced, one after the other.
+                    let waits = self.is_replaced(sighting) && !self.capacity.has_spare(leaving.len());
+                    if waits { self.capacity.instead_of_worst(standing, stays) } else { Admission::Free }
                 }
-                self.capacity.worst(stays).filter(|worst| *worst < standing).map(|worst| worst.key.0)
-            } else {
-                let identity = sighting.made.as_ref().map_or(crate::sinks::ContentHash([0; 16]), |draft| draft.identity);
-                match self.capacity.admit(standing, identity, stays) {
-                    Admission::Free => {
+                Ok(draft) => {
+                    let admission = self.capacity.admit(standing, draft.identity, stays);
+                    if admission == Admission::Free {
                         self.capacity.expect(standing);
-                        continue;
                     }
-                    Admission::After(worst) => Some(worst),
-                    Admission::Full => None,
+                    admission
                 }
+                Err(_) => Admission::Full,
             };
-            leaving.extend(victim.filter(|_| self.displaces));
+            match admission {
+                Admission::Free => continue,
+                Admission::After(worst) if self.displaces => leaving.push(worst),
+                Admission::After(_) | Admission::Full => {}
+            }
             pending.push((standing, i));
         }
         if !leaving.is_empty() {
-            let (ledger, record, capacity) = (&mut *self.ledger, &mut *self.record, &mut *self.capacity);
-            Departures { ledger, job: self.job, record, progress: self.progress, capacity }.displace(&leaving).await?;
+            self.displace(work, &leaving).await?;
         }
         for (standing, i) in pending {
-            let key = standing.key.0;
-            let free = self.displaces && self.capacity.taken() < self.capacity.size();
-            let there = self.capacity.holds(key);
-            match (free, there) {
-                (true, true) if self.capacity.double(key) => continue,
-                (true, false) => {
+            let there = self.capacity.holds(standing.key.0);
+            if self.displaces && self.capacity.has_spare(0) {
+                if !there {
                     self.capacity.expect(standing);
-                    continue;
                 }
-                _ => {}
+                continue;
             }
             sends.retain(|place| *place != i);
             work.page.sightings[i].verdict = Verdict::OverCap(if there { NO_PLACE_TO_REPLACE } else { NO_PLACE });
@@ -106,10 +103,29 @@ impl Flow<'_> {
         Ok(())
     }
 
-    /// What pages under way refer to: such rows do not leave now.
-    fn busy_keys(&self, work: &PageWork) -> HashSet<ObservableKey> {
-        let pages = self.pages.iter().chain(std::iter::once(work));
-        let keys = pages.flat_map(|page| page.page.sightings.iter()).filter_map(|s| s.observable.as_ref().map(|(_, key)| *key));
-        keys.chain(self.rows.keys().copied()).collect()
+    /// Takes the places of these; sightings of this page that held them are told.
+    async fn displace(&mut self, work: &mut PageWork, leaving: &[ObservableKey]) -> Result<(), Stop> {
+        let (ledger, record, capacity) = (&mut *self.ledger, &mut *self.record, &mut *self.capacity);
+        Departures { ledger, job: self.job, record, progress: self.progress, capacity }.displace(leaving).await?;
+        for sighting in &mut work.page.sightings {
+            let Some(key) = sighting.observable.as_ref().map(|(_, key)| *key).filter(|key| leaving.contains(key)) else {
+                continue;
+            };
+            sighting.claim = self.ledger.rows().read(&claim_key(&self.job.name, sighting.id, key)).await?;
+            if let Some((row, _)) = self.rows.get_mut(&key) {
+                *row = self.ledger.rows().read(&target_key(key)).await?;
+            }
+            if !self.capacity.holds(key) {
+                sighting.verdict = Verdict::OverCap(NO_PLACE);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is about to change at the target, or is referred to by pages before: such rows do not leave now.
+    fn busy_keys(&self, work: &PageWork, sends: &[usize]) -> HashSet<ObservableKey> {
+        let before = self.pages.iter().flat_map(|page| page.page.sightings.iter());
+        let sent = sends.iter().map(|i| &work.page.sightings[*i]);
+        before.chain(sent).filter_map(|sighting| sighting.observable.as_ref().map(|(_, key)| *key)).collect()
     }
 }

@@ -1,0 +1,1 @@
+//! Microsoft Graph's tiIndicator, the guide's own way.
