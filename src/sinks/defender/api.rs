@@ -3,6 +3,7 @@
 //! Knows ids, filters and payloads; not observables or drafts.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,10 +188,10 @@ fn batches<'a>(ids: &[&'a str]) -> Vec<Vec<&'a str>> {
 fn query(skip: usize, filter: Option<&str>) -> String {
     let mut path = format!("{INDICATORS}?$top={PAGE}");
     if skip > 0 {
-        path.push_str(&format!("&$skip={skip}"));
+        let _ = write!(path, "&$skip={skip}");
     }
     if let Some(filter) = filter {
-        path.push_str(&format!("&$filter={filter}"));
+        let _ = write!(path, "&$filter={filter}");
     }
     path
 }

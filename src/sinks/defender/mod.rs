@@ -111,13 +111,17 @@ impl Defender {
                 Ok(reply) => {
                     let sent: Vec<&str> = round.iter().map(|i| names[*i].as_str()).collect();
                     let said = wire::answers(&reply.body, &sent, request_id(&reply.headers).as_deref());
-                    round.iter().zip(said).for_each(|(i, answer)| answers[*i] = Some(answer));
+                    for (i, answer) in round.into_iter().zip(said) {
+                        answers[i] = Some(answer);
+                    }
                     continue;
                 }
                 Err(failed) => failed.error,
             };
             if let Some(answer) = answer_to_each(&error, round.len()) {
-                round.iter().for_each(|i| answers[*i] = Some(answer.clone()));
+                for i in round {
+                    answers[i] = Some(answer.clone());
+                }
             } else if answers.iter().all(Option::is_none) {
                 return Err(error);
             } else if error.kind == SendErrorKind::Refused {
@@ -181,7 +185,9 @@ impl Defender {
                 Ok(found) => ids.extend(found.into_values().flatten()),
                 Err(error) if unknown.len() == items.len() => return Err(error),
                 Err(error) => {
-                    unknown.into_iter().for_each(|i| answers[i] = Answer::Unanswered { reason: error.message.clone() });
+                    for i in unknown {
+                        answers[i] = Answer::Unanswered { reason: error.message.clone() };
+                    }
                 }
             }
         }
@@ -319,12 +325,14 @@ fn one_spelling(groups: &[String]) -> Vec<String> {
     groups
 }
 
+/// An indicator whose device groups are not shown is nobody's: it could stand for any of ours.
 fn found(entry: Entry) -> Found {
-    let groups = one_spelling(&entry.groups);
+    let groups = entry.groups.as_deref().map(one_spelling);
+    let observable = mapping::observable(&entry.indicator_type, &entry.value);
     Found {
-        key: mapping::observable(&entry.indicator_type, &entry.value).map(|observable| key(&observable, &groups)),
+        ours: entry.application == mapping::APPLICATION && groups.is_some(),
+        key: observable.zip(groups).map(|(observable, groups)| key(&observable, &groups)),
         identity: identity(&entry.action),
-        ours: entry.application == mapping::APPLICATION,
         id: entry.id,
     }
 }

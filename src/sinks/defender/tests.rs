@@ -268,11 +268,12 @@ fn another_action_is_another_indicator_and_so_are_other_groups() {
         value: "EVIL.example".to_owned(),
         indicator_type: "DomainName".to_owned(),
         action: "Block".to_owned(),
-        groups: vec!["b".to_owned(), "A".to_owned()],
+        groups: Some(vec!["b".to_owned(), "A".to_owned()]),
         application: mapping::APPLICATION.to_owned(),
     };
     let known = Found { id: "7".to_owned(), key: Some(grouped(&["a", "b"]).key(&host)), identity: block.identity, ours: true };
     assert_eq!(found(entry.clone()), known);
+    assert!(matches!(found(Entry { groups: None, ..entry.clone() }), Found { key: None, ours: false, .. }));
     let certificate = Entry { indicator_type: "CertificateThumbprint".to_owned(), application: String::new(), ..entry };
     assert!(matches!(found(certificate), Found { key: None, ours: false, .. }));
 }
@@ -283,7 +284,7 @@ proptest! {
         let sink = sink(config());
         let host = observable(Kind::Host, "bad.example");
         let later = Indicator { last_modified: jiff::Timestamp::from_second(1_700_000_000 + seconds).expect("in range"), ..indicator() };
-        let hash = |indicator| sink.draft(indicator, &host, &terms(ActionToTake::Block)).expect("a draft").hash;
+        let hash = |indicator: &Indicator| sink.draft(indicator, &host, &terms(ActionToTake::Block)).expect("a draft").hash;
         prop_assert_eq!(hash(&indicator()), hash(&later));
     }
 

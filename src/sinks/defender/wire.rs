@@ -74,7 +74,8 @@ pub(crate) struct Entry {
     pub value: String,
     pub indicator_type: String,
     pub action: String,
-    pub groups: Vec<String>,
+    /// None if it has some that are not named.
+    pub groups: Option<Vec<String>>,
     pub application: String,
 }
 
@@ -105,11 +106,13 @@ pub(crate) fn page(body: &[u8]) -> Option<Page> {
 fn entry(value: &Value) -> Option<Entry> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     // The pages call it a list of strings, and, some of them, one string with commas.
-    let groups = match value.get("rbacGroupNames") {
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        Some(Value::String(names)) => names.split(',').map(str::to_owned).collect(),
+    let names: Vec<&str> = match value.get("rbacGroupNames") {
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(names)) => names.split(',').filter(|name| !name.trim().is_empty()).collect(),
         _ => Vec::new(),
     };
+    let has_ids = value.get("rbacGroupIds").and_then(Value::as_array).is_some_and(|ids| !ids.is_empty());
+    let groups = (!names.is_empty() || !has_ids).then(|| names.into_iter().map(str::to_owned).collect());
     Some(Entry {
         id: any_id(value.get("id")?).filter(|id| !id.is_empty())?,
         value: text("indicatorValue"),
@@ -379,10 +382,11 @@ mod tests {
     #[test]
     fn an_indicator_of_a_list_is_read_as_far_as_it_goes() {
         let body =
-            br#"{"value":[{"id":5,"indicatorValue":7,"rbacGroupNames":"A,B"},{"id":"x","rbacGroupNames":null},{"id":null},3]}"#;
+            br#"{"value":[{"id":5,"indicatorValue":7,"rbacGroupNames":"A,B"},{"id":"x","rbacGroupNames":null,"rbacGroupIds":["1"]},{"id":null},3]}"#;
         let entries = page(body).expect("a page").entries;
         assert_eq!(entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["5", "x"]);
-        assert_eq!((entries[0].value.as_str(), entries[0].groups.as_slice()), ("", ["A".to_owned(), "B".to_owned()].as_slice()));
+        let named = ["A", "B"].map(str::to_owned).to_vec();
+        assert_eq!((entries[0].value.as_str(), &entries[0].groups, &entries[1].groups), ("", &Some(named), &None));
         assert!(page(b"{}").is_none() && page(b"").is_none());
     }
 }
