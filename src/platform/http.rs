@@ -354,7 +354,15 @@ impl From<&reqwest::Error> for Trouble {
 
 impl From<AuthorizeError> for Trouble {
     fn from(error: AuthorizeError) -> Self {
-        Self { cause: error.message, status: None, wait: None, request_id: None, code: None, transient: error.transient, not_taken: true }
+        Self {
+            cause: error.message,
+            status: None,
+            wait: None,
+            request_id: None,
+            code: None,
+            transient: error.transient,
+            not_taken: true,
+        }
     }
 }
 
