@@ -100,6 +100,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// The service's own correlation id.
     pub request_id: Option<String>,
+    /// The service's own error code in the last answer.
+    pub code: Option<String>,
     /// False if credentials could not be had for a reason that waiting does not mend.
     pub transient: bool,
 }
@@ -228,6 +230,7 @@ impl Http {
                     elapsed,
                     retry_after,
                     request_id: trouble.request_id,
+                    code: trouble.code,
                     transient: trouble.transient,
                 });
             }
@@ -301,6 +304,7 @@ impl Http {
             status: Some(reply.status),
             wait: in_header.or_else(in_body),
             request_id: request_id(&reply.headers),
+            code: error_code(&reply.body),
             transient: true,
             not_taken: matches!(reply.status, 429 | 503),
         }
@@ -313,6 +317,7 @@ struct Trouble {
     status: Option<u16>,
     wait: Option<Duration>,
     request_id: Option<String>,
+    code: Option<String>,
     transient: bool,
     /// The service certainly did not act on it.
     not_taken: bool,
@@ -320,7 +325,7 @@ struct Trouble {
 
 impl Trouble {
     fn for_good(cause: String) -> Self {
-        Self { cause, status: None, wait: None, request_id: None, transient: false, not_taken: false }
+        Self { cause, status: None, wait: None, request_id: None, code: None, transient: false, not_taken: false }
     }
 }
 
@@ -343,13 +348,21 @@ impl From<&reqwest::Error> for Trouble {
             format!("the connection broke: {innermost}")
         };
         let transient = !error.is_builder();
-        Self { cause, status: None, wait: None, request_id: None, transient, not_taken: error.is_connect() }
+        Self { cause, status: None, wait: None, request_id: None, code: None, transient, not_taken: error.is_connect() }
     }
 }
 
 impl From<AuthorizeError> for Trouble {
     fn from(error: AuthorizeError) -> Self {
-        Self { cause: error.message, status: None, wait: None, request_id: None, transient: error.transient, not_taken: true }
+        Self {
+            cause: error.message,
+            status: None,
+            wait: None,
+            request_id: None,
+            code: None,
+            transient: error.transient,
+            not_taken: true,
+        }
     }
 }
 
@@ -390,6 +403,13 @@ pub fn request_id(headers: &HeaderMap) -> Option<String> {
         .find_map(|name| headers.get(*name)?.to_str().ok().map(str::to_owned))
 }
 
+/// The code of an error body (`{"error":{"code":"…"}}`).
+#[must_use]
+pub fn error_code(body: &[u8]) -> Option<String> {
+    let value = serde_json::from_slice::<serde_json::Value>(body).ok()?;
+    value.pointer("/error/code").and_then(serde_json::Value::as_str).map(str::to_owned)
+}
+
 /// What a body says, in one short line: a JSON message, the title of a page, or its first words.
 #[must_use]
 pub fn excerpt(body: &[u8]) -> Option<String> {
@@ -409,7 +429,9 @@ pub fn excerpt(body: &[u8]) -> Option<String> {
     (!line.is_empty()).then_some(line)
 }
 
-fn one_line(text: &str) -> String {
+/// A foreign message in one short line.
+#[must_use]
+pub fn one_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut short: String = line.chars().take(EXCERPT).collect();
     if short.len() < line.len() {
@@ -466,6 +488,13 @@ mod tests {
         assert_eq!(excerpt(b"{\"message\":\"Access\\nDenied\"}").as_deref(), Some("Access Denied"));
         assert_eq!(excerpt(b"<html><title>Sign  in</title>").as_deref(), Some("an HTML page (Sign in)"));
         assert_eq!(excerpt(b""), None);
+    }
+
+    #[test]
+    fn only_an_error_body_has_a_code() {
+        assert_eq!(error_code(br#"{"error":{"code":"UnknownError","message":""}}"#).as_deref(), Some("UnknownError"));
+        assert_eq!(error_code(br#"{"error":"invalid_client"}"#), None);
+        assert_eq!(error_code(b"<html>"), None);
     }
 
     #[test]

@@ -1,18 +1,40 @@
-//! Microsoft Graph: `tiIndicator`, the way of the guide (deprecated by Microsoft).
+//! Microsoft Graph: `tiIndicator`, the way of the guide (deprecated by Microsoft), for either product.
+//!
+//! The service gives ids, and no page says what a second object with the same external id does: what is there is updated
+//! by its id, and after a send without an answer it is looked up first.
+
+mod calls;
+mod deliver;
+mod mapping;
+mod plan;
+mod trouble;
+mod wire;
 
 use std::sync::Arc;
 
 use url::Url;
 
+use super::guide::Column;
 use super::{
-    Answer, Destination, Draft, Limits, SendError, SendErrorKind, Sink, Skip, Stamp, TargetProduct, Terms, Upload, Withdrawal,
+    Answer, ContentHash, Destination, Draft, Limits, SendError, Sink, Skip, Stamp, TargetProduct, Terms, Upload, Withdrawal,
     fingerprint,
 };
 use crate::indicator::{Indicator, Observable};
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::platform::http::{Authorize, Http, Traffic};
+use crate::platform::http::{Authorize, Bounds, Http, Traffic};
 use crate::platform::pacer::{Lanes, Pacer};
 
+pub const COLUMN: Column = mapping::COLUMN;
+
+/// Objects in one request (vendor page "submitTiIndicators"; taken to hold for updates and deletions as well).
+const BATCH: usize = 100;
+/// Requests under way at once.
+const CONCURRENCY: usize = 8;
+/// Where updates go one by one, a batch is that many requests, several of them at once.
+const SINGLY_UPDATED_BATCH: usize = 50;
+const SINGLY_UPDATED_CONCURRENCY: usize = 2;
+/// Answers repeat the objects that were sent; longer ones are none.
+const LONGEST_ANSWER: usize = 16 << 20;
 /// Requests a minute for one app and tenant (vendor page "Microsoft Graph service-specific throttling limits").
 const REQUESTS: u32 = 1_000;
 /// Requests that may go together after a rest.
@@ -53,6 +75,7 @@ impl Config {
 /// The tiIndicators of one app for one product.
 #[derive(Debug)]
 pub struct GraphTi {
+    config: Config,
     destination: Destination,
     http: Http,
 }
@@ -67,13 +90,11 @@ impl GraphTi {
         bearer: Arc<dyn Authorize>,
         lanes: &Lanes,
     ) -> Self {
-        let http = Http::new("Microsoft Graph", client, clock, config.url.clone(), bearer).paced(Arc::clone(&lanes.sending));
-        Self { destination: config.destination(), http }
+        let http = Http::new("Microsoft Graph", client, clock, config.url.clone(), bearer)
+            .paced(Arc::clone(&lanes.sending))
+            .bounded(Bounds { body: LONGEST_ANSWER, ..Bounds::default() });
+        Self { destination: config.destination(), config, http }
     }
-}
-
-fn later() -> SendError {
-    SendError { kind: SendErrorKind::Systemic, message: "not there yet".to_owned(), retry_after: None, correlation: None }
 }
 
 impl Sink for GraphTi {
@@ -82,30 +103,52 @@ impl Sink for GraphTi {
     }
 
     fn limits(&self) -> Limits {
-        Limits { batch: 500, concurrency: 2, capacity: Some(15_000), per_indicator: 1 }
+        let (batch, concurrency) = match self.config.product {
+            TargetProduct::Sentinel => (BATCH, CONCURRENCY),
+            TargetProduct::Defender => (SINGLY_UPDATED_BATCH, SINGLY_UPDATED_CONCURRENCY),
+        };
+        Limits { batch, concurrency, capacity: self.config.product.capacity(), per_indicator: 3 }
     }
 
     fn traffic(&self) -> &Traffic {
         self.http.traffic()
     }
 
-    fn draft(&self, _: &Indicator, _: &Observable, _: &Terms) -> Result<Draft, Skip> {
-        Err(Skip::Declined("not there yet"))
+    fn draft(&self, indicator: &Indicator, observable: &Observable, terms: &Terms) -> Result<Draft, Skip> {
+        let object = mapping::object(indicator, observable, terms, self.config.product)?;
+        let mut content = serde_json::to_vec(&object).expect("an object of strings and numbers cannot fail to serialise");
+        let identity = mapping::identity(&content, self.config.product);
+        // Without its closing brace: the end of its life follows.
+        content.pop();
+        let expiration_days = terms.expiration_days.of(observable.kind());
+        Ok(Draft {
+            hash: ContentHash::of(&[&content, &expiration_days.to_be_bytes()]),
+            content,
+            identity,
+            external_id: object.external_id,
+            created: indicator.date_added,
+            valid_from: indicator.date_added,
+            expiration_days,
+        })
     }
 
-    fn payload(&self, draft: &Draft, _: Stamp) -> Vec<u8> {
-        draft.content.clone()
+    fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8> {
+        let end = format!(",\"expirationDateTime\":\"{}\"}}", mapping::time(stamp.expires));
+        [draft.content.as_slice(), end.as_bytes()].concat()
     }
 
-    fn send<'a>(&'a self, _: &'a [Upload]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
-        Box::pin(async { Err(later()) })
+    fn send<'a>(&'a self, items: &'a [Upload]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
+        Box::pin(self.deliver(items))
     }
 
-    fn withdraw<'a>(&'a self, _: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
-        Box::pin(async { Err(later()) })
+    fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
+        Box::pin(self.take_back(items))
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>> {
-        Box::pin(async { Err(later()) })
+        Box::pin(self.read_collection())
     }
 }
+
+#[cfg(test)]
+mod tests;
