@@ -292,8 +292,12 @@ impl<'a> Flow<'a> {
             } else if self.outbox.under_way() == 0 && self.waiting.is_empty() {
                 while let Some((number, i)) = self.replacing.pop_front() {
                     let Some(work) = self.pages.iter_mut().find(|page| page.number == number) else { continue };
-                    work.page.sightings[i].verdict = Verdict::OverCap(NO_PLACE_TO_REPLACE);
+                    let sighting = &mut work.page.sightings[i];
+                    sighting.verdict = Verdict::OverCap(NO_PLACE_TO_REPLACE);
                     work.outstanding -= 1;
+                    if let Some((_, key)) = &sighting.observable {
+                        self.in_flight.remove(key);
+                    }
                 }
             } else {
                 break;

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::sentinel;
+use super::{defender, graph_ti, sentinel};
 
 /// One row of the guide's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Column {
 }
 
 /// The columns of the sinks that there are.
-pub static COLUMNS: [Column; 1] = [sentinel::COLUMN];
+pub static COLUMNS: [Column; 3] = [graph_ti::COLUMN, sentinel::COLUMN, defender::COLUMN];
 
 /// The mapping tables of the README.
 #[must_use]

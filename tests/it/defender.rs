@@ -76,7 +76,7 @@ async fn what_defender_does_not_take_is_skipped_with_the_reason() {
     });
     let report = rig.run().await;
     assert_eq!((report.complete, report.outcomes.accepted, report.outcomes.skipped), (true, 5, 7), "{report:#?}");
-    let expected = ["203.0.113.7".to_owned(), "2001:db8:0:0:0:0:0:7".to_owned(), "a".repeat(64), "a.example".to_owned()];
+    let expected = ["2001:db8:0:0:0:0:0:7".to_owned(), "203.0.113.7".to_owned(), "a.example".to_owned(), "a".repeat(64)];
     assert_eq!(rig.at_defenders()[..4], expected);
     for reason in ["no e-mail", "no ranges", "no user agents", "public addresses only", "longest hash"] {
         assert!(report.reasons.iter().any(|r| r.reason.contains(reason)), "{reason}: {:#?}", report.reasons);

@@ -24,7 +24,7 @@ use crate::platform::clock::{BoxFuture, Clock};
 use crate::platform::http::{Authorize, Bounds, Http, Traffic};
 use crate::platform::pacer::{Lanes, Pacer};
 
-pub const COLUMN: Column = mapping::COLUMN;
+pub(crate) const COLUMN: Column = mapping::COLUMN;
 
 /// Objects in one request (vendor page "submitTiIndicators"; taken to hold for updates and deletions as well).
 const BATCH: usize = 100;
