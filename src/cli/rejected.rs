@@ -150,7 +150,7 @@ fn as_csv(listed: &[Listed]) -> Result<String, csv::Error> {
             item.run.clone(),
         ])?;
     }
-    let bytes = writer.into_inner().map_err(|error| error.into_error())?;
+    let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -93,11 +93,15 @@ pub(super) fn summary(reports: &[Report]) -> String {
     let width = reports.iter().map(|report| report.job.len()).max().unwrap_or(0).max(3);
     let columns = ["accepted", "unchanged", "duplicate", "skipped", "rejected", "over cap", "unanswered"];
     let _ = write!(page, "  {:<width$}", "job");
-    columns.iter().chain(&["withdrawn"]).for_each(|column| _ = write!(page, "{column:>12}"));
+    for column in columns.iter().chain(&["withdrawn"]) {
+        let _ = write!(page, "{column:>12}");
+    }
     page.push('\n');
     for report in reports {
         let _ = write!(page, "  {:<width$}", report.job);
-        Outcome::ALL.iter().for_each(|outcome| _ = write!(page, "{:>12}", number(report.outcomes.of(*outcome))));
+        for outcome in Outcome::ALL {
+            let _ = write!(page, "{:>12}", number(report.outcomes.of(outcome)));
+        }
         let state = match (&report.error, report.complete, report.refused_withdrawal.is_some()) {
             (Some(_), ..) => "  failed",
             (None, false, _) if !report.dry_run => "  to be continued",

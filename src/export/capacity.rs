@@ -52,6 +52,8 @@ pub(crate) struct Capacity {
     ghosts: u64,
     /// Objects of ours without a row: sending them again takes no new place.
     orphans: HashMap<ObservableKey, ContentHash>,
+    /// Objects of others: to send the same would be to change theirs.
+    foreign: HashSet<(ObservableKey, ContentHash)>,
     /// Only who ranks at least so high may come.
     threshold: Option<Standing>,
 }
@@ -113,6 +115,15 @@ impl Capacity {
 
     pub(crate) fn orphan(&mut self, key: ObservableKey, identity: ContentHash) {
         self.orphans.insert(key, identity);
+    }
+
+    pub(crate) fn belongs_to_others(&mut self, key: ObservableKey, identity: ContentHash) {
+        self.foreign.insert((key, identity));
+    }
+
+    /// The very object is there, made by somebody else.
+    pub(crate) fn is_foreign(&self, key: ObservableKey, identity: ContentHash) -> bool {
+        self.foreign.contains(&(key, identity))
     }
 
     /// It is at the target.
@@ -195,9 +206,8 @@ impl Capacity {
         let (doubled, came) = (self.doubled.remove(&key), self.coming.remove(&key));
         match answer {
             Answer::Unanswered { .. } if doubled => self.ghosts += 1,
-            Answer::Accepted { .. } | Answer::Unanswered { .. } => {}
             Answer::Refused { .. } | Answer::Full { .. } if came => self.forget(key),
-            Answer::Refused { .. } | Answer::Full { .. } => {}
+            _ => {}
         }
         if let Some(standing) = self.standing.get(&key) {
             self.settled.insert(*standing);

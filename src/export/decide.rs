@@ -43,6 +43,8 @@ pub(crate) enum Verdict {
     Skipped,
     /// Refused before with the same content.
     StillRejected,
+    /// Somebody else made the same object there.
+    LeftToOthers,
     /// No place at the target, for this reason.
     OverCap(&'static str),
 }

@@ -77,18 +77,15 @@ pub(super) async fn select(
     let mut selector = flow.selector.take().unwrap_or_default();
     let mut rows: Vec<(String, Option<Vec<u8>>)> = Vec::new();
     let selection = record.selection.get_or_insert_default();
-    match &ended {
-        Ok(()) => {
-            rows.extend(saved.into_iter().map(|(key, _)| (key, None)));
-            selection.threshold = selector.threshold();
-            record.phase = Phase::Clearing;
-        }
-        Err(_) => {
-            let kept: Vec<&Standing> = selector.kept().collect();
-            let parts = kept.chunks(CANDIDATES_IN_A_ROW).enumerate();
-            rows.extend(parts.map(|(n, part)| (candidates_key(&job.name, &record.run, n), Some(encode(&part)))));
-            selection.replaces = selector.replaces();
-        }
+    if ended.is_ok() {
+        rows.extend(saved.into_iter().map(|(key, _)| (key, None)));
+        selection.threshold = selector.threshold();
+        record.phase = Phase::Clearing;
+    } else {
+        let kept: Vec<&Standing> = selector.kept().collect();
+        let parts = kept.chunks(CANDIDATES_IN_A_ROW).enumerate();
+        rows.extend(parts.map(|(n, part)| (candidates_key(&job.name, &record.run, n), Some(encode(&part)))));
+        selection.replaces = selector.replaces();
     }
     // The record last: no place is saved whose candidates are not.
     let mut packer = Packer::new(ledger);

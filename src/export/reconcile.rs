@@ -64,8 +64,12 @@ pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Res
     }
     let mut capacity = count.capacity;
     for (key, found) in listed.into_iter().flatten() {
-        for orphan in found.iter().filter(|found| found.ours) {
-            capacity.orphan(key, orphan.identity);
+        for found in found {
+            if found.ours {
+                capacity.orphan(key, found.identity);
+            } else {
+                capacity.belongs_to_others(key, found.identity);
+            }
         }
     }
     let others = total.saturating_sub(count.kept + count.extra.len() as u64);

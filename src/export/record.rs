@@ -37,6 +37,7 @@ pub(crate) enum Phase {
 
 /// The latest run of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent wishes of the caller, kept for continuations")]
 pub(crate) struct RunRecord {
     pub run: String,
     pub job: String,

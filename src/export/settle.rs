@@ -13,6 +13,9 @@ use crate::sinks::{Answer, Draft, Skip, Stamp};
 /// Runs in a row without an answer, while neighbours were answered, after which an item counts as refused.
 const UNANSWERED_RUNS: u8 = 3;
 
+/// The text that users see.
+const LEFT_TO_OTHERS: &str = "the target has the same already, made by another application; it is left alone";
+
 /// The rows to write for one sighting, and whose claim lost its row by it.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
@@ -45,6 +48,10 @@ pub(crate) fn settle(sighting: &Sighting, row: &mut Option<TargetRow>, rules: &R
             tally.count(Outcome::Rejected, type_name, Some("refused before with the same content, see `rejected list`"), example);
             still_there(sighting, *key, row, rules)
         }
+        (Verdict::LeftToOthers, _) => {
+            tally.count(Outcome::Skipped, type_name, Some(LEFT_TO_OTHERS), example);
+            still_there(sighting, *key, row, rules)
+        }
         (Verdict::OverCap(reason), _) => {
             tally.count(Outcome::OverCap, type_name, Some(reason), example);
             still_there(sighting, *key, row, rules)
@@ -53,9 +60,9 @@ pub(crate) fn settle(sighting: &Sighting, row: &mut Option<TargetRow>, rules: &R
             tally.count(Outcome::Skipped, type_name, Some(skip.reason()), example);
             Settled { group: ranked(sighting, row, rules), dethroned: None }
         }
-        (Verdict::Duplicate | Verdict::Undecided | Verdict::Skipped, Ok(draft)) => {
+        (Verdict::Duplicate | Verdict::Undecided | Verdict::Skipped, Ok(_)) => {
             tally.count(Outcome::Duplicate, type_name, None, example);
-            duplicate(sighting, observable, *key, draft, row, rules)
+            duplicate(sighting, *key, row, rules)
         }
     }
 }
@@ -148,7 +155,9 @@ pub(crate) fn accepted(
     target.put_claim(row_claim(sighting, false, rules.job), rules.places);
     target.external_id.clone_from(&draft.external_id);
     rules.action.clone_into(&mut target.action);
-    target.remote_id = remote_id.or(target.remote_id.take());
+    // An answer without an id keeps the one that is known, unless that was another object's.
+    let known = target.remote_id.take().filter(|_| target.identity == Some(draft.identity));
+    target.remote_id = remote_id.or(known);
     target.identity = Some(draft.identity);
     target.unsure.clear();
     target.hash = Some(draft.hash);
@@ -229,15 +238,11 @@ fn unanswered(
     Settled { group, dethroned }
 }
 
-fn duplicate(
-    sighting: &Sighting,
-    observable: &Observable,
-    key: ObservableKey,
-    draft: &Draft,
-    row: &mut Option<TargetRow>,
-    rules: &Rules<'_>,
-) -> Settled {
-    let target = row.get_or_insert_with(|| blank(sighting, observable, key, draft, rules));
+fn duplicate(sighting: &Sighting, key: ObservableKey, row: &mut Option<TargetRow>, rules: &Rules<'_>) -> Settled {
+    let claimed = |row: &&mut TargetRow| row.at_target || !row.claims.is_empty();
+    let Some(target) = row.as_mut().filter(claimed) else {
+        return Settled::default(); // who ranks before it has no place at the target: there is nothing to claim
+    };
     let holds = target.is_held_by(rules.job, sighting.id);
     let claim = match &sighting.claim {
         Some(claim) if holds => Claim { weight: sighting.weight, gone_in: None, ..claim.clone() },

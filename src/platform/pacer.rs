@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_steady_load_uses_nearly_all_of_the_limit() {
         for (limit, burst) in [(100, 2), (30, 1), (1_000, 8)] {
-            let gone = departures(&mut Pacer::per_minute(limit, burst), &[0; 5_000]);
+            let gone = departures(&mut Pacer::per_minute(limit, burst), &vec![0; 5_000]);
             let used = 5_000.0 / (gone.last().expect("five thousand").as_secs_f64() / 60.0) / f64::from(limit);
             assert!(used >= 0.97, "{used} of {limit} a minute");
             assert!(most_in_a_minute(&gone) <= limit as usize);

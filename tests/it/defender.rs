@@ -258,6 +258,23 @@ async fn what_may_not_be_listed_is_still_delivered() {
 }
 
 #[tokio::test]
+async fn what_another_application_made_is_left_alone() {
+    let mut rig = Rig::at_defender().await;
+    rig.set("ACTION_TO_TAKE", "Block");
+    rig.emulator.world().add_others(TENANT, 1);
+    let theirs = rig.at_defenders().remove(0);
+    let id = rig.add("Host", &theirs);
+    rig.add_hosts(2);
+    let report = rig.run().await;
+    assert_eq!((report.outcomes.accepted, report.outcomes.skipped), (2, 1), "{report:#?}");
+    assert!(report.reasons[0].reason.contains("made by another application"), "{:#?}", report.reasons);
+    rig.emulator.world().delete(id);
+    rig.clock.advance(HOUR);
+    assert_sent(&rig.run().await, 0, 2, 0);
+    assert!(rig.at_defenders().contains(&theirs) && rig.emulator.world().defender.overwritten.is_empty());
+}
+
+#[tokio::test]
 async fn device_groups_stand_side_by_side() {
     let mut rig = Rig::at_defender().await;
     rig.set("JOBS", "all,servers");

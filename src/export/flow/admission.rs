@@ -24,8 +24,11 @@ impl Flow<'_> {
     /// First pass: every sighting competes for a place.
     pub(super) fn offer(&mut self, work: &PageWork, sends: &[usize]) {
         let Some(mut selector) = self.selector.take() else { return };
-        for sighting in work.page.sightings.iter().filter(|sighting| sighting.made.is_ok()) {
-            let Some(standing) = self.standing(sighting) else { continue };
+        for sighting in &work.page.sightings {
+            let (Ok(draft), Some(standing)) = (&sighting.made, self.standing(sighting)) else { continue };
+            if self.capacity.is_foreign(standing.key.0, draft.identity) {
+                continue;
+            }
             // What was refused takes no place, but what is there from before keeps one.
             if sighting.verdict != Verdict::StillRejected || self.capacity.holds(standing.key.0) {
                 selector.offer(standing);
@@ -69,6 +72,11 @@ impl Flow<'_> {
                     // One place is enough for all that are replaced, one after the other.
                     let waits = self.is_replaced(sighting) && !self.capacity.has_spare(leaving.len());
                     if waits { self.capacity.instead_of_worst(standing, stays) } else { Admission::Free }
+                }
+                Ok(draft) if self.capacity.is_foreign(key, draft.identity) => {
+                    sends.retain(|place| *place != i);
+                    work.page.sightings[i].verdict = Verdict::LeftToOthers;
+                    continue;
                 }
                 Ok(draft) => {
                     let admission = self.capacity.admit(standing, draft.identity, stays);
