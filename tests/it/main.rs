@@ -12,5 +12,6 @@ mod program;
 mod rig;
 mod storage;
 mod stories;
+mod targets;
 mod tidy;
 mod vault;
