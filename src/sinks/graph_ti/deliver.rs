@@ -1,6 +1,6 @@
 //! A batch delivered: looked up where something is unsure, updated where there is an object, created where there is none.
 //!
-//! Nothing is deleted before what takes its place is at the target.
+//! Nothing is deleted before what takes its place is at the target, but for what lost answers left at a target with few places.
 
 use super::GraphTi;
 use super::plan::{self, Plan};
@@ -42,6 +42,9 @@ impl GraphTi {
         for (i, said) in places.into_iter().zip(self.update(&updates).await?) {
             answers[i] = said;
         }
+        if self.config.product.capacity().is_some() {
+            self.make_room(parts, &mut answers).await;
+        }
         let places: Vec<usize> = (0..parts.len()).filter(|i| answers[*i].is_none()).collect();
         let fresh: Vec<&Upload> = places.iter().map(|i| parts[*i].0).collect();
         for (i, said) in places.into_iter().zip(self.submit(&fresh).await?) {
@@ -50,6 +53,25 @@ impl GraphTi {
         let mut answers: Vec<Answer> = answers.into_iter().map(answered).collect();
         self.clear(parts, &mut answers).await;
         Ok(answers)
+    }
+
+    /// Objects that earlier sends left and no update makes right: each has one place, so they go before another is made. Where
+    /// an object is replaced, the caller has a place for a second one, and nothing goes before that is there.
+    async fn make_room(&self, parts: &[(&Upload, Plan)], answers: &mut [Option<Answer>]) {
+        let left = |(i, (item, plan)): &(usize, &(&Upload, Plan))| {
+            answers[*i].is_none() && !item.there.replaced && plan.keep.is_none() && !plan.extra.is_empty()
+        };
+        let places: Vec<usize> = parts.iter().enumerate().filter(left).map(|(i, _)| i).collect();
+        for i in places {
+            let ids: Vec<&str> = parts[i].1.extra.iter().map(String::as_str).collect();
+            let said = match self.delete(&ids).await {
+                Ok(said) => said,
+                Err(error) => vec![Err(error)],
+            };
+            if let Some(reason) = said.into_iter().find_map(why_still_there) {
+                answers[i] = Some(Answer::Unanswered { reason: format!("not sent, an object of it is in the way: {reason}") });
+            }
+        }
     }
 
     /// Deletes the other objects of what is at the target now.

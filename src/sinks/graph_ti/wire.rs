@@ -238,12 +238,16 @@ impl Entity {
             let there = self.properties.get(name).filter(|value| !is_nothing(value));
             match (there, wanted.get(name)) {
                 (None, None) => true,
+                (Some(there), None) => name == "severity" && there.as_u64() == Some(DEFAULT_SEVERITY),
                 (Some(there), Some(wanted)) => is_editable(product, name) || is_same(name, there, wanted),
                 _ => false,
             }
         })
     }
 }
+
+/// What the service takes where nobody gave one (vendor page "tiIndicator resource type").
+const DEFAULT_SEVERITY: u64 = 3;
 
 /// What the service shows for a property that nobody set.
 fn is_nothing(value: &Value) -> bool {
