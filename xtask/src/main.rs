@@ -15,7 +15,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Exports from an emulated ThreatConnect to an emulated Sentinel, changes some indicators, and exports again.
+    /// Exports from an emulated ThreatConnect to emulated Sentinel, Defender and Graph, changes some indicators, and exports again.
     Demo(demo::Arguments),
     /// Writes the generated parts of the documents: README tables and the example settings file.
     Docs,
