@@ -325,3 +325,130 @@ impl Selector {
         self.best.contains_key(&key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::rows::RowClaim;
+    use super::*;
+    use crate::indicator::{ThreatAssessScore, Weight};
+
+    fn standing(key: u8, score: u16, there: bool) -> Standing {
+        let weight = Weight { score: ThreatAssessScore::new(score.into()), ..Weight::default() };
+        let claim = RowClaim { job: "job".to_owned(), id: u64::from(key), weight, refused: false };
+        Standing::of(ObservableKey([key; 32]), &claim, there, &Places::new(vec!["job".to_owned()]))
+    }
+
+    fn places(places: u64) -> Capacity {
+        Capacity::limited(Cap { limit: places, places, ..Cap::default() })
+    }
+
+    const ANY: ContentHash = ContentHash([0; 16]);
+    const NOBODY: fn(ObservableKey) -> bool = |_| false;
+
+    #[test]
+    fn without_a_limit_everybody_may_come() {
+        let mut capacity = Capacity::default();
+        capacity.occupy(standing(1, 1, true));
+        assert_eq!(capacity.admit(standing(2, 1, false), ANY, NOBODY), Admission::Free);
+        assert!(capacity.double(ObservableKey([1; 32])) && capacity.report().is_none() && capacity.lowest_if_full().is_none());
+    }
+
+    #[test]
+    fn the_better_comes_for_the_worst_and_an_equal_does_not() {
+        let mut capacity = places(2);
+        capacity.occupy(standing(1, 10, true));
+        capacity.occupy(standing(2, 20, true));
+        assert_eq!(capacity.admit(standing(3, 15, false), ANY, NOBODY), Admission::After(ObservableKey([1; 32])));
+        assert_eq!(capacity.admit(standing(3, 10, false), ANY, NOBODY), Admission::Full, "nothing is gained by an equal");
+        let first_stays = |key: ObservableKey| key.0[0] == 1;
+        assert_eq!(capacity.admit(standing(3, 15, false), ANY, first_stays), Admission::Full);
+        assert_eq!(capacity.admit(standing(3, 25, false), ANY, first_stays), Admission::After(ObservableKey([2; 32])));
+        capacity.leave(ObservableKey([1; 32]));
+        assert_eq!(capacity.admit(standing(3, 1, false), ANY, NOBODY), Admission::Free);
+    }
+
+    #[test]
+    fn a_lost_answer_keeps_its_place_and_a_refusal_gives_it_back() {
+        let mut capacity = places(1);
+        capacity.expect(standing(1, 1, false));
+        assert_eq!(capacity.admit(standing(2, 9, false), ANY, NOBODY), Admission::Full, "nobody leaves before its answer");
+        capacity.answered(ObservableKey([1; 32]), &Answer::Unanswered { reason: String::new() });
+        assert_eq!(
+            (capacity.taken(), capacity.admit(standing(2, 9, false), ANY, NOBODY)),
+            (1, Admission::After(ObservableKey([1; 32])))
+        );
+        capacity.answered(ObservableKey([1; 32]), &Answer::Accepted { remote_id: None });
+        capacity.leave(ObservableKey([1; 32]));
+        capacity.expect(standing(2, 9, false));
+        capacity.answered(ObservableKey([2; 32]), &Answer::Refused { reason: String::new(), correlation: None });
+        assert_eq!(capacity.taken(), 0);
+    }
+
+    #[test]
+    fn what_is_replaced_stands_twice_until_its_answer() {
+        let mut capacity = places(2);
+        capacity.occupy(standing(1, 1, true));
+        assert!(capacity.double(ObservableKey([1; 32])) && capacity.taken() == 2);
+        capacity.answered(ObservableKey([1; 32]), &Answer::Accepted { remote_id: None });
+        assert_eq!(capacity.taken(), 1);
+        assert!(capacity.double(ObservableKey([1; 32])));
+        capacity.answered(ObservableKey([1; 32]), &Answer::Unanswered { reason: String::new() });
+        assert_eq!(capacity.taken(), 2, "both may be there");
+        assert!(!capacity.double(ObservableKey([1; 32])));
+    }
+
+    #[test]
+    fn a_target_that_says_it_is_full_is_believed() {
+        let mut capacity = places(100);
+        capacity.occupy(standing(1, 1, true));
+        capacity.expect(standing(2, 2, false));
+        capacity.answered(ObservableKey([2; 32]), &Answer::Full { reason: String::new() });
+        assert_eq!((capacity.size(), capacity.admit(standing(3, 0, false), ANY, NOBODY)), (1, Admission::Full));
+    }
+
+    proptest! {
+        #[test]
+        fn the_selector_keeps_the_best_distinct_ones(offers in prop::collection::vec((0_u8..20, 0_u16..50), 0..80), size in 1_u64..15) {
+            let mut selector = places(size).selector();
+            let mut best: HashMap<u8, Standing> = HashMap::new();
+            for (key, score) in offers {
+                let offer = standing(key, score, false);
+                selector.offer(offer);
+                let known = best.entry(key).or_insert(offer);
+                *known = offer.max(*known);
+            }
+            let mut wanted: Vec<Standing> = best.into_values().collect();
+            wanted.sort_by(|a, b| b.cmp(a));
+            wanted.truncate(usize::try_from(size).expect("small"));
+            let full = wanted.len() as u64 == size;
+            prop_assert_eq!(selector.threshold(), wanted.last().copied().filter(|_| full));
+            wanted.reverse();
+            prop_assert_eq!(selector.kept().copied().collect::<Vec<_>>(), wanted);
+        }
+
+        #[test]
+        fn nobody_is_ever_let_in_beyond_the_last_place(steps in prop::collection::vec((0_u8..12, 0_u16..50, 0_u8..6), 0..120), size in 1_u64..6) {
+            let mut capacity = places(size);
+            for (key, score, what) in steps {
+                let (name, new) = (ObservableKey([key; 32]), standing(key, score, false));
+                match what {
+                    0 | 1 if !capacity.holds(name) => match capacity.admit(new, ANY, NOBODY) {
+                        Admission::Free => capacity.expect(new),
+                        Admission::After(worst) => {
+                            capacity.leave(worst);
+                            capacity.expect(new);
+                        }
+                        Admission::Full => {}
+                    },
+                    2 if capacity.holds(name) => _ = capacity.double(name),
+                    3 => capacity.answered(name, &Answer::Accepted { remote_id: None }),
+                    4 => capacity.answered(name, &Answer::Refused { reason: String::new(), correlation: None }),
+                    _ => capacity.moves(new),
+                }
+                prop_assert!(capacity.taken() <= size, "{} of {size}", capacity.taken());
+            }
+        }
+    }
+}

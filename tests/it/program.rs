@@ -124,3 +124,76 @@ async fn exit_codes_tell_new_rejections_from_failures() {
     let (code, out, err) = run(&["check"], &wrong, session.folder.path()).await;
     assert!(code == 1 && out.contains("FAIL") && out.contains("THREATCONNECT_SECRET_KEY"), "{out}{err}");
 }
+
+#[tokio::test]
+async fn a_job_that_fails_does_not_stop_the_others() {
+    let mut session = Session::new(7).await;
+    for (key, value) in [
+        ("JOBS", "defender,broken,through-graph"),
+        ("DEFENDER__TARGET_PRODUCT", "Microsoft Defender for Endpoint"),
+        ("BROKEN__MICROSOFT_GRAPH_CLIENT_SECRET", "wrong"),
+        ("THROUGH_GRAPH__DELIVERY", "graph"),
+    ] {
+        session.environment.insert(key.to_owned(), value.to_owned());
+    }
+    let (code, out, _) = session.run(&["export", "--json"]).await;
+    let report: Value = serde_json::from_str(&out).expect("one document");
+    let told = |i: usize| {
+        let run = &report["runs"][i];
+        (
+            run["target_product"].as_str(),
+            run["delivery"].as_str(),
+            run["complete"].as_bool(),
+            run["outcomes"]["accepted"].as_u64(),
+        )
+    };
+    let (sentinel, defender) = (Some("Microsoft Sentinel"), Some("Microsoft Defender for Endpoint"));
+    assert_eq!(code, 1);
+    assert_eq!(told(0), (defender, Some("product"), Some(true), Some(7)));
+    assert_eq!(told(1), (sentinel, Some("product"), Some(false), Some(0)));
+    assert_eq!(told(2), (sentinel, Some("graph"), Some(true), Some(7)));
+    assert!(report["runs"][1]["error"].as_str().is_some_and(|error| error.contains("MICROSOFT_GRAPH_CLIENT_SECRET")));
+    assert_eq!((&report["runs"][0]["cap"]["places"], &report["runs"][0]["cap"]["filled"]), (&15_000.into(), &7.into()));
+    let (code, out, _) = session.run(&["check"]).await;
+    assert!(code == 1 && out.contains("FAIL  job broken") && out.contains("ok    job through-graph"), "{out}");
+}
+
+#[tokio::test]
+async fn what_was_refused_is_listed_by_filters_and_sent_again() {
+    let mut session = Session::new(6).await;
+    session.environment.insert("TARGET_PRODUCT".to_owned(), "Microsoft Defender for Endpoint".to_owned());
+    {
+        let mut world = session.emulator.world();
+        world.defender.refuse = vec!["h1.example".to_owned(), "=evil".to_owned()];
+        let now = emulator::Time::now(&emulator::SystemTime);
+        world.add(Indicator::new("=Owner", "URL", "https://u.example/=evil", now));
+    }
+    assert_eq!(session.run(&["export"]).await.0, 3);
+    let lines = |out: &str| out.lines().count();
+    for (filter, count) in [
+        (vec![], 2),
+        (vec!["--type", "host"], 1),
+        (vec!["--owner", "=owner"], 1),
+        (vec!["--value", "EVIL"], 1),
+        (vec!["--reason", "no such words"], 0),
+        (vec!["--job", "nobody"], 0),
+    ] {
+        let (code, out, _) = session.run(&[&["rejected", "list"], filter.as_slice()].concat()).await;
+        assert_eq!((code, lines(&out)), (0, count + 1), "{filter:?}\n{out}");
+        let (_, out, _) = session.run(&[&["rejected", "list", "--format", "csv"], filter.as_slice()].concat()).await;
+        assert_eq!(lines(&out), count + 1, "{filter:?}\n{out}");
+        assert!(out.starts_with("at,job,target_product,type,value,owner,indicator,reason,correlation,run\n"), "{out}");
+        let (_, out, _) = session.run(&[&["rejected", "list", "--json"], filter.as_slice()].concat()).await;
+        let list: Value = serde_json::from_str(&out).expect("one document");
+        assert_eq!(list["rejected"].as_array().map(Vec::len), Some(count), "{filter:?}\n{out}");
+    }
+    let (_, out, _) = session.run(&["rejected", "list", "--format", "csv"]).await;
+    assert!(out.contains(",'=Owner,"), "no formula for a spreadsheet: {out}");
+    session.emulator.world().defender.refuse.clear();
+    assert_eq!(session.run(&["export"]).await.0, 0, "the content has not changed: not sent");
+    let (code, out, _) = session.run(&["rejected", "retry", "--json"]).await;
+    let report: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!((code, &report["runs"][0]["outcomes"]["accepted"]), (0, &2.into()), "{out}");
+    assert_eq!(lines(&session.run(&["rejected", "list"]).await.1), 1);
+    assert!(session.run(&["rejected", "retry"]).await.1.contains("nothing to send again"));
+}
