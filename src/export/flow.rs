@@ -22,7 +22,7 @@ use super::rows::{Claim, GoneReason, Holder, IntentItem, TargetRow, claim_key, e
 use super::settle::{ranked, release, settle};
 use super::{Job, Progress};
 use crate::indicator::ObservableKey;
-use crate::sinks::{Answer, Stamp, Upload};
+use crate::sinks::{Answer, Stamp, There, Upload};
 use crate::threatconnect;
 use join::Joined;
 
@@ -67,6 +67,8 @@ pub(crate) struct Flow<'a> {
     pub selector: Option<Selector>,
     /// What ranks higher may take the place of what ranks lower.
     pub displaces: bool,
+    /// Nothing is known of a target that is not empty: it is looked at before something new is made there.
+    pub looks_first: bool,
     outbox: Outbox,
     pages: VecDeque<PageWork>,
     next_page: u64,
@@ -113,6 +115,7 @@ impl<'a> Flow<'a> {
             capacity,
             selector: None,
             displaces: false,
+            looks_first: false,
             outbox,
             pages: VecDeque::new(),
             next_page: 0,
@@ -327,7 +330,11 @@ impl<'a> Flow<'a> {
         if let Some(journal) = self.progress.journal() {
             journal.payload(&payload);
         }
-        let there = row.map(|row| row.there(Some(draft.identity))).unwrap_or_default();
+        let there = match row.filter(|row| row.at_target) {
+            Some(row) => row.there(Some(draft.identity)),
+            None if self.looks_first => TargetRow::unknown(&draft.external_id),
+            None => There::default(),
+        };
         let upload = Upload { observable: observable.clone(), external_id: draft.external_id.clone(), payload, there };
         Some(Parcel { token, load: Load::Upload(upload), intent, modified: stamp.modified })
     }

@@ -58,6 +58,10 @@ impl Sink for Silent {
         self.real.survey()
     }
 
+    fn is_empty(&self) -> BoxFuture<'_, Result<bool, SendError>> {
+        self.real.is_empty()
+    }
+
     fn probe(&self) -> BoxFuture<'_, Result<(), SendError>> {
         Box::pin(async { Ok(()) })
     }

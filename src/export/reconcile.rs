@@ -13,7 +13,7 @@ use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::Halt;
 use super::rows::{TargetRow, encode, mark_key, parse_last_key, target_key};
 use crate::indicator::ObservableKey;
-use crate::sinks::{Found, SendErrorKind};
+use crate::sinks::{Found, SendError, SendErrorKind};
 
 /// Rows read at once.
 const AT_ONCE: usize = 1_000;
@@ -32,10 +32,7 @@ pub(crate) struct Look {
 /// Looks at the target, mends rows that do not agree with it, and counts who is there. Nothing at all without a limit.
 pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Result<Capacity, Stop> {
     let Some(limit) = job.sink.limits().capacity else { return Ok(Capacity::default()) };
-    let survey = job.sink.survey().await.map_err(|error| match error.kind {
-        SendErrorKind::Systemic => Stop::Target(Halt::Systemic(error)),
-        _ => Stop::Target(Halt::Outage(error)),
-    })?;
+    let survey = job.sink.survey().await.map_err(stopped)?;
     ledger.renew().await?;
     let now = ledger.clock().now().as_second();
     let total = survey.as_ref().map_or(0, |found| found.len() as u64);
@@ -78,6 +75,14 @@ pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Res
     let places = open.saturating_sub(look.reserve).max(lent.min(open));
     capacity.resize(Cap { limit, reserve: look.reserve, others, places, filled: 0 });
     Ok(capacity)
+}
+
+/// A look at the target that failed ends the run.
+pub(crate) fn stopped(error: SendError) -> Stop {
+    match error.kind {
+        SendErrorKind::Systemic => Stop::Target(Halt::Systemic(error)),
+        _ => Stop::Target(Halt::Outage(error)),
+    }
 }
 
 /// Objects by what they are about; those of kinds that are never sent are only counted.
@@ -132,8 +137,12 @@ impl Count {
     ) -> Result<(), LedgerError> {
         let found = found.unwrap_or_default();
         let kept = choose(&row, &found).cloned();
-        self.extra.extend(found.iter().filter(|f| f.ours && kept.as_ref().is_some_and(|k| k.id != f.id)).map(|f| f.id.clone()));
         let in_doubt = row.remote_id.is_none() || !row.unsure.is_empty();
+        if in_doubt {
+            // Left by sends without an answer. Others of ours are not this ledger's: they stay.
+            let beside = found.iter().filter(|f| f.ours && kept.as_ref().is_some_and(|kept| kept.id != f.id));
+            self.extra.extend(beside.map(|f| f.id.clone()));
+        }
         let Some(kept) = kept else {
             if !in_doubt && !mends {
                 self.believe(job, key, &row);

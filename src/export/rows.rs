@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `lease` | who writes now |
 //! | `reserve` | until when the reserve of a capped target is lent |
+//! | `known` | a run was complete here: what is there has rows |
 //! | `j.{job}` | [`JobState`]: watermark, floor, refused withdrawal |
 //! | `a.{job}` | an [`Approval`], written without the lease |
 //! | `s.{job}` | what the tick scheduled last, written without the lease |
@@ -163,6 +164,11 @@ impl TargetRow {
             unsure.push(self.external_id.clone());
         }
         There { id: self.remote_id.clone(), replaced: self.is_replaced_by(identity), unsure }
+    }
+
+    /// Nothing is known of an observable, at a target where something may be: an object under this external id is looked for.
+    pub(crate) fn unknown(external_id: &str) -> There {
+        There { unsure: vec![external_id.to_owned()], ..There::default() }
     }
 
     /// What is sent has another identity than the object that is there.
@@ -344,6 +350,7 @@ pub(crate) struct Approval {
 
 pub(crate) const LEASE: &str = "lease";
 pub(crate) const RESERVE: &str = "reserve";
+pub(crate) const KNOWN: &str = "known";
 
 pub(crate) fn job_key(job: &str) -> String {
     format!("j.{job}")

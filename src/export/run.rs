@@ -15,10 +15,11 @@ use super::outbox::Halt;
 use super::passes::select;
 use super::preview::Silent;
 use super::rank::Places;
+use super::reconcile::stopped;
 use super::reconcile::{Look, reconcile};
 use super::record::{Phase, RunRecord, Selection, Start, plan};
 use super::report::{Mode, Report};
-use super::rows::{JobState, encode, end_of, history_prefix, job_key, run_key};
+use super::rows::{JobState, KNOWN, encode, end_of, history_prefix, job_key, run_key};
 use super::sweep::sweep;
 use super::{Job, Progress, Request};
 use crate::platform::clock::Clock;
@@ -162,6 +163,8 @@ impl Exporter {
         let look = Look { reserve: self.reserve(job, record), keeps: self.reserve_is_lent(ledger, record).await?, mends };
         let mut capacity = reconcile(ledger, job, look).await?;
         record.cap = capacity.report();
+        let known = ledger.rows().read::<bool>(KNOWN).await?.unwrap_or(false);
+        let looks_first = !known && !job.sink.is_empty().await.map_err(stopped)?;
         // A reserve of more than there is says that nothing shall be sent: no reason to take back what is there.
         let may_displace = job.policy.withdraw && record.cap.is_some_and(|cap| cap.reserve <= cap.limit);
         let displaces = may_displace && record.mode == Mode::Incremental && state.refused.is_none();
@@ -194,7 +197,7 @@ impl Exporter {
                 Ending { ledger, job, record, state: &mut state, progress, capacity }.displace(&too_many).await?;
             }
             let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
-            flow.displaces = displaces;
+            (flow.displaces, flow.looks_first) = (displaces, looks_first);
             flow.read().await?;
             record.phase = Phase::Ending;
             ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
@@ -204,6 +207,9 @@ impl Exporter {
         let complete = record.read_is_complete();
         if complete && record.mode == Mode::Full {
             Ending { ledger, job, record, state: &mut state, progress, capacity }.bury().await?;
+        }
+        if complete && !known {
+            ledger.commit(vec![write(KNOWN.to_owned(), Some(encode(&true)))]).await?;
         }
         record.cap = capacity.report();
         state.lowest = capacity.lowest_if_full();

@@ -302,6 +302,12 @@ pub trait Sink: fmt::Debug + Send + Sync {
         Box::pin(async { Ok(None) })
     }
 
+    /// Whether there is surely nothing of ours that a new object could double. Asked where nothing is known of the target: a
+    /// target that replaces what is sent again has nothing to look for.
+    fn is_empty(&self) -> BoxFuture<'_, Result<bool, SendError>> {
+        Box::pin(async { Ok(true) })
+    }
+
     /// Deletes objects that a survey found too many; an id that is not there is deleted already.
     fn discard<'a>(&'a self, _ids: &'a [String]) -> BoxFuture<'a, Result<(), SendError>> {
         Box::pin(async { Ok(()) })
