@@ -48,8 +48,8 @@ pub(crate) struct Capacity {
     rivals: Vec<Standing>,
     /// A new object is sent and may stand beside the old one.
     doubled: HashSet<ObservableKey>,
-    /// Objects that may stand there because an answer was lost.
-    ghosts: u64,
+    /// Objects that may stand there because an answer was lost, by what they are about.
+    ghosts: HashMap<ObservableKey, u64>,
     /// Objects of ours without a row: sending them again takes no new place.
     orphans: HashMap<ObservableKey, ContentHash>,
     /// Objects of others: to send the same would be to change theirs.
@@ -83,7 +83,7 @@ impl Capacity {
 
     /// How many are there, or may be.
     pub(crate) fn taken(&self) -> u64 {
-        (self.standing.len() + self.doubled.len()) as u64 + self.ghosts
+        (self.standing.len() + self.doubled.len()) as u64 + self.ghosts.values().sum::<u64>()
     }
 
     pub(crate) fn holds(&self, key: ObservableKey) -> bool {
@@ -109,8 +109,10 @@ impl Capacity {
         selector
     }
 
-    pub(crate) fn haunted_by(&mut self, ghosts: usize) {
-        self.ghosts += ghosts as u64;
+    pub(crate) fn haunted_by(&mut self, key: ObservableKey, ghosts: usize) {
+        if ghosts > 0 {
+            *self.ghosts.entry(key).or_default() += ghosts as u64;
+        }
     }
 
     pub(crate) fn orphan(&mut self, key: ObservableKey, identity: ContentHash) {
@@ -139,6 +141,7 @@ impl Capacity {
     pub(crate) fn leave(&mut self, key: ObservableKey) {
         self.forget(key);
         self.doubled.remove(&key);
+        self.ghosts.remove(&key);
     }
 
     fn forget(&mut self, key: ObservableKey) {
@@ -149,22 +152,35 @@ impl Capacity {
 
     /// Whether an object that is not there may come; a place is not taken yet.
     pub(crate) fn admit(&self, candidate: Standing, identity: ContentHash, stays: impl Fn(ObservableKey) -> bool) -> Admission {
-        let Some(cap) = self.cap else { return Admission::Free };
+        if !self.is_limited() {
+            return Admission::Free;
+        }
         if self.orphans.get(&candidate.key.0) == Some(&identity) {
             return Admission::Free; // it is counted among what others hold
         }
         if self.threshold.is_some_and(|threshold| candidate < threshold) {
             return Admission::Full;
         }
-        if self.taken() < cap.places {
+        if self.is_free() {
             return Admission::Free;
         }
         self.instead_of_worst(candidate, stays)
     }
 
-    /// A place is free, after so many have left.
+    /// One more may come.
+    pub(crate) fn is_free(&self) -> bool {
+        self.cap.is_none_or(|cap| self.taken() < cap.places)
+    }
+
+    /// A place is free, after so many have left; places that are taken for a moment only are free again.
     pub(crate) fn has_spare(&self, leaving: usize) -> bool {
-        self.cap.is_none_or(|cap| self.standing.len() as u64 + self.ghosts < cap.places + leaving as u64)
+        let taken = self.taken() - self.doubled.len() as u64;
+        self.cap.is_none_or(|cap| taken < cap.places + leaving as u64)
+    }
+
+    /// Of this one a second object may be there already: another takes no further place.
+    pub(crate) fn is_haunted(&self, key: ObservableKey) -> bool {
+        self.ghosts.contains_key(&key)
     }
 
     /// A place beside its own for a moment: that of the worst, if that ranks lower.
@@ -190,12 +206,23 @@ impl Capacity {
 
     /// A second object is about to be sent for one that is there. False if there is no place for it.
     pub(crate) fn double(&mut self, key: ObservableKey) -> bool {
-        let free = self.cap.is_none_or(|cap| self.taken() < cap.places);
+        // The second object that a lost answer may have left is the one that is sent again.
+        let free = self.exorcise(key) || self.is_free();
         if free && self.is_limited() {
             self.doubled.insert(key);
             self.settled.retain(|standing| standing.key.0 != key);
         }
         free
+    }
+
+    /// True if there was a ghost of it; there is one less now.
+    fn exorcise(&mut self, key: ObservableKey) -> bool {
+        let Some(ghosts) = self.ghosts.get_mut(&key) else { return false };
+        *ghosts -= 1;
+        if *ghosts == 0 {
+            self.ghosts.remove(&key);
+        }
+        true
     }
 
     /// What the target said of an object that was expected, doubled or changed in place.
@@ -205,7 +232,8 @@ impl Capacity {
         }
         let (doubled, came) = (self.doubled.remove(&key), self.coming.remove(&key));
         match answer {
-            Answer::Unanswered { .. } if doubled => self.ghosts += 1,
+            Answer::Unanswered { .. } if doubled => self.haunted_by(key, 1),
+            Answer::Accepted { .. } => _ = self.ghosts.remove(&key),
             Answer::Refused { .. } | Answer::Full { .. } if came => self.forget(key),
             _ => {}
         }
@@ -315,8 +343,8 @@ impl Selector {
         if self.order.len() < self.size {
             return None;
         }
-        // With one place free, everything can be replaced one by one; with a few more, it does not take hours.
-        let free = self.replaces.min(BESIDE).min((self.size as u64 / 20).max(1));
+        // With one place free, everything can be replaced one by one; with a tenth of them, it does not take hours.
+        let free = self.replaces.div_ceil(10).min(BESIDE).min((self.size as u64 / 20).max(1));
         (0..free).for_each(|_| self.drop_worst());
         self.order.first().copied()
     }
@@ -396,7 +424,10 @@ mod tests {
         assert!(capacity.double(ObservableKey([1; 32])));
         capacity.answered(ObservableKey([1; 32]), &Answer::Unanswered { reason: String::new() });
         assert_eq!(capacity.taken(), 2, "both may be there");
-        assert!(!capacity.double(ObservableKey([1; 32])));
+        assert!(capacity.double(ObservableKey([1; 32])), "what may be there twice takes no third place");
+        assert_eq!(capacity.taken(), 2);
+        capacity.answered(ObservableKey([1; 32]), &Answer::Accepted { remote_id: None });
+        assert_eq!(capacity.taken(), 1);
     }
 
     #[test]

@@ -113,14 +113,14 @@ impl Count {
             return;
         }
         let known = usize::from(row.remote_id.is_none());
-        self.capacity.haunted_by(row.unsure.len().saturating_sub(known));
+        self.capacity.haunted_by(key, row.unsure.len().saturating_sub(known));
         self.occupy(job, key, row);
     }
 
     fn occupy(&mut self, job: &Job, key: ObservableKey, row: &TargetRow) {
         match row.standing(key, &job.places, |_| true) {
             Some(standing) => self.capacity.occupy(standing),
-            None => self.capacity.haunted_by(1),
+            None => self.capacity.haunted_by(key, 1),
         }
         if let Some(rival) = row.standing(key, &job.places, |claim| claim.job != job.name) {
             self.capacity.rival(rival);

@@ -70,7 +70,8 @@ impl Flow<'_> {
                 _ if self.capacity.holds(key) => {
                     self.capacity.moves(standing);
                     // One place is enough for all that are replaced, one after the other.
-                    let waits = self.is_replaced(sighting) && !self.capacity.has_spare(leaving.len());
+                    let room = self.capacity.is_haunted(key) || self.capacity.has_spare(leaving.len());
+                    let waits = self.is_replaced(sighting) && !room;
                     if waits { self.capacity.instead_of_worst(standing, stays) } else { Admission::Free }
                 }
                 Ok(draft) if self.capacity.is_foreign(key, draft.identity) => {
@@ -99,10 +100,12 @@ impl Flow<'_> {
         }
         for (standing, i) in pending {
             let there = self.capacity.holds(standing.key.0);
-            if self.displaces && self.capacity.has_spare(0) {
-                if !there {
-                    self.capacity.expect(standing);
-                }
+            // What is replaced waits until a place is free; what is new takes one for good.
+            if self.displaces && there && self.capacity.has_spare(0) {
+                continue;
+            }
+            if self.displaces && !there && self.capacity.is_free() {
+                self.capacity.expect(standing);
                 continue;
             }
             sends.retain(|place| *place != i);

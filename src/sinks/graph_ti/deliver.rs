@@ -55,15 +55,18 @@ impl GraphTi {
         Ok(answers)
     }
 
-    /// Objects that earlier sends left and no update makes right: each has one place, so they go before another is made. Where
-    /// an object is replaced, the caller has a place for a second one, and nothing goes before that is there.
+    /// Objects that earlier sends left and no update makes right: they go before another is made, so that no item has more places
+    /// than the caller knows of. Only the known object of an item that is replaced stays until the new one is there.
     async fn make_room(&self, parts: &[(&Upload, Plan)], answers: &mut [Option<Answer>]) {
-        let left = |(i, (item, plan)): &(usize, &(&Upload, Plan))| {
-            answers[*i].is_none() && !item.there.replaced && plan.keep.is_none() && !plan.extra.is_empty()
-        };
-        let places: Vec<usize> = parts.iter().enumerate().filter(left).map(|(i, _)| i).collect();
-        for i in places {
-            let ids: Vec<&str> = parts[i].1.extra.iter().map(String::as_str).collect();
+        for (i, (item, plan)) in parts.iter().enumerate() {
+            if answers[i].is_some() || plan.keep.is_some() {
+                continue;
+            }
+            let stays = |id: &&str| item.there.replaced && item.there.id.as_deref() == Some(*id);
+            let ids: Vec<&str> = plan.extra.iter().map(String::as_str).filter(|id| !stays(id)).collect();
+            if ids.is_empty() {
+                continue;
+            }
             let said = match self.delete(&ids).await {
                 Ok(said) => said,
                 Err(error) => vec![Err(error)],
