@@ -37,6 +37,16 @@ impl Target {
         }
     }
 
+    /// Objects that the product holds at most.
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        match self {
+            Self::Sentinel(_) => TargetProduct::Sentinel.capacity(),
+            Self::Defender(_) => TargetProduct::Defender.capacity(),
+            Self::Graph(config) => config.product.capacity(),
+        }
+    }
+
     /// The service whose rate it uses.
     #[must_use]
     pub fn url(&self) -> &Url {

@@ -9,6 +9,7 @@ use indicator_relay::storage::StateStore;
 
 use crate::crash::Dying;
 use crate::rig::{HOUR, Rig};
+use crate::targets::At;
 
 /// Leaves this many of the 15,000 places.
 async fn rig_with(places: u64) -> Rig {
@@ -246,4 +247,77 @@ async fn killed_at_every_write_the_best_are_there_and_never_too_many() {
         writes += 1;
     }
     assert!(writes > 10, "{writes} writes were tried");
+}
+
+/// A number that only its place decides.
+fn mixed(n: u64) -> u64 {
+    let z = (n ^ (n >> 31)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 20
+}
+
+/// Weights of the best distinct values, highest first; of what there is, and of what should be there.
+fn weights(rig: &Rig, places: usize, only: Option<&BTreeSet<String>>) -> Vec<(Option<u16>, Option<u8>, i64)> {
+    let world = rig.emulator.world();
+    let mut best = std::collections::BTreeMap::new();
+    for i in world.indicators().filter(|i| i.active && only.is_none_or(|only| only.contains(&i.value))) {
+        let weight = (i.score, i.confidence, i.last_modified.as_second());
+        let known = best.entry(i.value.clone()).or_insert(weight);
+        *known = weight.max(*known);
+    }
+    let mut weights: Vec<_> = best.into_values().collect();
+    weights.sort_unstable_by(|a, b| b.cmp(a));
+    weights.truncate(places);
+    weights
+}
+
+/// The whole size: 60,000 indicators of two jobs for 15,000 places, at both ways to Defender; scores change between runs.
+#[tokio::test]
+#[ignore = "takes minutes; prints what the closing note of a release wants to know"]
+async fn sixty_thousand_candidates_for_fifteen_thousand_places() {
+    for at in [At::Defender, At::GraphDefender] {
+        let mut rig = Rig::new().await;
+        at.choose(&mut rig, 15_000);
+        rig.set("JOBS", "one,two");
+        rig.set("ONE__OWNERS", "Acme Org");
+        rig.set("TWO__OWNERS", "Acme Source");
+        rig.set("WITHDRAW_LIMIT", "100%");
+        let mut ids = Vec::new();
+        for i in 0..60_000_u64 {
+            let owner = if i % 2 == 0 { "Acme Org" } else { "Acme Source" };
+            // One in ten is also the other owner's.
+            let value = if i % 10 == 9 { format!("c{}.example", i - 1) } else { format!("c{i}.example") };
+            ids.push(rig.add_of(owner, "Host", &value, |indicator| {
+                indicator.score = Some(u16::try_from(mixed(i) % 1_001).expect("small"));
+                indicator.confidence = Some(u8::try_from(mixed(i + 7) % 101).expect("small"));
+            }));
+        }
+        for change in 0..3_u64 {
+            let before = rig.emulator.world().requests(at.service());
+            let mut told = Vec::new();
+            for _ in 0..2 {
+                for job in ["one", "two"] {
+                    rig.clock.advance(HOUR);
+                    let report = rig.run_job(job, Request { full: true, ..Request::default() }).await;
+                    assert!(report.complete && report.refused_withdrawal.is_none(), "{report:#?}");
+                    told.push((report.outcomes.accepted, report.outcomes.over_cap, report.withdrawn));
+                }
+            }
+            let there: BTreeSet<String> = at
+                .live(&rig)
+                .into_iter()
+                .map(|(pattern, _)| pattern.trim_start_matches("[domain-name:value = '").trim_end_matches("']").to_owned())
+                .collect();
+            assert_eq!(there.len(), 15_000);
+            assert_eq!(weights(&rig, 15_000, Some(&there)), weights(&rig, 15_000, None), "change {change}");
+            let peak = rig.emulator.world().defender.peak(TENANT);
+            assert!(peak <= 15_000, "{peak} at once");
+            let requests = rig.emulator.world().requests(at.service()) - before;
+            println!(
+                "{at:?}, after change {change}: the best 15,000 exactly, at most {peak} at once, {requests} requests in four runs; accepted, over cap, withdrawn: {told:?}"
+            );
+            for (i, id) in ids.iter().enumerate().filter(|(i, _)| mixed(*i as u64 + change).is_multiple_of(8)) {
+                rig.score(*id, u16::try_from(mixed(i as u64 * 3 + change) % 1_001).expect("small"));
+            }
+        }
+    }
 }

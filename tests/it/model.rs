@@ -20,7 +20,7 @@ const JOBS: [&str; 2] = ["wide", "strict"];
 const OWNERS: [&str; 2] = ["Acme Org", "Acme Source"];
 const VALUES: usize = 6;
 /// Histories in one run of the suite, at each target.
-const HISTORIES: u32 = 700;
+const HISTORIES: u32 = 150;
 /// Of a target that can be full.
 const PLACES: usize = 5;
 

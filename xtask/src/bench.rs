@@ -4,29 +4,27 @@
 //! prepared bytes and writes the same number of prepared rows to SQLite in the same transactions. Each part is a process
 //! of its own; the emulator is another one, without its rate limit and over plain HTTP.
 
+mod floor;
+
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use indicator_relay::app::App;
 use indicator_relay::export::{Progress, Request};
 use indicator_relay::platform::clock::{Clock, SystemClock};
-use indicator_relay::platform::identity::Tokens;
 use indicator_relay::platform::pacer::Pacer;
 use indicator_relay::settings::Settings;
-use indicator_relay::sinks::Target;
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{StateStore, Version, Write};
-use indicator_relay::threatconnect::{Client, Filter, Item};
+
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
-use tokio::task::JoinSet;
 
 use crate::docs::root;
+use floor::Target;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -39,6 +37,9 @@ pub(crate) struct Arguments {
     /// Pairs of runs.
     #[arg(long, default_value_t = 3)]
     pairs: usize,
+    /// Of which target: sentinel, defender, graph-sentinel, graph-defender, or all.
+    #[arg(long, default_value = "all")]
+    target: String,
     /// One part, in this process: floor, product, read or upload.
     #[arg(long, hide = true)]
     part: Option<String>,
@@ -61,9 +62,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(part) = &arguments.part {
         let measured = match part.as_str() {
             "product" => product(&arguments).await?,
-            "floor" => floor(&arguments, true, true).await?,
-            "read" => floor(&arguments, true, false).await?,
-            _ => floor(&arguments, false, true).await?,
+            "floor" => floor::run(&arguments, true, true).await?,
+            "read" => floor::run(&arguments, true, false).await?,
+            _ => floor::run(&arguments, false, true).await?,
         };
         println!("{}", serde_json::to_string(&measured)?);
         return Ok(());
@@ -73,53 +74,70 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::new(cargo).args(["build", "--release", "--quiet", "-p", "xtask", "-p", "emulator"]).current_dir(root()).status();
     ensure!(built.await?.success(), "failed to build");
     pace();
-    compare(&arguments).await?;
-    latency(&arguments).await?;
-    if arguments.large > 0 {
-        let emulator = Emulated::start(arguments.large, &[]).await?;
-        let folder = tempfile::tempdir()?;
-        let large = emulator.part("product", folder.path(), "large.db").await?;
-        println!(
-            "{:>9} indicators: wall {:.1} s, CPU {:.1} s, peak {:.1} MiB (target 48)",
-            arguments.large,
-            large.wall_ms / 1e3,
-            large.cpu_ms / 1e3,
-            mib(large)
-        );
+    let chosen = |name: &str| arguments.target == "all" || arguments.target == name;
+    for target in floor::TARGETS.iter().filter(|target| chosen(target.name)) {
+        compare(&arguments, target).await?;
+    }
+    if chosen("sentinel") {
+        latency(&arguments).await?;
+    }
+    for target in floor::TARGETS.iter().filter(|target| chosen(target.name) && target.measures_memory) {
+        if arguments.large > 0 {
+            let folder = tempfile::tempdir()?;
+            let large = fresh(arguments.large, target, "product", folder.path()).await?;
+            println!(
+                "{:>14}, {:>9} indicators: wall {:.1} s, CPU {:.1} s, peak {:.1} MiB (target 48)",
+                target.name,
+                arguments.large,
+                large.wall_ms / 1e3,
+                large.cpu_ms / 1e3,
+                mib(large)
+            );
+        }
     }
     Ok(())
 }
 
-/// The pace against a sliding window of a hundred a minute, in simulated time.
-fn pace() {
-    let mut pacer = Pacer::per_minute(100, 2);
-    let (mut now, mut recent, mut refused) = (Duration::ZERO, VecDeque::new(), 0);
-    let total = 10_000;
-    for _ in 0..total {
-        now += pacer.reserve(now);
-        while recent.front().is_some_and(|at: &Duration| *at + Duration::from_secs(60) <= now) {
-            recent.pop_front();
-        }
-        if recent.len() >= 100 {
-            refused += 1;
-        } else {
-            recent.push_back(now);
-        }
-    }
-    println!("rate: {:.1} requests a minute of 100 allowed, {refused} refused", f64::from(total) / (now.as_secs_f64() / 60.0));
+/// One part over an emulator of its own: what another part sent would take places.
+async fn fresh(count: usize, target: &Target, part: &str, folder: &std::path::Path) -> anyhow::Result<Measured> {
+    let emulator = Emulated::start(count, target, &[]).await?;
+    emulator.part(part, folder, &format!("{part}.db")).await
 }
 
-async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
-    let emulator = Emulated::start(arguments.count, &[]).await?;
+/// The paces against sliding windows of what the services allow a minute, in simulated time.
+fn pace() {
+    for (service, limit, burst) in [("Sentinel uploads", 100, 2), ("Defender imports", 30, 1), ("Graph requests", 1_000, 8)] {
+        let mut pacer = Pacer::per_minute(limit, burst);
+        let (mut now, mut recent, mut refused) = (Duration::ZERO, VecDeque::new(), 0);
+        let total = 10_000;
+        for _ in 0..total {
+            now += pacer.reserve(now);
+            while recent.front().is_some_and(|at: &Duration| *at + Duration::from_secs(60) <= now) {
+                recent.pop_front();
+            }
+            if recent.len() >= limit as usize {
+                refused += 1;
+            } else {
+                recent.push_back(now);
+            }
+        }
+        let used = f64::from(total) / (now.as_secs_f64() / 60.0);
+        println!("rate: {service}: {used:.1} a minute of {limit} allowed, {refused} refused");
+    }
+}
+
+async fn compare(arguments: &Arguments, target: &Target) -> anyhow::Result<()> {
     let (mut wall, mut cpu, mut peak, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for i in 0..arguments.pairs {
         let folder = tempfile::tempdir()?;
-        let floor = emulator.part("floor", folder.path(), "floor.db").await?;
+        let floor = fresh(arguments.count, target, "floor", folder.path()).await?;
+        let emulator = Emulated::start(arguments.count, target, &[]).await?;
         let product = emulator.part("product", folder.path(), "product.db").await?;
         let second = emulator.part("product", folder.path(), "product.db").await?;
         ensure!(second.accepted == 0 && product.unchanged == 0, "the second run sent something: {second:?}");
         println!(
-            "{:>9} indicators, pair {}: floor {:.2} s wall {:.2} s CPU {:.1} MiB; product {:.2} s wall {:.2} s CPU {:.1} MiB; again, nothing changed: {:.2} s wall {:.2} s CPU",
+            "{:>14}, {:>9} indicators, pair {}: floor {:.2} s wall {:.2} s CPU {:.1} MiB; product {:.2} s wall {:.2} s CPU {:.1} MiB; again, nothing changed: {:.2} s wall {:.2} s CPU",
+            target.name,
             arguments.count,
             i + 1,
             floor.wall_ms / 1e3,
@@ -137,7 +155,8 @@ async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
         again.push(second.wall_ms / 1e3);
     }
     println!(
-        "medians: wall {:.2} × the floor (target 1.5), CPU {:.2} × (target 1.5), peak {:.1} MiB, unchanged run {:.2} s",
+        "{:>14}, medians: wall {:.2} × the floor (target 1.5), CPU {:.2} × (target 1.5), peak {:.1} MiB, unchanged run {:.2} s",
+        target.name,
         median(wall),
         median(cpu),
         median(peak),
@@ -149,7 +168,8 @@ async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
 /// 150 ms per page and 200 ms per upload: the slower side alone against both.
 async fn latency(arguments: &Arguments) -> anyhow::Result<()> {
     let count = arguments.count;
-    let emulator = Emulated::start(count, &["--page-latency", "150", "--upload-latency", "200"]).await?;
+    let target = &floor::TARGETS[0];
+    let emulator = Emulated::start(count, target, &["--page-latency", "150", "--upload-latency", "200"]).await?;
     let folder = tempfile::tempdir()?;
     let read = emulator.part("read", folder.path(), "read.db").await?;
     let upload = emulator.part("upload", folder.path(), "upload.db").await?;
@@ -179,11 +199,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 struct Emulated {
     _child: Child,
     environment: Vec<(String, String)>,
+    count: usize,
     _folder: tempfile::TempDir,
 }
 
 impl Emulated {
-    async fn start(count: usize, more: &[&str]) -> anyhow::Result<Self> {
+    async fn start(count: usize, target: &Target, more: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut child = Command::new(root().join("target/release/emulator"))
             .args(["--indicators", &count.to_string(), "--plain", "--no-rate", "--ca"])
@@ -202,12 +223,13 @@ impl Emulated {
                 break;
             }
         }
-        Ok(Self { _child: child, environment, _folder: folder })
+        environment.extend(target.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        Ok(Self { _child: child, environment, count, _folder: folder })
     }
 
     async fn part(&self, part: &str, folder: &std::path::Path, state: &str) -> anyhow::Result<Measured> {
         let output = Command::new(root().join("target/release/xtask"))
-            .args(["bench", "--part", part, "--state"])
+            .args(["bench", "--part", part, "--count", &self.count.to_string(), "--state"])
             .arg(folder.join(state))
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stderr(Stdio::inherit())
@@ -248,157 +270,4 @@ fn measured(wall: Duration, accepted: u64, unchanged: u64) -> anyhow::Result<Mea
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
     Ok(Measured { wall_ms: wall.as_secs_f64() * 1e3, cpu_ms: ticks * 10.0, peak_kib: peak.unwrap_or(0), accepted, unchanged })
-}
-
-/// One page's uploads under way, and the rows to write when they are answered.
-struct Posted {
-    sends: JoinSet<anyhow::Result<()>>,
-    sightings: usize,
-}
-
-#[expect(clippy::disallowed_methods, reason = "the floor stands beside the product's own client")]
-async fn floor(arguments: &Arguments, reads: bool, posts: bool) -> anyhow::Result<Measured> {
-    let settings = settings()?;
-    let job = &settings.jobs[0];
-    let Target::Sentinel(config) = &job.target else { anyhow::bail!("the floor uploads to Sentinel") };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let http = reqwest::Client::builder().build()?;
-    let store = SqliteStore::open(&arguments.state, Arc::clone(&clock))?;
-    let tokens = Arc::new(Tokens::new(job.identity.clone(), http.clone()).map_err(anyhow::Error::msg)?);
-    let token = tokens.bearer(&job.scope).headers(&reqwest::Method::POST, "").await?.remove(0).1;
-    let url = format!(
-        "{}workspaces/{}/threat-intelligence-stix-objects:upload?api-version=2024-02-01-preview",
-        config.url, config.workspace_id
-    );
-    let began = Instant::now();
-    let client = Client::new(job.source.clone(), http.clone(), Arc::clone(&clock));
-    let mut read = read_pages(client, job.filter.clone());
-    let mut rows = Rows { store: &store, lease: None, transactions: 0 };
-    let mut under_way: VecDeque<Posted> = VecDeque::new();
-    let (mut number, mut total) = (0, 0);
-    let permits = Arc::new(tokio::sync::Semaphore::new(8));
-    let mut synthetic = if reads { 0 } else { arguments.count };
-    loop {
-        let sightings = if reads {
-            match read.recv().await {
-                Some(0) | None => break,
-                Some(sightings) => sightings,
-            }
-        } else if synthetic == 0 {
-            break;
-        } else {
-            let page = synthetic.min(1_000);
-            synthetic -= page;
-            page
-        };
-        if !posts {
-            continue;
-        }
-        let mut sends = JoinSet::new();
-        for size in chunks(sightings, 100) {
-            if reads {
-                rows.commit(vec![Write::Put { key: format!("i.{number}"), value: vec![b'x'; size * 150] }]).await?;
-            }
-            let (http, url, token, permits) = (http.clone(), url.clone(), token.clone(), Arc::clone(&permits));
-            let body = batch(number, size);
-            number += 1;
-            sends.spawn(async move {
-                let _permit = permits.acquire().await?;
-                let answer = http
-                    .post(&url)
-                    .header("authorization", token)
-                    .header("content-type", "application/json")
-                    .body(body)
-                    .send()
-                    .await?;
-                ensure!(answer.status().is_success(), "status {}", answer.status());
-                answer.bytes().await?;
-                Ok(())
-            });
-        }
-        total += sightings;
-        under_way.push_back(Posted { sends, sightings });
-        if under_way.len() >= 3
-            && let Some(posted) = under_way.pop_front()
-        {
-            finish(posted, &mut rows, reads).await?;
-        }
-    }
-    for posted in under_way {
-        finish(posted, &mut rows, reads).await?;
-    }
-    measured(began.elapsed(), total as u64, 0)
-}
-
-/// Signs, reads and parses in a task of its own; sightings per page, 0 at the end.
-fn read_pages(client: Client, filter: Filter) -> tokio::sync::mpsc::Receiver<usize> {
-    let (pages, read) = tokio::sync::mpsc::channel(2);
-    tokio::spawn(async move {
-        let mut source = client.pages(&filter, None, 0);
-        while let Ok(page) = source.next().await {
-            let over = page.items.is_empty();
-            let values = page.items.iter().map(|item| match item {
-                Item::Indicator(indicator) => indicator.values.len(),
-                Item::Unreadable { .. } => 0,
-            });
-            if pages.send(values.sum::<usize>()).await.is_err() || over {
-                return;
-            }
-        }
-    });
-    read
-}
-
-async fn finish(mut posted: Posted, rows: &mut Rows<'_>, writes: bool) -> anyhow::Result<()> {
-    while let Some(sent) = posted.sends.join_next().await {
-        sent??;
-    }
-    if !writes {
-        return Ok(());
-    }
-    for size in chunks(posted.sightings, 49) {
-        let n = rows.transactions;
-        let claim =
-            |i: usize| Write::Put { key: format!("c.default.{:020}.{:043}", n * 50 + i, n * 50 + i), value: vec![b'x'; 140] };
-        let target = |i: usize| Write::Put {
-            key: format!("t.{:043}", (n * 50 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            value: vec![b'x'; 430],
-        };
-        rows.commit((0..size).flat_map(|i| [claim(i), target(i)]).collect()).await?;
-    }
-    rows.commit(vec![Write::Put { key: "r.default".to_owned(), value: vec![b'x'; 3_000] }]).await
-}
-
-/// Prepared rows in transactions with a conditional row, as the product's have.
-struct Rows<'a> {
-    store: &'a SqliteStore,
-    lease: Option<Version>,
-    transactions: usize,
-}
-
-impl Rows<'_> {
-    async fn commit(&mut self, mut writes: Vec<Write>) -> anyhow::Result<()> {
-        self.transactions += 1;
-        writes.push(Write::PutIf { key: "lease".to_owned(), value: vec![b'x'; 120], version: self.lease.take() });
-        self.lease = self.store.commit("floor", writes).await?.pop();
-        Ok(())
-    }
-}
-
-fn chunks(total: usize, size: usize) -> impl Iterator<Item = usize> {
-    (0..total.div_ceil(size)).map(move |i| size.min(total - i * size))
-}
-
-/// A body of the right size with objects that are all new.
-fn batch(number: usize, size: usize) -> String {
-    let mut body = String::from("{\"sourcesystem\":\"Floor\",\"stixobjects\":[");
-    for i in 0..size {
-        let comma = if i > 0 { "," } else { "" };
-        let _ = write!(
-            body,
-            "{comma}{{\"type\":\"indicator\",\"spec_version\":\"2.1\",\"id\":\"indicator--{number:08x}-0000-4000-8000-{i:012x}\",\"created\":\"2026-01-01T00:00:00.000Z\",\"name\":\"h{number}-{i}.example\",\"description\":\"ThreatConnect | Owner: Acme Org, and some more words to be as long as the real one is\",\"indicator_types\":[\"watchlist\"],\"pattern\":\"[domain-name:value = 'h{number}-{i}.example']\",\"pattern_type\":\"stix\",\"pattern_version\":\"2.1\",\"valid_from\":\"2026-01-01T00:00:00.000Z\",\"confidence\":50,\"labels\":[\"one\",\"two\"],\"object_marking_refs\":[\"marking-definition--f88d31f6-486f-44da-b317-01333bde0b82\"],\"external_references\":[{{\"source_name\":\"ThreatConnect\",\"description\":\"ThreatAssess 721; Threat Rating 4; False positives 0; Action Alert\",\"url\":\"https://example.threatconnect.com/#/details/indicators/1\",\"external_id\":\"1-1\"}}],\"modified\":\"2026-01-02T00:00:00.000Z\",\"valid_until\":\"2030-01-01T00:00:00.000Z\"}}"
-        );
-    }
-    body.push_str("]}");
-    body
 }
