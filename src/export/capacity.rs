@@ -56,6 +56,8 @@ pub(crate) struct Capacity {
     foreign: HashSet<(ObservableKey, ContentHash)>,
     /// Only who ranks at least so high may come.
     threshold: Option<Standing>,
+    /// Observables that have a stored row: most candidates have none, and need not be looked for.
+    stored: HashSet<ObservableKey>,
 }
 
 /// Whether a new object may come.
@@ -117,6 +119,17 @@ impl Capacity {
 
     pub(crate) fn orphan(&mut self, key: ObservableKey, identity: ContentHash) {
         self.orphans.insert(key, identity);
+    }
+
+    pub(crate) fn has_row(&mut self, key: ObservableKey) {
+        if self.is_limited() {
+            self.stored.insert(key);
+        }
+    }
+
+    /// Without a limit nobody counted.
+    pub(crate) fn may_have_row(&self, key: ObservableKey) -> bool {
+        !self.is_limited() || self.stored.contains(&key)
     }
 
     pub(crate) fn belongs_to_others(&mut self, key: ObservableKey, identity: ContentHash) {

@@ -236,7 +236,7 @@ impl<'a> Flow<'a> {
                 group.push(i); // its row is contested within this page
             }
         }
-        hold_rows(&mut self.rows, self.ledger, &order).await?;
+        hold_rows(&mut self.rows, self.ledger, self.capacity, &order).await?;
         let mut sends = Vec::new();
         for key in &order {
             let row = self.rows.get(key).and_then(|(row, _)| row.as_ref());
@@ -433,6 +433,7 @@ impl<'a> Flow<'a> {
                 }
                 packer.add(settled.group).await?;
                 if let (Some(key), Some(row)) = (key, row) {
+                    self.capacity.has_row(key);
                     self.capacity.follow(row, key, &self.job.places);
                 }
                 absent = None;
@@ -486,11 +487,14 @@ impl<'a> Flow<'a> {
 async fn hold_rows(
     rows: &mut HashMap<ObservableKey, (Option<TargetRow>, usize)>,
     ledger: &Ledger,
+    capacity: &Capacity,
     keys: &[ObservableKey],
 ) -> Result<(), LedgerError> {
-    let missing: Vec<ObservableKey> = keys.iter().copied().filter(|key| !rows.contains_key(key)).collect();
-    let loaded = ledger.rows().read_many::<TargetRow>(missing.iter().map(|key| target_key(*key)).collect()).await?;
-    rows.extend(missing.into_iter().zip(loaded).map(|(key, row)| (key, (row, 0))));
+    let missing = keys.iter().copied().filter(|key| !rows.contains_key(key));
+    let (stored, absent): (Vec<ObservableKey>, Vec<ObservableKey>) = missing.partition(|key| capacity.may_have_row(*key));
+    let loaded = ledger.rows().read_many::<TargetRow>(stored.iter().map(|key| target_key(*key)).collect()).await?;
+    rows.extend(stored.into_iter().zip(loaded).map(|(key, row)| (key, (row, 0))));
+    rows.extend(absent.into_iter().map(|key| (key, (None, 0))));
     for key in keys {
         if let Some((_, uses)) = rows.get_mut(key) {
             *uses += 1;
@@ -508,7 +512,7 @@ pub(crate) fn rules<'r>(job: &'r Job, record: &'r RunRecord, now: Timestamp) -> 
         incremental: record.mode == Mode::Incremental,
         now,
         places: &job.places,
-        interval: job.policy.interval(),
+        interval: job.interval,
         resend: record.resend,
         retry_rejected: record.retry_rejected,
     }

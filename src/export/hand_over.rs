@@ -315,7 +315,7 @@ impl HandOver<'_> {
             incremental: true,
             now: self.ledger.clock().now(),
             places: &self.job.places,
-            interval: job.policy.interval(),
+            interval: job.interval,
             resend: false,
             retry_rejected: false,
         }

@@ -106,6 +106,8 @@ pub struct Job {
     pub policy: Policy,
     /// Of the settings that decide what is sent.
     pub fingerprint: String,
+    /// Between two full runs: [`Policy::interval`], which takes a while to find.
+    interval: Duration,
     /// The jobs of the same destination; [`Exporter::new`] fills it.
     places: Places,
 }
@@ -131,6 +133,7 @@ impl Job {
             filter,
             terms: Arc::new(terms),
             sink,
+            interval: policy.interval(),
             policy,
             fingerprint: fingerprint.to_owned(),
             places: Places::default(),

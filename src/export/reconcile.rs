@@ -45,7 +45,11 @@ pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Res
         from = format!("{last}!");
         let mut packer = Packer::new(ledger);
         for (key, row) in rows {
-            let Some(key) = parse_last_key(&key).filter(|_| row.at_target) else { continue };
+            let Some(key) = parse_last_key(&key) else { continue };
+            count.capacity.has_row(key);
+            if !row.at_target {
+                continue;
+            }
             match &mut listed {
                 Some(listed) => count.compare(&mut packer, job, (key, row), listed.remove(&key), look.mends).await?,
                 None => count.believe(job, key, &row),
