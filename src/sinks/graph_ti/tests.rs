@@ -468,6 +468,9 @@ fn an_update_makes_right_what_differs_in_nothing_else() {
         assert!(!can(product, &|entry| entry["severity"] = Value::Null));
         assert!(!can(product, &|entry| entry["passiveOnly"] = json!(true)));
     }
+    let unrated = payload(Sentinel, &Indicator { rating: None, ..indicator() });
+    let rated = |severity: u8| entity("1", &unrated, |entry| entry["severity"] = json!(severity)).can_become(&unrated, Sentinel);
+    assert!(rated(3) && !rated(4), "the service rates by itself what nobody rated");
     let other_tags = |entry: &mut Value| entry["tags"] = json!(["x"]);
     assert!(can(Sentinel, &other_tags) && !can(Defender, &other_tags));
 }
@@ -495,7 +498,7 @@ fn one_object_is_kept_and_the_others_go() {
 fn a_lookup_quotes_ids_and_pages_stay_on_the_host() {
     assert_eq!(
         wire::lookup_path(&["1-1", "it's"]),
-        "/beta/security/tiIndicators?$filter=externalId%20eq%20%271-1%27%20or%20externalId%20eq%20%27it%27%27s%27"
+        "/beta/security/tiIndicators?$top=100&$filter=externalId%20eq%20%271-1%27%20or%20externalId%20eq%20%27it%27%27s%27"
     );
     let next = |base: &str, link: &str| wire::next_path(&Url::parse(base).expect("a URL"), link);
     assert_eq!(
@@ -682,7 +685,7 @@ async fn what_may_be_there_is_looked_up_and_one_object_stays() {
     let answers = sink.send(&[upload(Sentinel, "a", None, false, &["x-a"])]).await.expect("answers");
     assert_eq!(ids_of(&answers), ["7"]);
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    assert_eq!(asked[0], "GET ?$filter=externalId%20eq%20%27x-a%27");
+    assert_eq!(asked[0], "GET ?$top=100&$filter=externalId%20eq%20%27x-a%27");
     assert!(asked[1].starts_with("POST /updateTiIndicators") && asked[1].contains(r#""id":"7""#), "{asked:?}");
     assert_eq!(asked[2..], [r#"POST /deleteTiIndicators {"value":["8"]}"#]);
 }
