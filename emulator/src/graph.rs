@@ -303,6 +303,9 @@ fn update(world: &mut World, ask: &Ask<'_>, id: &str) -> Answer {
     let Some(number) = ask.own(world, id) else {
         return ask.error(world, 404, "ResourceNotFound", "The indicator was not found");
     };
+    if world.graph.refuse.iter().any(|text| sent.0.contains(text)) {
+        return ask.error(world, 400, "InvalidInput", "The update is not accepted");
+    }
     let stock = world.graph.tenants.entry(ask.tenant.clone()).or_default();
     let target = stock.objects.get(&number).map_or("", |object| object.target.as_str());
     match changes(&sent.1, target) {

@@ -303,6 +303,14 @@ impl World {
         self.graph.tenants.get(tenant).into_iter().flat_map(|stock| stock.objects.values()).collect()
     }
 
+    /// Somebody deletes what has this external id; how many entities that were.
+    pub fn delete_at_graph(&mut self, tenant: &str, external_id: &str) -> usize {
+        let Some(stock) = self.graph.tenants.get_mut(tenant) else { return 0 };
+        let named = |object: &GraphObject| object.text("externalId") == Some(external_id);
+        let numbers: Vec<u64> = stock.objects.iter().filter(|(_, object)| named(object)).map(|(number, _)| *number).collect();
+        numbers.iter().filter(|number| stock.remove(**number).is_some()).count()
+    }
+
     /// What more than one live entity of the same app and target is about, and how many there are.
     #[must_use]
     pub fn doubles_at_graph(&self, tenant: &str, now: Timestamp) -> BTreeMap<String, usize> {

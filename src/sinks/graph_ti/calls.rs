@@ -40,7 +40,12 @@ impl GraphTi {
         }
         let asked: Vec<Asked<'_>> = items.iter().map(|item| Asked { external_id: &item.external_id, id: None }).collect();
         let lines = wire::lines(&trouble::entries(SUBMIT, &reply)?, &asked);
-        Ok(lines.into_iter().map(|line| answer(line, &reply)).collect())
+        let full = |reason: &str| self.config.product == TargetProduct::Defender && trouble::says_full(reason);
+        let answered = |line| match answer(line, &reply) {
+            Answer::Refused { reason, .. } if full(&reason) => Answer::Full { reason },
+            answer => answer,
+        };
+        Ok(lines.into_iter().map(answered).collect())
     }
 
     /// Changes what an update can change of the object with each id; none where there is no such object.
@@ -67,11 +72,24 @@ impl GraphTi {
         let asked: Vec<Asked<'_>> =
             items.iter().map(|(item, id)| Asked { external_id: &item.external_id, id: Some(id) }).collect();
         let lines = wire::lines(&trouble::entries(UPDATE, &reply)?, &asked);
-        let answered = |line| match line {
-            Line::Refused { not_there: true, .. } => None,
-            line => Some(answer(line, &reply)),
-        };
-        Ok(lines.into_iter().map(answered).collect())
+        let mut answers: Vec<Option<Answer>> = lines.into_iter().map(|line| answered(line, &reply)).collect();
+        let refused = |i: &usize| matches!(answers[*i], Some(Answer::Refused { .. }));
+        let places: Vec<usize> = (0..items.len()).filter(refused).collect();
+        let said = self.read_each(places.iter().map(|i| items[*i].1)).await?;
+        for (i, said) in places.into_iter().zip(said) {
+            match said {
+                Ok(About::NotThere) => answers[i] = None,
+                Ok(_) => {}
+                Err(error) => answers[i] = Some(Answer::Unanswered { reason: error.message }),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Whether there are objects with these ids: no page says how a bulk answer tells that there is none.
+    async fn read_each(&self, ids: impl Iterator<Item = &str>) -> Result<Vec<Result<About, SendError>>, SendError> {
+        let requests: Vec<Request> = ids.map(|id| get(wire::object_path(id))).collect();
+        if requests.is_empty() { Ok(Vec::new()) } else { self.about_each(LIST, requests).await }
     }
 
     async fn update_singly(&self, items: &[(&Upload, &str)]) -> Result<Vec<Option<Answer>>, SendError> {
@@ -158,11 +176,12 @@ impl GraphTi {
         Err(trouble::astray(LIST))
     }
 
-    /// Asks for a list of one: it can be refused for no other reason than that there is none.
-    pub(super) async fn read_collection(&self) -> Result<(), SendError> {
+    /// Asks for a list of one, and says whether it is empty: it can be refused for no other reason than that there is none.
+    pub(super) async fn read_collection(&self) -> Result<bool, SendError> {
         let reply = self.call(get(format!("{}?$top=1", wire::COLLECTION))).await?;
         if is_success(&reply) {
-            return wire::page(&reply.body).map(|_| ()).ok_or_else(|| trouble::gone(LIST, &reply));
+            let (entities, next) = wire::page(&reply.body).ok_or_else(|| trouble::gone(LIST, &reply))?;
+            return Ok(entities.is_empty() && next.is_none());
         }
         match trouble::refused(LIST, &reply) {
             _ if matches!(reply.status, 404 | 410) => Err(trouble::gone(LIST, &reply)),
@@ -226,6 +245,14 @@ fn get(path: String) -> Request {
 
 fn is_success(reply: &Reply) -> bool {
     (200..300).contains(&reply.status)
+}
+
+/// None where there is no such object.
+fn answered(line: Line, reply: &Reply) -> Option<Answer> {
+    match line {
+        Line::Refused { not_there: true, .. } => None,
+        line => Some(answer(line, reply)),
+    }
 }
 
 fn answer(line: Line, reply: &Reply) -> Answer {

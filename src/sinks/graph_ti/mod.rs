@@ -145,8 +145,12 @@ impl Sink for GraphTi {
         Box::pin(self.take_back(items))
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<(), SendError>> {
+    fn is_empty(&self) -> BoxFuture<'_, Result<bool, SendError>> {
         Box::pin(self.read_collection())
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), SendError>> {
+        Box::pin(async { self.read_collection().await.map(drop) })
     }
 }
 

@@ -468,6 +468,9 @@ fn an_update_makes_right_what_differs_in_nothing_else() {
         assert!(!can(product, &|entry| entry["severity"] = Value::Null));
         assert!(!can(product, &|entry| entry["passiveOnly"] = json!(true)));
     }
+    let unrated = payload(Sentinel, &Indicator { rating: None, ..indicator() });
+    let rated = |severity: u8| entity("1", &unrated, |entry| entry["severity"] = json!(severity)).can_become(&unrated, Sentinel);
+    assert!(rated(3) && !rated(4), "the service rates by itself what nobody rated");
     let other_tags = |entry: &mut Value| entry["tags"] = json!(["x"]);
     assert!(can(Sentinel, &other_tags) && !can(Defender, &other_tags));
 }
@@ -495,7 +498,7 @@ fn one_object_is_kept_and_the_others_go() {
 fn a_lookup_quotes_ids_and_pages_stay_on_the_host() {
     assert_eq!(
         wire::lookup_path(&["1-1", "it's"]),
-        "/beta/security/tiIndicators?$filter=externalId%20eq%20%271-1%27%20or%20externalId%20eq%20%27it%27%27s%27"
+        "/beta/security/tiIndicators?$top=100&$filter=externalId%20eq%20%271-1%27%20or%20externalId%20eq%20%27it%27%27s%27"
     );
     let next = |base: &str, link: &str| wire::next_path(&Url::parse(base).expect("a URL"), link);
     assert_eq!(
@@ -658,6 +661,53 @@ async fn items_are_updated_created_and_replaced_in_that_order() {
 }
 
 #[tokio::test]
+async fn who_is_refused_in_a_bulk_update_is_asked_for_and_made_again_where_it_is_gone() {
+    let (url, asked) = scripted(|line, body| match line {
+        "POST /updateTiIndicators" => {
+            let body: Value = serde_json::from_str(body).unwrap_or_default();
+            let refused = |item: &Value| json!({"id": "no id", "externalId": item["externalId"], "Error": "no"});
+            let entries = body["value"].as_array().map(|items| items.iter().map(refused).collect::<Vec<_>>());
+            (206, json!({ "value": entries }).to_string())
+        }
+        "GET /1" => (200, json!({"id": "1"}).to_string()),
+        _ => obliging(line, body),
+    })
+    .await;
+    let items = [upload(Sentinel, "there", Some("1"), false, &[]), upload(Sentinel, "gone", Some("lost"), false, &[])];
+    let answers = sink_at(&url, Sentinel).send(&items).await.expect("answers");
+    assert_eq!(ids_of(&answers), ["refused", "new-x-gone"]);
+    let mut lines = lines_of(&asked);
+    lines[1..3].sort();
+    assert_eq!(lines, ["POST /updateTiIndicators", "GET /1", "GET /lost", "POST /submitTiIndicators"]);
+}
+
+#[tokio::test]
+async fn a_list_in_answer_to_a_single_call_says_that_the_api_is_gone() {
+    let (url, _) = scripted(|_, _| (200, json!({"value": []}).to_string())).await;
+    let sink = sink_at(&url, Defender);
+    assert!(sink.is_empty().await.expect("an answer"));
+    let error = sink.send(&[upload(Defender, "a", Some("1"), false, &[])]).await.expect_err("gone");
+    assert!(error.kind == SendErrorKind::Systemic && error.message.contains("DELIVERY=product"), "{error}");
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_full_is_no_matter_of_the_item() {
+    const FULL: &str = "The maximum of 15,000 active indicators per tenant is reached.";
+    for (product, said) in [(Defender, "full"), (Sentinel, "refused")] {
+        let (url, _) = scripted(|_, _| {
+            let error = json!({"error": {"code": "InvalidInput", "message": FULL}}).to_string();
+            (206, json!({"value": [{"id": "no id", "externalId": "x-a", "Error": error}]}).to_string())
+        })
+        .await;
+        let answers = sink_at(&url, product).send(&[upload(product, "a", None, false, &[])]).await.expect("answers");
+        assert_eq!(ids_of(&answers), [said]);
+    }
+    for other in ["Missing indicators value", "description exceeds the maximum length", "1.2.3.4 is not a valid IP address"] {
+        assert!(!trouble::says_full(other), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn items_with_the_same_external_id_go_one_after_the_other() {
     let (url, asked) = scripted(obliging).await;
     let twin = Upload { observable: observable(Kind::Host, "twin.example"), ..upload(Sentinel, "a", None, false, &[]) };
@@ -682,7 +732,7 @@ async fn what_may_be_there_is_looked_up_and_one_object_stays() {
     let answers = sink.send(&[upload(Sentinel, "a", None, false, &["x-a"])]).await.expect("answers");
     assert_eq!(ids_of(&answers), ["7"]);
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    assert_eq!(asked[0], "GET ?$filter=externalId%20eq%20%27x-a%27");
+    assert_eq!(asked[0], "GET ?$top=100&$filter=externalId%20eq%20%27x-a%27");
     assert!(asked[1].starts_with("POST /updateTiIndicators") && asked[1].contains(r#""id":"7""#), "{asked:?}");
     assert_eq!(asked[2..], [r#"POST /deleteTiIndicators {"value":["8"]}"#]);
 }

@@ -51,10 +51,10 @@ pub(super) fn object_path(id: &str) -> String {
     format!("{COLLECTION}/{}", utf8_percent_encode(id, ESCAPED))
 }
 
-/// The address that lists the objects with these external ids.
+/// The address that lists the objects with these external ids; a list without `$top` is not always answered.
 pub(super) fn lookup_path(external_ids: &[&str]) -> String {
     let terms: Vec<String> = external_ids.iter().map(|id| format!("externalId eq '{}'", id.replace('\'', "''"))).collect();
-    format!("{COLLECTION}?$filter={}", utf8_percent_encode(&terms.join(" or "), ESCAPED))
+    format!("{COLLECTION}?$top=100&$filter={}", utf8_percent_encode(&terms.join(" or "), ESCAPED))
 }
 
 /// Path and query of a further page below `base`; none if it lies elsewhere: our token goes nowhere else.
@@ -204,6 +204,11 @@ pub(super) struct Entity {
     pub id: String,
     pub external_id: String,
     properties: Map<String, Value>,
+}
+
+/// An answer to a call about one object that is a list: it did not come from there.
+pub(super) fn is_list(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|answer| answer["value"].is_array())
 }
 
 /// A page of a list, and the link to the next one; none if it is no list.
