@@ -212,7 +212,7 @@ pub(super) fn exit_of(report: &Report) -> Exit {
 }
 
 fn worse(one: Exit, other: Exit) -> Exit {
-    one.max(other)
+    if one.severity() >= other.severity() { one } else { other }
 }
 
 pub(super) async fn retire(app: &App, name: &str) -> Exit {

@@ -110,7 +110,7 @@ pub struct Surroundings {
 }
 
 /// How a command ended; the numbers are the exit codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Done = 0,
     /// Complete, with items that were rejected for the first time.
@@ -119,6 +119,18 @@ pub enum Exit {
     Failed = 1,
     /// Wrong usage or settings.
     Usage = 2,
+}
+
+impl Exit {
+    /// How bad: of several runs, the worst is told.
+    fn severity(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Rejections => 1,
+            Self::Failed => 2,
+            Self::Usage => 3,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -31,7 +31,7 @@ pub(super) struct List {
     #[arg(long, value_enum, default_value_t = Shape::Table)]
     format: Shape,
     /// The same as `--format json`.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     json: bool,
 }
 
@@ -66,6 +66,10 @@ pub(super) async fn list(app: &App, wanted: &List) -> Exit {
         Ok(all) => all,
         Err(error) => return show::failed(&error.to_string()),
     };
+    let configured = |name: &str| app.exporter.jobs().iter().any(|job| job.name == name);
+    if let Some(unknown) = wanted.job.as_deref().filter(|name| all.is_empty() && !configured(name)) {
+        return export::no_such_job(app, unknown);
+    }
     let listed: Vec<Listed> = all
         .into_iter()
         .flat_map(|(entry, items)| items.into_iter().map(move |item| Listed { product: entry.product.clone(), item }))

@@ -13,6 +13,8 @@ use crate::sinks::{Answer, ContentHash};
 
 /// Why a sighting has no place: the text that users see.
 pub(crate) const NO_PLACE: &str = "all places are taken by indicators that rank higher";
+/// The guide's word on a reserve above what the target holds.
+pub(crate) const CLOSED: &str = "Indicator Reserve Count is above what the target holds: nothing is sent there";
 /// Another object would have to stand beside the old one for a moment.
 pub(crate) const NO_PLACE_TO_REPLACE: &str =
     "no place is free to change what the target cannot change in an object; the next full run makes one";
@@ -51,7 +53,7 @@ pub(crate) struct Capacity {
     /// Objects that may stand there because an answer was lost, by what they are about.
     ghosts: HashMap<ObservableKey, u64>,
     /// Objects of ours without a row: sending them again takes no new place.
-    orphans: HashMap<ObservableKey, ContentHash>,
+    orphans: HashSet<(ObservableKey, ContentHash)>,
     /// Objects of others: to send the same would be to change theirs.
     foreign: HashSet<(ObservableKey, ContentHash)>,
     /// Only who ranks at least so high may come.
@@ -104,21 +106,26 @@ impl Capacity {
         self.rivals.push(standing);
     }
 
+    /// As many as there are places, and nobody yet.
+    pub(crate) fn empty_selector(&self) -> Selector {
+        Selector { size: usize::try_from(self.size()).unwrap_or(usize::MAX), ..Selector::default() }
+    }
+
     /// What a first pass begins with: other jobs' objects compete too.
     pub(crate) fn selector(&self) -> Selector {
-        let mut selector = Selector { size: usize::try_from(self.size()).unwrap_or(usize::MAX), ..Selector::default() };
+        let mut selector = self.empty_selector();
         self.rivals.iter().for_each(|rival| selector.offer(*rival));
         selector
     }
 
-    pub(crate) fn haunted_by(&mut self, key: ObservableKey, ghosts: usize) {
+    pub(crate) fn haunted_by(&mut self, key: ObservableKey, ghosts: u64) {
         if ghosts > 0 {
-            *self.ghosts.entry(key).or_default() += ghosts as u64;
+            *self.ghosts.entry(key).or_default() += ghosts;
         }
     }
 
     pub(crate) fn orphan(&mut self, key: ObservableKey, identity: ContentHash) {
-        self.orphans.insert(key, identity);
+        self.orphans.insert((key, identity));
     }
 
     pub(crate) fn has_row(&mut self, key: ObservableKey) {
@@ -168,7 +175,7 @@ impl Capacity {
         if !self.is_limited() {
             return Admission::Free;
         }
-        if self.orphans.get(&candidate.key.0) == Some(&identity) {
+        if self.orphans.contains(&(candidate.key.0, identity)) {
             return Admission::Free; // it is counted among what others hold
         }
         if self.threshold.is_some_and(|threshold| candidate < threshold) {
@@ -193,7 +200,7 @@ impl Capacity {
 
     /// Of this one a second object may be there already: another takes no further place.
     pub(crate) fn is_haunted(&self, key: ObservableKey) -> bool {
-        self.ghosts.contains_key(&key)
+        self.ghosts.contains_key(&key) && self.cap.is_none_or(|cap| self.taken() <= cap.places)
     }
 
     /// A place beside its own for a moment: that of the worst, if that ranks lower.
@@ -207,9 +214,9 @@ impl Capacity {
     }
 
     /// A new object is about to be sent: it has a place, but nobody knows yet.
-    pub(crate) fn expect(&mut self, standing: Standing) {
+    pub(crate) fn expect(&mut self, standing: Standing, identity: ContentHash) {
         let Some(cap) = &mut self.cap else { return };
-        if self.orphans.remove(&standing.key.0).is_some() {
+        if self.orphans.remove(&(standing.key.0, identity)) {
             cap.others = cap.others.saturating_sub(1);
             cap.places += 1;
         }
@@ -220,10 +227,12 @@ impl Capacity {
     /// A second object is about to be sent for one that is there. False if there is no place for it.
     pub(crate) fn double(&mut self, key: ObservableKey) -> bool {
         // The second object that a lost answer may have left is the one that is sent again.
-        let free = self.exorcise(key) || self.is_free();
+        let free = (self.is_haunted(key) && self.exorcise(key)) || self.is_free();
         if free && self.is_limited() {
             self.doubled.insert(key);
-            self.settled.retain(|standing| standing.key.0 != key);
+            if let Some(standing) = self.standing.get(&key) {
+                self.settled.remove(standing);
+            }
         }
         free
     }
@@ -280,6 +289,11 @@ impl Capacity {
         }
     }
 
+    /// A reserve of more than there is means that nothing shall be sent.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.cap.is_some_and(|cap| cap.reserve > cap.limit)
+    }
+
     /// Those that are there and rank below the threshold, unless `chosen`.
     pub(crate) fn fallen(&self, chosen: impl Fn(ObservableKey) -> bool) -> Vec<ObservableKey> {
         let Some(threshold) = self.threshold else { return Vec::new() };
@@ -288,7 +302,8 @@ impl Capacity {
 
     /// The worst of those that are too many.
     pub(crate) fn too_many(&self) -> Vec<ObservableKey> {
-        let excess = usize::try_from(self.taken().saturating_sub(self.size())).unwrap_or(usize::MAX);
+        // What a lost answer may have left keeps others out, but drives nobody out.
+        let excess = usize::try_from((self.standing.len() as u64).saturating_sub(self.size())).unwrap_or(usize::MAX);
         self.settled.iter().take(excess).map(|standing| standing.key.0).collect()
     }
 
@@ -413,7 +428,7 @@ mod tests {
     #[test]
     fn a_lost_answer_keeps_its_place_and_a_refusal_gives_it_back() {
         let mut capacity = places(1);
-        capacity.expect(standing(1, 1, false));
+        capacity.expect(standing(1, 1, false), ANY);
         assert_eq!(capacity.admit(standing(2, 9, false), ANY, NOBODY), Admission::Full, "nobody leaves before its answer");
         capacity.answered(ObservableKey([1; 32]), &Answer::Unanswered { reason: String::new() });
         assert_eq!(
@@ -422,7 +437,7 @@ mod tests {
         );
         capacity.answered(ObservableKey([1; 32]), &Answer::Accepted { remote_id: None });
         capacity.leave(ObservableKey([1; 32]));
-        capacity.expect(standing(2, 9, false));
+        capacity.expect(standing(2, 9, false), ANY);
         capacity.answered(ObservableKey([2; 32]), &Answer::Refused { reason: String::new(), correlation: None });
         assert_eq!(capacity.taken(), 0);
     }
@@ -447,7 +462,7 @@ mod tests {
     fn a_target_that_says_it_is_full_is_believed() {
         let mut capacity = places(100);
         capacity.occupy(standing(1, 1, true));
-        capacity.expect(standing(2, 2, false));
+        capacity.expect(standing(2, 2, false), ANY);
         capacity.answered(ObservableKey([2; 32]), &Answer::Full { reason: String::new() });
         assert_eq!((capacity.size(), capacity.admit(standing(3, 0, false), ANY, NOBODY)), (1, Admission::Full));
     }
@@ -479,10 +494,10 @@ mod tests {
                 let (name, new) = (ObservableKey([key; 32]), standing(key, score, false));
                 match what {
                     0 | 1 if !capacity.holds(name) => match capacity.admit(new, ANY, NOBODY) {
-                        Admission::Free => capacity.expect(new),
+                        Admission::Free => capacity.expect(new, ANY),
                         Admission::After(worst) => {
                             capacity.leave(worst);
-                            capacity.expect(new);
+                            capacity.expect(new, ANY);
                         }
                         Admission::Full => {}
                     },

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 
@@ -13,7 +14,7 @@ use super::ledger::{Group, Ledger, LedgerError, Packer};
 use super::outbox::{Load, Outbox, Parcel};
 use super::record::RunRecord;
 use super::rows::{
-    Claim, Holder, IntentItem, TargetRow, claim_key, encode, gone_key, mark_key, rejection_key, run_key, target_key,
+    Claim, Holder, IntentItem, RowClaim, TargetRow, claim_key, encode, gone_key, mark_key, rejection_key, run_key, target_key,
     tombstone_key,
 };
 use super::{Job, Progress};
@@ -22,6 +23,8 @@ use crate::sinks::{Answer, Stamp, Withdrawal};
 
 /// Rows that leave together.
 const AT_ONCE: usize = 400;
+/// Claims that leave with their row in one transaction: three rows each, and the row's own.
+const CLAIMS_AT_ONCE: usize = 25;
 
 /// The withdrawals of one run.
 pub(crate) struct Departures<'a> {
@@ -29,6 +32,8 @@ pub(crate) struct Departures<'a> {
     pub job: &'a Job,
     pub record: &'a mut RunRecord,
     pub progress: &'a Progress,
+    /// Monotonic time at which the budget is over.
+    pub deadline: Option<Duration>,
     pub capacity: &'a mut Capacity,
 }
 
@@ -41,16 +46,25 @@ pub(crate) struct Leaving {
 }
 
 impl Departures<'_> {
+    /// # Errors
+    /// [`Stop::Budget`] when the time is over, or somebody asked to stop: what has left is committed.
+    pub(crate) fn in_time(&self) -> Result<(), Stop> {
+        let over = self.deadline.is_some_and(|deadline| self.ledger.clock().monotonic() >= deadline);
+        if over || self.progress.is_stopped() { Err(Stop::Budget) } else { Ok(()) }
+    }
+
     /// Gives the places of these rows to others, whoever claims them; how many left.
     pub(crate) async fn displace(&mut self, keys: &[ObservableKey]) -> Result<u64, Stop> {
         let before = self.record.tally.withdrawn;
         for keys in keys.chunks(AT_ONCE) {
+            self.in_time()?;
             let rows = self.ledger.rows().read_many::<TargetRow>(keys.iter().map(|key| target_key(*key)).collect()).await?;
             let mut leaving = Vec::with_capacity(keys.len());
             for (key, row) in keys.iter().zip(rows) {
                 match row {
                     Some(row) if row.at_target && row.claims.is_empty() => {}
                     Some(row) if row.at_target => {
+                        let row = self.thin(*key, row).await?;
                         let claims =
                             row.claims.iter().map(|claim| (Holder(claim.job.clone(), claim.id), claim.refused)).collect();
                         leaving.push(Leaving { key: *key, claims, row });
@@ -65,6 +79,30 @@ impl Departures<'_> {
             self.withdraw(leaving, "-e").await?;
         }
         Ok(self.record.tally.withdrawn - before)
+    }
+
+    /// A row with more claims than leave in one transaction loses most of them before.
+    async fn thin(&mut self, key: ObservableKey, mut row: TargetRow) -> Result<TargetRow, LedgerError> {
+        while row.claims.len() > CLAIMS_AT_ONCE {
+            let mut group = Group::new();
+            let winner = row.winner.clone();
+            let is_winner =
+                |claim: &RowClaim| winner.as_ref().is_some_and(|holder| holder.1 == claim.id && holder.0 == claim.job);
+            let mut left = CLAIMS_AT_ONCE;
+            row.claims.retain(|claim| {
+                let stays = left == 0 || is_winner(claim);
+                if !stays {
+                    left -= 1;
+                    group.extend(forget_claim(&claim.job, claim.id, key, claim.refused));
+                }
+                stays
+            });
+            group.push((target_key(key), Some(encode(&row))));
+            let mut packer = Packer::new(self.ledger);
+            packer.add(group).await?;
+            packer.flush().await?;
+        }
+        Ok(row)
     }
 
     /// Withdraws rows, batch by batch; `name` tells the intents of one round from those of others.
@@ -179,6 +217,7 @@ fn parcel(token: usize, leaving: &Leaving, stamp: Stamp) -> Option<Parcel> {
         created: row.created,
         valid_from: row.valid_from,
         withdrawal: true,
+        beside: false,
     };
     let load = Load::Withdrawal(Withdrawal {
         observable,

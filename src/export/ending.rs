@@ -1,18 +1,19 @@
 //! The end of a run: what is gone leaves its rows, rows without claims are withdrawn, under guards.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use super::capacity::Capacity;
+use super::capacity::{Capacity, Selector};
 use super::departures::{Departures, Leaving, forget_claim};
 use super::flow::Stop;
 use super::ledger::{Ledger, LedgerError, Packer, write};
-use super::record::RunRecord;
+use super::record::{Phase, RunRecord};
 use super::report::Mode;
 use super::rows::{
     Approval, Claim, Gone, GoneReason, Holder, JobState, RefusedWithdrawal, TargetRow, approval_key, claim_key, encode, end_of,
     gone_key, gone_prefix, mark_key, parse_last_key, parse_sighting_key, run_key, target_key, tombstone_key,
 };
-use super::{Job, Progress};
+use super::{Job, Progress, passes};
 use crate::indicator::ObservableKey;
 
 /// Index rows read at once.
@@ -29,6 +30,8 @@ pub(crate) struct Ending<'a> {
     pub record: &'a mut RunRecord,
     pub state: &'a mut JobState,
     pub progress: &'a Progress,
+    /// Monotonic time at which the budget is over.
+    pub deadline: Option<Duration>,
     pub capacity: &'a mut Capacity,
 }
 
@@ -42,6 +45,7 @@ impl Ending<'_> {
         loop {
             let chunk: Vec<(String, Gone)> = self.ledger.rows().scan(&from, &end, AT_ONCE).await?;
             let Some((last, _)) = chunk.last() else { return Ok(ordinary) };
+            self.departures().in_time()?;
             from = format!("{last}!");
             let allowed: Vec<(u64, ObservableKey)> = chunk
                 .iter()
@@ -53,13 +57,27 @@ impl Ending<'_> {
         }
     }
 
+    /// Between the two passes: what is gone or fell below the threshold leaves, so that what was chosen has a place.
+    pub(crate) async fn clear(&mut self, chosen: &Selector, displaces: bool) -> Result<(), Stop> {
+        if self.withdraw().await? && displaces {
+            let fallen = self.capacity.fallen(|key| chosen.chose(key));
+            self.displace(&fallen).await?;
+            let too_many = self.capacity.too_many();
+            self.displace(&too_many).await?;
+        }
+        self.record.begin_pass(Phase::Reading);
+        self.ledger.commit(vec![write(run_key(&self.job.name), Some(encode(self.record)))]).await?;
+        Ok(passes::forget(self.ledger, self.job).await?)
+    }
+
     /// Rows whose places go to others.
     pub(crate) async fn displace(&mut self, keys: &[ObservableKey]) -> Result<u64, Stop> {
         self.departures().displace(keys).await
     }
 
     fn departures(&mut self) -> Departures<'_> {
-        Departures { ledger: self.ledger, job: self.job, record: self.record, progress: self.progress, capacity: self.capacity }
+        let (deadline, capacity) = (self.deadline, &mut *self.capacity);
+        Departures { ledger: self.ledger, job: self.job, record: self.record, progress: self.progress, deadline, capacity }
     }
 
     /// Whether this run may withdraw what full runs passed by; if not, why, and how to approve it.

@@ -324,7 +324,9 @@ impl<'a> Flow<'a> {
         let token = self.next_token;
         self.next_token += 1;
         self.tokens.insert(token, (number, i));
-        let intent = IntentItem::sent(&self.job.name, sighting.id, &sighting.owner, (observable, *key), draft);
+        let beside = row.is_some_and(|row| row.is_replaced_by(Some(draft.identity)));
+        let sent = IntentItem::sent(&self.job.name, sighting.id, &sighting.owner, (observable, *key), draft);
+        let intent = IntentItem { beside, ..sent };
         let payload = self.job.sink.payload(draft, stamp);
         draft.content = Vec::new(); // what is compared later is its hash
         if let Some(journal) = self.progress.journal() {

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Job;
-use super::capacity::{Admission, Capacity, NO_PLACE};
+use super::capacity::{Admission, Capacity};
 use super::decide::{Change, Rules, Sighting, Verdict};
 use super::departures::unhold;
 use super::flow::{Stop, stamp};
@@ -17,6 +17,7 @@ use super::rows::{
     Claim, Holder, IntentItem, JobState, TargetRow, claim_key, encode, job_key, mark_key, parse_last_key, run_key, target_key,
 };
 use super::settle::{accepted, row_claim};
+use super::{Job, Progress};
 use crate::indicator::ObservableKey;
 use crate::sinks::{Answer, Upload};
 use crate::threatconnect::Item;
@@ -32,6 +33,9 @@ pub(crate) struct HandOver<'a> {
     /// The job whose run this is: its sink sends.
     pub job: &'a Job,
     pub record: &'a mut RunRecord,
+    pub progress: &'a Progress,
+    /// Monotonic time at which the budget is over.
+    pub deadline: Option<Duration>,
     pub capacity: &'a mut Capacity,
 }
 
@@ -55,6 +59,9 @@ impl HandOver<'_> {
         loop {
             let marks: Vec<(String, serde_json::Value)> = self.ledger.rows().scan(&from, "h/", AT_ONCE).await?;
             let Some((last, _)) = marks.last() else { return Ok(()) };
+            if self.progress.is_stopped() || self.deadline.is_some_and(|end| self.ledger.clock().monotonic() >= end) {
+                return Err(Stop::Budget);
+            }
             from = format!("{last}!");
             let keys: Vec<ObservableKey> = marks.iter().filter_map(|(key, _)| parse_last_key(key)).collect();
             let rows: Vec<Option<TargetRow>> =
@@ -178,19 +185,20 @@ impl HandOver<'_> {
     async fn send(&mut self, cases: &mut [Case]) -> Result<(), Stop> {
         let mut outbox = Outbox::new(Arc::clone(&self.job.sink), &format!("{}-h", self.record.run));
         let mut parcels: Vec<Parcel> = Vec::new();
+        let mut without_place = Vec::new();
         let now = self.ledger.clock().now();
         for (token, case) in cases.iter_mut().enumerate() {
             if !self.has_place(case) {
-                // The mark stays: a place may be free in the next run.
-                self.record.tally.explain("over_cap", case.row.kind.report_name(), NO_PLACE, &case.row.value, 1);
-                (case.chosen, case.settled) = (None, true);
+                case.chosen = None;
+                without_place.push(token);
             }
             let Some((place, sighting)) = case.chosen.as_mut() else { continue };
             let (Some((observable, key)), Ok(draft)) = (&sighting.observable, &sighting.made) else { continue };
             let stamp = stamp(now, draft.created, draft.expiration_days, Some(&case.row));
             sighting.stamp = Some(stamp);
             let job = &self.jobs[*place].name;
-            let intent = IntentItem::sent(job, sighting.id, &sighting.owner, (observable, *key), draft);
+            let beside = case.row.is_replaced_by(Some(draft.identity));
+            let intent = IntentItem { beside, ..IntentItem::sent(job, sighting.id, &sighting.owner, (observable, *key), draft) };
             let upload = Upload {
                 observable: observable.clone(),
                 external_id: draft.external_id.clone(),
@@ -198,6 +206,9 @@ impl HandOver<'_> {
                 there: case.row.there(Some(draft.identity)),
             };
             parcels.push(Parcel { token, load: Load::Upload(upload), intent, modified: stamp.modified });
+        }
+        for token in without_place {
+            self.wait_for_place(&mut cases[token]).await?;
         }
         let mut open = parcels.len();
         while open > 0 {
@@ -218,10 +229,23 @@ impl HandOver<'_> {
         Ok(())
     }
 
+    /// What is there keeps its mark: a place beside it may be free in the next run. What is not there competes again when a claim
+    /// of it is read.
+    async fn wait_for_place(&mut self, case: &mut Case) -> Result<(), LedgerError> {
+        if self.capacity.holds(case.key) {
+            case.settled = true;
+            return Ok(());
+        }
+        self.leave_as_it_is(case).await
+    }
+
     /// Whether what was chosen can be sent at a target that cannot hold all; a place is taken for it.
     fn has_place(&mut self, case: &Case) -> bool {
         let Some((place, sighting)) = &case.chosen else { return true };
         let Ok(draft) = &sighting.made else { return true };
+        if self.capacity.is_closed() || self.capacity.is_foreign(case.key, draft.identity) {
+            return false;
+        }
         if self.capacity.holds(case.key) {
             return !case.row.is_replaced_by(Some(draft.identity)) || self.capacity.double(case.key);
         }
@@ -229,7 +253,7 @@ impl HandOver<'_> {
         let standing = Standing::of(case.key, &claim, false, &self.job.places);
         let free = self.capacity.admit(standing, draft.identity, |_| true) == Admission::Free;
         if free {
-            self.capacity.expect(standing);
+            self.capacity.expect(standing, draft.identity);
         }
         free
     }
@@ -262,8 +286,9 @@ impl HandOver<'_> {
                 Answer::Unanswered { .. } => {
                     case.settled = true;
                     self.record.unanswered_at_end += 1;
-                    let external_id = sighting.made.as_ref().map_or("", |draft| draft.external_id.as_str());
-                    self.lost(case, external_id).await?
+                    let Ok(draft) = &sighting.made else { continue };
+                    let beside = case.row.is_replaced_by(Some(draft.identity));
+                    self.lost(case, &draft.external_id, beside).await?
                 }
             };
             group.extend(outbox.close(token).map(|intent| (intent, None)));
@@ -299,10 +324,10 @@ impl HandOver<'_> {
     }
 
     /// It is unknown what is at the target now: the row forgets, its mark stays.
-    async fn lost(&mut self, case: &mut Case, external_id: &str) -> Result<super::ledger::Group, Stop> {
+    async fn lost(&mut self, case: &mut Case, external_id: &str, beside: bool) -> Result<super::ledger::Group, Stop> {
         let mut group = unhold(&Packer::new(self.ledger), &case.row, case.key).await?;
         case.row.forget();
-        case.row.may_be_there_as(external_id);
+        case.row.may_be_there_as(external_id, beside);
         group.push((target_key(case.key), Some(encode(&case.row))));
         Ok(group)
     }

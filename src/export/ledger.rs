@@ -214,6 +214,18 @@ impl Ledger {
         self.commit(Vec::new()).await
     }
 
+    /// Waits for something else, and keeps the lease meanwhile.
+    pub(crate) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, LedgerError> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let renewal = self.clock.alarm(self.renewal_due_in());
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = renewal => self.renew().await?,
+            }
+        }
+    }
+
     /// The last transaction of a run that is over: the destination is free again.
     pub(crate) async fn release(&mut self, writes: Vec<Write>) -> Result<(), LedgerError> {
         self.write(writes, None, None).await

@@ -174,6 +174,13 @@ impl Outbox {
                     return Err(Halt::Outage(error));
                 }
             }
+            SendErrorKind::TooMuch if batch.tokens.len() == 1 => {
+                // Halving has found nothing that passes: not too much, but out of service.
+                self.failures += 1;
+                if self.failures >= FAILURES_IN_A_ROW {
+                    return Err(Halt::Outage(error));
+                }
+            }
             SendErrorKind::Refused | SendErrorKind::TooMuch => {}
         }
         if error.kind != SendErrorKind::Refused {

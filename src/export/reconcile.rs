@@ -1,5 +1,5 @@
-//! The target as it is, beside the rows that say what should be there: finds what was lost, what is there twice, and how
-//! many places there are.
+//! The target as it is, beside the rows that say what should be there: finds what was lost or changed, what lost answers
+//! left twice, and how many places there are.
 //!
 //! Only targets that hold a limited number of objects are looked at: they are few enough to be listed at once.
 
@@ -25,19 +25,17 @@ pub(crate) struct Look {
     pub reserve: u64,
     /// What stands in the reserve may stay.
     pub keeps: bool,
-    /// Rows that the target does not show are lost; else only what is in doubt is cleared up.
+    /// Rows that the target does not show, or shows otherwise, are sent anew; else only what is in doubt is cleared up.
     pub mends: bool,
 }
 
 /// Looks at the target, mends rows that do not agree with it, and counts who is there. Nothing at all without a limit.
 pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Result<Capacity, Stop> {
     let Some(limit) = job.sink.limits().capacity else { return Ok(Capacity::default()) };
-    let survey = job.sink.survey().await.map_err(stopped)?;
-    ledger.renew().await?;
-    let now = ledger.clock().now().as_second();
-    let total = survey.as_ref().map_or(0, |found| found.len() as u64);
-    let mut listed = survey.map(by_observable);
-    let mut count = Count { capacity: Capacity::limited(Cap::default()), kept: 0, extra: Vec::new(), now };
+    let survey = ledger.meanwhile(job.sink.survey()).await?.map_err(stopped)?;
+    let mut listing = survey.map(Listing::new);
+    let mut count =
+        Count { job, capacity: Capacity::limited(Cap::default()), doubtful: Vec::new(), now: ledger.clock().now().as_second() };
     let mut from = "t.".to_owned();
     loop {
         let rows: Vec<(String, TargetRow)> = ledger.rows().scan(&from, "t/", AT_ONCE).await?;
@@ -47,33 +45,17 @@ pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Res
         for (key, row) in rows {
             let Some(key) = parse_last_key(&key) else { continue };
             count.capacity.has_row(key);
-            if !row.at_target {
-                continue;
-            }
-            match &mut listed {
-                Some(listed) => count.compare(&mut packer, job, (key, row), listed.remove(&key), look.mends).await?,
-                None => count.believe(job, key, &row),
+            match &mut listing {
+                _ if !row.at_target => {}
+                Some(listing) => count.compare(&mut packer, (key, row), listing, look.mends).await?,
+                None => count.believe(key, &row),
             }
         }
         packer.flush().await?;
     }
-    if !count.extra.is_empty() {
-        tracing::warn!(job = job.name, objects = count.extra.len(), "objects of ours that are there twice are deleted");
-        if let Err(error) = job.sink.discard(&count.extra).await {
-            tracing::warn!(job = job.name, error = error.message, "they stay until the next run");
-        }
-    }
+    count.clear_doubts(ledger).await?;
     let mut capacity = count.capacity;
-    for (key, found) in listed.into_iter().flatten() {
-        for found in found {
-            if found.ours {
-                capacity.orphan(key, found.identity);
-            } else {
-                capacity.belongs_to_others(key, found.identity);
-            }
-        }
-    }
-    let others = total.saturating_sub(count.kept + count.extra.len() as u64);
+    let others = listing.map_or(0, |listing| listing.leave_to(&mut capacity));
     let open = limit.saturating_sub(others);
     let lent = if look.keeps { capacity.taken() } else { 0 };
     let places = open.saturating_sub(look.reserve).max(lent.min(open));
@@ -89,44 +71,90 @@ pub(crate) fn stopped(error: SendError) -> Stop {
     }
 }
 
-/// Objects by what they are about; those of kinds that are never sent are only counted.
-fn by_observable(survey: Vec<Found>) -> HashMap<ObservableKey, Vec<Found>> {
-    let mut listed: HashMap<ObservableKey, Vec<Found>> = HashMap::new();
-    for found in survey {
-        if let Some(key) = found.key {
-            listed.entry(key).or_default().push(found);
-        }
-    }
-    listed
+/// What a survey found, each until a row takes it.
+struct Listing {
+    found: Vec<Option<Found>>,
+    by_id: HashMap<String, usize>,
+    by_key: HashMap<ObservableKey, Vec<usize>>,
 }
 
-struct Count {
+impl Listing {
+    fn new(survey: Vec<Found>) -> Self {
+        let by_id = survey.iter().enumerate().map(|(i, found)| (found.id.clone(), i)).collect();
+        let mut by_key: HashMap<ObservableKey, Vec<usize>> = HashMap::new();
+        for (i, found) in survey.iter().enumerate() {
+            // Those of kinds that are never sent are only counted.
+            if let Some(key) = found.key {
+                by_key.entry(key).or_default().push(i);
+            }
+        }
+        Self { found: survey.into_iter().map(Some).collect(), by_id, by_key }
+    }
+
+    /// The object that the row stands for: the one with its id, however the target writes its value; else one of ours that is
+    /// as it should be.
+    fn take(&mut self, row: &TargetRow, key: ObservableKey) -> Option<Found> {
+        let by_id = row.remote_id.as_ref().and_then(|id| self.by_id.get(id)).copied();
+        let ours = |i: &&usize| self.found[**i].as_ref().is_some_and(|found| found.ours);
+        let mut same = self.by_key.get(&key).into_iter().flatten().filter(ours);
+        let is_right = |i: &&usize| self.found[**i].as_ref().map(|found| found.identity) == row.identity;
+        let place = by_id.or_else(|| same.clone().find(is_right).copied()).or_else(|| same.next().copied())?;
+        self.found[place].take()
+    }
+
+    /// Ids of our other objects about the same.
+    fn take_beside(&mut self, key: ObservableKey) -> Vec<String> {
+        let places = self.by_key.get(&key).cloned().unwrap_or_default();
+        let ours = |found: &Found| found.ours;
+        places.into_iter().filter_map(|i| self.found[i].take_if(|found| ours(found)).map(|found| found.id)).collect()
+    }
+
+    /// What no row took is others', or of ours without a row; how many that are.
+    fn leave_to(self, capacity: &mut Capacity) -> u64 {
+        let mut count = 0;
+        for found in self.found.into_iter().flatten() {
+            count += 1;
+            match found.key {
+                Some(key) if found.ours => capacity.orphan(key, found.identity),
+                Some(key) => capacity.belongs_to_others(key, found.identity),
+                None => {}
+            }
+        }
+        count
+    }
+}
+
+/// A row of which lost answers may have left several objects.
+struct Doubtful {
+    key: ObservableKey,
+    row: TargetRow,
+    beside: Vec<String>,
+}
+
+struct Count<'a> {
+    job: &'a Job,
     capacity: Capacity,
-    /// Objects that are ours and have a row.
-    kept: u64,
-    /// Ids of objects of ours that are there beside the one that is kept.
-    extra: Vec<String>,
+    doubtful: Vec<Doubtful>,
     /// Unix seconds.
     now: i64,
 }
 
-impl Count {
+impl Count<'_> {
     /// The target cannot be listed: what the row says is there, until it expires.
-    fn believe(&mut self, job: &Job, key: ObservableKey, row: &TargetRow) {
+    fn believe(&mut self, key: ObservableKey, row: &TargetRow) {
         if row.expires.is_some_and(|expires| expires <= self.now) {
             return;
         }
-        let known = usize::from(row.remote_id.is_none());
-        self.capacity.haunted_by(key, row.unsure.len().saturating_sub(known));
-        self.occupy(job, key, row);
+        self.capacity.haunted_by(key, row.beside.into());
+        self.occupy(key, row);
     }
 
-    fn occupy(&mut self, job: &Job, key: ObservableKey, row: &TargetRow) {
-        match row.standing(key, &job.places, |_| true) {
+    fn occupy(&mut self, key: ObservableKey, row: &TargetRow) {
+        match row.standing(key, &self.job.places, |_| true) {
             Some(standing) => self.capacity.occupy(standing),
             None => self.capacity.haunted_by(key, 1),
         }
-        if let Some(rival) = row.standing(key, &job.places, |claim| claim.job != job.name) {
+        if let Some(rival) = row.standing(key, &self.job.places, |claim| claim.job != self.job.name) {
             self.capacity.rival(rival);
         }
     }
@@ -134,22 +162,14 @@ impl Count {
     async fn compare(
         &mut self,
         packer: &mut Packer<'_>,
-        job: &Job,
         (key, mut row): (ObservableKey, TargetRow),
-        found: Option<Vec<Found>>,
+        listing: &mut Listing,
         mends: bool,
     ) -> Result<(), LedgerError> {
-        let found = found.unwrap_or_default();
-        let kept = choose(&row, &found).cloned();
         let in_doubt = row.remote_id.is_none() || !row.unsure.is_empty();
-        if in_doubt {
-            // Left by sends without an answer. Others of ours are not this ledger's: they stay.
-            let beside = found.iter().filter(|f| f.ours && kept.as_ref().is_some_and(|kept| kept.id != f.id));
-            self.extra.extend(beside.map(|f| f.id.clone()));
-        }
-        let Some(kept) = kept else {
+        let Some(kept) = listing.take(&row, key) else {
             if !in_doubt && !mends {
-                self.believe(job, key, &row);
+                self.believe(key, &row);
                 return Ok(());
             }
             let mut group = unhold(packer, &row, key).await?;
@@ -158,22 +178,50 @@ impl Count {
             group.push((mark_key(key), Some(b"{}".to_vec())));
             return packer.add(group).await;
         };
-        self.kept += 1;
-        self.occupy(job, key, &row);
+        self.occupy(key, &row);
         let same = row.remote_id.as_ref() == Some(&kept.id) && row.identity == Some(kept.identity);
-        if same && row.unsure.is_empty() {
+        if same && !in_doubt {
             return Ok(());
+        }
+        let mut group = Vec::new();
+        if !in_doubt && mends {
+            // Somebody changed what no update of ours changes.
+            group = unhold(packer, &row, key).await?;
+            row.forget();
+            group.push((mark_key(key), Some(b"{}".to_vec())));
         }
         row.remote_id = Some(kept.id);
         row.identity = Some(kept.identity);
-        row.unsure.clear();
-        packer.add(vec![(target_key(key), Some(encode(&row)))]).await
+        // Others of ours are not this ledger's, unless an answer was lost: then they go, and the doubt after them.
+        let beside = if in_doubt { listing.take_beside(key) } else { Vec::new() };
+        if !beside.is_empty() {
+            self.doubtful.push(Doubtful { key, row, beside });
+            return Ok(());
+        }
+        row.is_sure();
+        group.push((target_key(key), Some(encode(&row))));
+        packer.add(group).await
     }
-}
 
-/// The object that the row stands for: the one with its id, else one of ours that is as it should be.
-fn choose<'f>(row: &TargetRow, found: &'f [Found]) -> Option<&'f Found> {
-    let mut ours = found.iter().filter(|found| found.ours);
-    let by_id = found.iter().find(|found| row.remote_id.as_ref() == Some(&found.id));
-    by_id.or_else(|| ours.clone().find(|found| row.identity == Some(found.identity))).or_else(|| ours.next())
+    /// Deletes what is there beside what is kept. Where that fails, the doubt stays, and so do the places.
+    async fn clear_doubts(&mut self, ledger: &mut Ledger) -> Result<(), LedgerError> {
+        if self.doubtful.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<String> = self.doubtful.iter().flat_map(|doubtful| doubtful.beside.iter().cloned()).collect();
+        tracing::info!(job = self.job.name, objects = ids.len(), "deleting what lost answers left beside what is there");
+        if let Err(error) = ledger.meanwhile(self.job.sink.discard(&ids)).await? {
+            tracing::warn!(job = self.job.name, error = error.message, "what lost answers left stays until the next run");
+            for doubtful in &self.doubtful {
+                self.capacity.haunted_by(doubtful.key, doubtful.beside.len() as u64);
+            }
+            return Ok(());
+        }
+        let mut packer = Packer::new(ledger);
+        for mut doubtful in self.doubtful.drain(..) {
+            doubtful.row.is_sure();
+            packer.add(vec![(target_key(doubtful.key), Some(encode(&doubtful.row)))]).await?;
+        }
+        packer.flush().await
+    }
 }

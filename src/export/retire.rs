@@ -104,8 +104,8 @@ impl Exporter {
         }
         let look = Look { reserve: self.reserve(job, &record), keeps: true, mends: false };
         let capacity = &mut reconcile(ledger, job, look).await?;
-        Ending { ledger, job, record: &mut record, state: &mut state, progress, capacity }.withdraw().await?;
-        HandOver { ledger, jobs: self.jobs(), job, record: &mut record, capacity }.work_off().await?;
+        Ending { ledger, job, record: &mut record, state: &mut state, progress, deadline: None, capacity }.withdraw().await?;
+        HandOver { ledger, jobs: self.jobs(), job, record: &mut record, progress, deadline: None, capacity }.work_off().await?;
         if record.unanswered_at_end > 0 {
             let reason = format!("{} items got no answer; repeat the call", record.unanswered_at_end);
             return Err(Stop::RefusedAlike { count: 0, reason });

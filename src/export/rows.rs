@@ -116,6 +116,9 @@ pub(crate) struct TargetRow {
     /// External ids of sends without an answer: each may have left an object of its own.
     #[serde(rename = "q", default, skip_serializing_if = "Vec::is_empty")]
     pub unsure: Vec<String>,
+    /// Of these, how many were sent beside an object that was there: each may be one more.
+    #[serde(rename = "b", default, skip_serializing_if = "stored::is_zero")]
+    pub beside: u8,
     /// Whose content is there; none when it must be chosen anew.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub winner: Option<Holder>,
@@ -176,21 +179,28 @@ impl TargetRow {
         self.at_target && self.remote_id.is_some() && identity.is_some() && self.identity.is_some() && self.identity != identity
     }
 
-    /// A send got no answer: under this external id there may be an object.
-    pub(crate) fn may_be_there_as(&mut self, external_id: &str) {
+    /// A send got no answer: under this external id there may be an object, `beside` the one that is known.
+    pub(crate) fn may_be_there_as(&mut self, external_id: &str, beside: bool) {
         self.at_target = true;
+        self.beside = self.beside.saturating_add(u8::from(beside));
         if !self.unsure.iter().any(|known| known == external_id) {
             self.unsure.push(external_id.to_owned());
         }
     }
 
+    /// Nothing is there but what is known.
+    pub(crate) fn is_sure(&mut self) {
+        self.unsure.clear();
+        self.beside = 0;
+    }
+
     /// Nothing is at the target any more.
     pub(crate) fn is_gone_from_target(&mut self) {
         self.forget();
+        self.is_sure();
         self.at_target = false;
         self.remote_id = None;
         self.identity = None;
-        self.unsure.clear();
         self.expires = None;
     }
 }
@@ -221,6 +231,9 @@ pub(crate) struct IntentItem {
     pub valid_from: Timestamp,
     #[serde(default, skip_serializing_if = "stored::is_false")]
     pub withdrawal: bool,
+    /// Sent as a new object beside one that was there.
+    #[serde(default, skip_serializing_if = "stored::is_false")]
+    pub beside: bool,
 }
 
 impl IntentItem {
@@ -237,6 +250,7 @@ impl IntentItem {
             created: draft.created,
             valid_from: draft.valid_from,
             withdrawal: false,
+            beside: false,
         }
     }
 
@@ -249,6 +263,7 @@ impl IntentItem {
             remote_id: None,
             identity: None,
             unsure: Vec::new(),
+            beside: 0,
             winner: None,
             claims: Vec::new(),
             cut: false,

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::capacity::Selector;
 use super::ending::Ending;
 use super::flow::{Flow, Stop};
 use super::hand_over::HandOver;
 use super::history::Registered;
 use super::ledger::{Ledger, LedgerError, Rows, write};
 use super::outbox::Halt;
-use super::passes::select;
+use super::passes::{self, select};
 use super::preview::Silent;
 use super::rank::Places;
 use super::reconcile::stopped;
@@ -151,14 +150,7 @@ impl Exporter {
         ledger
             .commit(vec![write(run_key(&job.name), Some(encode(record))), write(job_key(&job.name), Some(encode(&state)))])
             .await?;
-        let swept = sweep(ledger, &job.places).await?;
-        if swept > 0 {
-            tracing::warn!(
-                job = job.name,
-                items = swept,
-                "an earlier run left items without an answer; they are sent again or withdrawn"
-            );
-        }
+        clean_up(ledger, job).await?;
         let mends = record.mode == Mode::Full && record.turns == 1;
         let look = Look { reserve: self.reserve(job, record), keeps: self.reserve_is_lent(ledger, record).await?, mends };
         let mut capacity = reconcile(ledger, job, look).await?;
@@ -179,22 +171,16 @@ impl Exporter {
         capacity.select_from(record.selection.as_ref().and_then(|selection| selection.threshold));
         let capacity = &mut capacity;
         if record.phase == Phase::Clearing {
-            let mut ending = Ending { ledger, job, record, state: &mut state, progress, capacity };
-            if ending.withdraw().await? && may_displace {
-                let is_chosen = |key| chosen.as_ref().is_some_and(|selector: &Selector| selector.chose(key));
-                let fallen = ending.capacity.fallen(is_chosen);
-                ending.displace(&fallen).await?;
-                let too_many = ending.capacity.too_many();
-                ending.displace(&too_many).await?;
-            }
-            record.begin_pass(Phase::Reading);
-            ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
+            let chosen = match chosen.take() {
+                Some(chosen) => chosen,
+                None => passes::saved(ledger, job, record, capacity.empty_selector()).await?,
+            };
+            Ending { ledger, job, record, state: &mut state, progress, deadline, capacity }.clear(&chosen, may_displace).await?;
         }
-        drop(chosen);
         if record.phase == Phase::Reading {
             if displaces {
                 let too_many = capacity.too_many();
-                Ending { ledger, job, record, state: &mut state, progress, capacity }.displace(&too_many).await?;
+                Ending { ledger, job, record, state: &mut state, progress, deadline, capacity }.displace(&too_many).await?;
             }
             let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
             (flow.displaces, flow.looks_first) = (displaces, looks_first);
@@ -202,11 +188,11 @@ impl Exporter {
             record.phase = Phase::Ending;
             ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
         }
-        Ending { ledger, job, record, state: &mut state, progress, capacity }.withdraw().await?;
-        HandOver { ledger, jobs: &self.jobs, job, record, capacity }.work_off().await?;
+        Ending { ledger, job, record, state: &mut state, progress, deadline, capacity }.withdraw().await?;
+        HandOver { ledger, jobs: &self.jobs, job, record, progress, deadline, capacity }.work_off().await?;
         let complete = record.read_is_complete();
         if complete && record.mode == Mode::Full {
-            Ending { ledger, job, record, state: &mut state, progress, capacity }.bury().await?;
+            Ending { ledger, job, record, state: &mut state, progress, deadline, capacity }.bury().await?;
         }
         if complete && !known {
             ledger.commit(vec![write(KNOWN.to_owned(), Some(encode(&true)))]).await?;
@@ -297,6 +283,16 @@ impl Exporter {
         record.error = Some(error.to_owned());
         record.report(job, false, None)
     }
+}
+
+/// What an earlier run left.
+async fn clean_up(ledger: &mut Ledger, job: &Job) -> Result<(), LedgerError> {
+    let items = sweep(ledger, &job.places).await?;
+    if items > 0 {
+        let job = &job.name;
+        tracing::warn!(job, items, "an earlier run left items without an answer; they are sent again or withdrawn");
+    }
+    Ok(())
 }
 
 /// What the next run knows of this one.

@@ -8,7 +8,7 @@ use super::rows::{
     rejection_key, target_key, tombstone_key,
 };
 use crate::indicator::{Observable, ObservableKey};
-use crate::sinks::{Answer, Draft, Skip, Stamp};
+use crate::sinks::{Answer, ContentHash, Draft, Skip, Stamp};
 
 /// Runs in a row without an answer, while neighbours were answered, after which an item counts as refused.
 const UNANSWERED_RUNS: u8 = 3;
@@ -158,8 +158,8 @@ pub(crate) fn accepted(
     // An answer without an id keeps the one that is known, unless that was another object's.
     let known = target.remote_id.take().filter(|_| target.identity == Some(draft.identity));
     target.remote_id = remote_id.or(known);
-    target.identity = Some(draft.identity);
-    target.unsure.clear();
+    target.identity = Some(draft.identity).filter(|identity| *identity != ContentHash::NONE);
+    target.is_sure();
     target.hash = Some(draft.hash);
     target.created = draft.created;
     target.valid_from = draft.valid_from;
@@ -228,7 +228,8 @@ fn unanswered(
     target.put_claim(row_claim(sighting, false, rules.job), rules.places);
     target.modified = stamp.modified.max(target.modified);
     target.expires = None;
-    target.may_be_there_as(&draft.external_id);
+    let beside = target.is_replaced_by(Some(draft.identity));
+    target.may_be_there_as(&draft.external_id, beside);
     let was_tombstone = target.withdrawn_in.take().is_some();
     let claim = Claim { unanswered: runs, ..Claim::new(&sighting.owner, sighting.weight) };
     let mut group = written(sighting, key, &claim, target, rules);
@@ -239,7 +240,7 @@ fn unanswered(
 }
 
 fn duplicate(sighting: &Sighting, key: ObservableKey, row: &mut Option<TargetRow>, rules: &Rules<'_>) -> Settled {
-    let claimed = |row: &&mut TargetRow| row.at_target || !row.claims.is_empty();
+    let claimed = |row: &&mut TargetRow| row.at_target || row.claims.iter().any(|claim| claim.refused);
     let Some(target) = row.as_mut().filter(claimed) else {
         return Settled::default(); // who ranks before it has no place at the target: there is nothing to claim
     };

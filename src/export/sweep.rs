@@ -46,6 +46,10 @@ async fn sweep_item(
     if item.withdrawal && stored.as_ref().is_none_or(|row| row.withdrawn_in.is_some()) {
         return Ok(group); // its answer was committed; others of its batch were not
     }
+    let holds = |row: &TargetRow| row.is_held_by(&item.job, item.id) && row.hash.is_some() && row.external_id == item.external_id;
+    if !item.withdrawal && stored.as_ref().is_some_and(|row| holds(row) && row.modified >= modified) {
+        return Ok(group); // so was this one's
+    }
     let mut row = stored.unwrap_or_else(|| item.blank_row());
     if let Some(holder) = row.winner.take() {
         clear_claim(packer, &mut group, &holder.0, holder.1, key).await?;
@@ -56,7 +60,7 @@ async fn sweep_item(
     if item.withdrawal {
         row.at_target = true;
     } else {
-        row.may_be_there_as(&item.external_id);
+        row.may_be_there_as(&item.external_id, item.beside);
         if row.withdrawn_in.take().is_some() {
             group.push((tombstone_key(key), None));
         }

@@ -106,13 +106,15 @@ impl fmt::Display for Problem {
 
 /// Jobs that fill the places of one tenant's Defender in two ways: neither sees what the other holds.
 fn two_ways_to_defender(jobs: &[Job]) -> Option<String> {
-    let own = jobs.iter().find_map(|job| match &job.target {
-        Target::Defender(config) => Some((&job.name, &config.tenant)),
-        _ => None,
-    })?;
-    let other = jobs.iter().find(|job| match &job.target {
-        Target::Graph(config) => config.product == TargetProduct::Defender && config.tenant.eq_ignore_ascii_case(own.1),
+    let through_graph = |job: &Job, tenant: &str| match &job.target {
+        Target::Graph(config) => config.product == TargetProduct::Defender && config.tenant.eq_ignore_ascii_case(tenant),
         _ => false,
+    };
+    let (own, other) = jobs.iter().find_map(|job| match &job.target {
+        Target::Defender(config) => {
+            Some(((&job.name, &config.tenant), jobs.iter().find(|other| through_graph(other, &config.tenant))?))
+        }
+        _ => None,
     })?;
     Some(format!(
         "jobs `{}` and `{}` both reach Defender of tenant {}, one with DELIVERY=product and one with DELIVERY=graph: they share its 15,000 places without knowing of each other; use one delivery",

@@ -87,6 +87,14 @@ fn read_graph(
     }
     let url = address_or(reader, &params::GRAPH_URL, service.map(|(url, _, _)| url));
     let scope = scope_or(reader, &params::GRAPH_SCOPE, service.map(|(_, scope, _)| scope));
+    for row in [&params::DEFENDER_DEVICE_GROUPS, &params::DEFENDER_FILE_HASHES] {
+        if product == TargetProduct::Defender && reader.given(row).is_some() {
+            reader.note(format!(
+                "{} has no effect with DELIVERY=graph: indicators apply to all devices, and all hashes are sent",
+                row.key
+            ));
+        }
+    }
     let client_id = match identity? {
         Identity::ClientSecret { client_id, .. } => client_id.clone(),
         Identity::Managed { client_id } => client_id.clone().unwrap_or_default(),

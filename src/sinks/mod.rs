@@ -121,7 +121,8 @@ pub struct Draft {
     pub content: Vec<u8>,
     /// Over `content` and the expiration days.
     pub hash: ContentHash,
-    /// Over what the target cannot change in an object: with another identity it is another object.
+    /// Over what the target cannot change in an object: with another identity it is another object. [`ContentHash::NONE`] where
+    /// an object is replaced whole by what is sent.
     pub identity: ContentHash,
     /// What the target calls the object before it gives it an id.
     pub external_id: String,
@@ -135,6 +136,9 @@ pub struct Draft {
 pub struct ContentHash(pub [u8; 16]);
 
 impl ContentHash {
+    /// Of nothing.
+    pub const NONE: Self = Self([0; 16]);
+
     /// Of the parts, one after the other.
     #[must_use]
     pub fn of(parts: &[&[u8]]) -> Self {
@@ -375,6 +379,25 @@ pub(crate) fn described(indicator: &Indicator) -> String {
 pub(crate) fn fingerprint(product: &str, parts: &[&str]) -> String {
     let hash = digest::digest(&digest::SHA256, parts.join("\n").as_bytes());
     hash.as_ref().iter().take(8).fold(format!("{product}-"), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// A refusal that says that the tenant holds no more indicators, which is no matter of the item. No page says with which words; a limit of a field, a batch or a rate is another matter.
+pub(crate) fn says_full(text: &str) -> bool {
+    const OF_MANY: [&str; 8] = [
+        "15000",
+        "per tenant",
+        "number of indicators",
+        "active indicators",
+        "number of active",
+        "indicators limit",
+        "too many indicators",
+        "capacity",
+    ];
+    const ENDED: [&str; 8] = ["max", "limit", "capacity", "quota", "exceed", "reached", "full", "too many"];
+    const OF_ANOTHER: [&str; 6] = ["length", "character", "batch", "rate limit", "per call", "per request"];
+    let text = text.to_lowercase().replace([',', '\'', '’'], "");
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    has(&OF_MANY) && has(&ENDED) && !has(&OF_ANOTHER)
 }
 
 /// Rounds in which no two items have the same name: a target that answers by name could not tell them apart.

@@ -135,10 +135,12 @@ async fn a_reserve_above_what_there_is_sends_nothing_and_takes_nothing_back() {
     rig.set("INDICATOR_RESERVE_COUNT", "15001");
     rig.add("Host", "later.example");
     rig.clock.advance(HOUR);
+    let now = rig.now();
+    assert!(rig.emulator.world().touch(1_001, now, |indicator| indicator.rating = Some(5.0)));
     let report = rig.run().await;
     assert_eq!(
         (report.complete, report.outcomes.accepted, report.outcomes.over_cap, report.withdrawn),
-        (true, 0, 1, 0),
+        (true, 0, 2, 0),
         "{report:#?}"
     );
     assert_eq!(rig.at_defenders().len(), 30);
@@ -203,6 +205,52 @@ async fn jobs_of_one_tenant_compete_for_its_places() {
     }
     assert_eq!(rig.at_defenders(), best(&scores, 10));
     assert!(rig.emulator.world().defender.peak(TENANT) <= 10);
+}
+
+#[tokio::test]
+async fn a_value_of_many_owners_gives_its_place_up() {
+    let mut rig = rig_with(3).await;
+    for i in 0..70 {
+        rig.add_of(&format!("Owner {i}"), "Host", "popular.example", |indicator| indicator.score = Some(100));
+    }
+    for i in 0..2_u16 {
+        scored(&rig, &format!("top{i}.example"), 900);
+    }
+    assert_eq!(rig.run().await.outcomes.accepted, 3);
+    for i in 2..4_u16 {
+        scored(&rig, &format!("top{i}.example"), 900);
+    }
+    for _ in 0..2 {
+        rig.clock.advance(HOUR);
+        let report = rig.run().await;
+        assert!(report.complete, "{report:#?}");
+    }
+    assert!(rig.at_defenders().iter().all(|value| value.starts_with("top")), "{:?}", rig.at_defenders());
+    assert_eq!(rig.at_defenders().len(), 3);
+}
+
+#[tokio::test]
+async fn a_run_that_is_stopped_between_its_passes_goes_on_with_what_it_chose() {
+    let mut rig = rig_with(6).await;
+    rig.set("THREATCONNECT_PAGE_SIZE", "5");
+    let mut scores = Vec::new();
+    for i in 0..30_u16 {
+        let (value, score) = (format!("s{i}.example"), (i * 11) % 31 * 10);
+        scores.push((scored(&rig, &value, score), value, score));
+    }
+    // No time at all: each worker does what is under way and hands over.
+    let mut turns = 0;
+    loop {
+        let request = Request { budget: Some(std::time::Duration::from_millis(1_500)), ..Request::default() };
+        let report = rig.run_job("default", request).await;
+        turns += 1;
+        assert!(turns < 60 && report.error.is_none(), "{report:#?}");
+        if report.complete {
+            assert_eq!((report.outcomes.accepted, report.outcomes.over_cap), (6, 24), "{report:#?}");
+            break;
+        }
+    }
+    assert_eq!(rig.at_defenders(), best(&scores, 6));
 }
 
 #[tokio::test]

@@ -275,6 +275,37 @@ async fn what_another_application_made_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_an_analyst_adds_beside_ours_stays_theirs() {
+    let mut rig = Rig::at_defender().await;
+    let id = rig.add_hosts(1)[0];
+    assert_sent(&rig.run().await, 1, 0, 0);
+    rig.emulator.world().add_at_defender(TENANT, "h0.example", "Block");
+    rig.set("ACTION_TO_TAKE", "Block");
+    rig.clock.advance(HOUR);
+    let report = rig.run().await;
+    assert_eq!((report.outcomes.accepted, report.outcomes.skipped), (0, 1), "{report:#?}");
+    rig.emulator.world().delete(id);
+    rig.clock.advance(HOUR);
+    assert_eq!(rig.run().await.withdrawn, 1);
+    let world = rig.emulator.world();
+    let left: Vec<&str> = world.at_defender(TENANT, rig.now()).into_iter().map(|i| i.action.as_str()).collect();
+    assert!(left == ["Block"] && world.defender.overwritten.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn an_action_that_was_changed_in_the_portal_is_set_back() {
+    let mut rig = Rig::at_defender().await;
+    rig.add_hosts(3);
+    assert_sent(&rig.run().await, 3, 0, 0);
+    rig.emulator.world().change_at_defender(TENANT, "h1.example", "Allowed");
+    rig.clock.advance(HOUR);
+    assert!(rig.run().await.complete);
+    let world = rig.emulator.world();
+    let actions: Vec<&str> = world.at_defender(TENANT, rig.now()).into_iter().map(|i| i.action.as_str()).collect();
+    assert_eq!(actions, ["Audit"; 3]);
+}
+
+#[tokio::test]
 async fn device_groups_stand_side_by_side() {
     let mut rig = Rig::at_defender().await;
     rig.set("JOBS", "all,servers");

@@ -294,7 +294,7 @@ impl History {
     }
 
     /// What should be there: for each pattern its weight, and the indicators and actions that may be shown.
-    fn expected(&self) -> BTreeMap<String, (Weight, Vec<(u64, &'static str)>)> {
+    fn expected(&self) -> BTreeMap<String, Expected> {
         let world = self.rig.emulator.world();
         let mut candidates: BTreeMap<String, Vec<(Weight, u64, &'static str)>> = BTreeMap::new();
         for indicator in world.indicators().filter(|indicator| indicator.active) {
@@ -371,6 +371,8 @@ impl History {
     }
 }
 
+/// The weight of an observable, and the indicators and actions that may be shown.
+type Expected = (Weight, Vec<(u64, &'static str)>);
 type Weight = (Option<u16>, Option<u64>, Option<u8>, i64);
 
 fn weight(indicator: &Indicator) -> Weight {

@@ -176,7 +176,6 @@ async fn what_was_refused_is_listed_by_filters_and_sent_again() {
         (vec!["--owner", "=owner"], 1),
         (vec!["--value", "EVIL"], 1),
         (vec!["--reason", "no such words"], 0),
-        (vec!["--job", "nobody"], 0),
     ] {
         let (code, out, _) = session.run(&[&["rejected", "list"], filter.as_slice()].concat()).await;
         assert_eq!((code, lines(&out)), (0, count + 1), "{filter:?}\n{out}");

@@ -215,38 +215,58 @@ impl World {
 
     /// Adds so many indicators that another product created, whatever the cap.
     pub fn add_others(&mut self, tenant: &str, count: usize) {
-        let at = Timestamp::UNIX_EPOCH;
-        let held = self.defender.tenants.entry(tenant.to_owned()).or_default();
-        for _ in 0..count {
-            self.defender.last_id += 1;
-            let number = self.defender.last_id;
-            let row = DefenderIndicator {
-                id: number.to_string(),
-                value: format!("other-{number}.example"),
-                kind: "DomainName".to_owned(),
-                action: "Block".to_owned(),
-                title: "Another product's".to_owned(),
-                description: "Not from ThreatConnect".to_owned(),
-                severity: None,
-                generate_alert: false,
-                recommended_actions: None,
-                expiration_time: None,
-                rbac_group_names: Vec::new(),
-                rbac_group_ids: Vec::new(),
-                educate_url: None,
-                external_id: None,
-                application: Some("Another Product".to_owned()),
-                created_by: "someone.else@example.com".to_owned(),
-                created_by_display_name: "Someone Else".to_owned(),
-                created_by_source: "Portal",
-                last_updated_by: None,
-                created: at,
-                updated: at,
-                extra: Map::new(),
-            };
-            held.put(number, row);
+        let first = self.defender.last_id + 1;
+        for number in first..first + count as u64 {
+            self.put_of_others(tenant, &format!("other-{number}.example"), "Block");
         }
         self.note_peak(tenant);
+    }
+
+    /// Somebody adds a domain in the portal, beside what is there.
+    pub fn add_at_defender(&mut self, tenant: &str, domain: &str, action: &str) {
+        self.put_of_others(tenant, domain, action);
+        self.note_peak(tenant);
+    }
+
+    fn put_of_others(&mut self, tenant: &str, domain: &str, action: &str) {
+        let (number, at) = (self.defender.fresh_id(), Timestamp::UNIX_EPOCH);
+        let row = DefenderIndicator {
+            id: number.to_string(),
+            value: domain.to_owned(),
+            kind: "DomainName".to_owned(),
+            action: action.to_owned(),
+            title: "Another product's".to_owned(),
+            description: "Not from ThreatConnect".to_owned(),
+            severity: None,
+            generate_alert: false,
+            recommended_actions: None,
+            expiration_time: None,
+            rbac_group_names: Vec::new(),
+            rbac_group_ids: Vec::new(),
+            educate_url: None,
+            external_id: None,
+            application: Some("Another Product".to_owned()),
+            created_by: "someone.else@example.com".to_owned(),
+            created_by_display_name: "Someone Else".to_owned(),
+            created_by_source: "Portal",
+            last_updated_by: None,
+            created: at,
+            updated: at,
+            extra: Map::new(),
+        };
+        self.defender.tenants.entry(tenant.to_owned()).or_default().put(number, row);
+    }
+
+    /// Somebody gives the indicators of a value another action in the portal; how many that were.
+    pub fn change_at_defender(&mut self, tenant: &str, value: &str, action: &str) -> usize {
+        let Some(held) = self.defender.tenants.get_mut(tenant) else { return 0 };
+        let numbers: Vec<u64> = held.rows.iter().filter(|(_, row)| row.value == value).map(|(number, _)| *number).collect();
+        let changed = numbers.iter().filter_map(|number| Some((*number, held.remove(*number)?)));
+        let changed: Vec<(u64, DefenderIndicator)> = changed.collect();
+        for (number, row) in &changed {
+            held.put(*number, DefenderIndicator { action: action.to_owned(), ..row.clone() });
+        }
+        changed.len()
     }
 
     /// Takes away so many of those; the number that there were.

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::super::capacity::{Admission, NO_PLACE, NO_PLACE_TO_REPLACE};
+use super::super::capacity::{Admission, CLOSED, NO_PLACE, NO_PLACE_TO_REPLACE};
 use super::super::decide::{Sighting, Verdict};
 use super::super::departures::Departures;
 use super::super::rank::Standing;
@@ -61,63 +61,74 @@ impl Flow<'_> {
             sends.iter().filter_map(|i| Some((self.standing(&work.page.sightings[*i])?, *i))).collect();
         ranked.sort_by(|a, b| b.cmp(a));
         let busy = if self.displaces { self.busy_keys(work, sends) } else { HashSet::new() };
-        let (mut leaving, mut pending) = (Vec::new(), Vec::new());
+        let (mut leaving, mut pending) = (HashSet::new(), Vec::new());
         for (standing, i) in ranked {
-            let key = standing.key.0;
             let stays = |key: ObservableKey| busy.contains(&key) || leaving.contains(&key);
-            let sighting = &work.page.sightings[i];
-            let admission = match &sighting.made {
-                _ if self.capacity.holds(key) => {
-                    self.capacity.moves(standing);
-                    // One place is enough for all that are replaced, one after the other.
-                    let room = self.capacity.is_haunted(key) || self.capacity.has_spare(leaving.len());
-                    let waits = self.is_replaced(sighting) && !room;
-                    if waits { self.capacity.instead_of_worst(standing, stays) } else { Admission::Free }
+            match self.place_for(&work.page.sightings[i], standing, leaving.len(), stays) {
+                Ok(Admission::Free) => {}
+                Ok(Admission::After(worst)) if self.displaces => {
+                    leaving.insert(worst);
+                    pending.push((standing, i));
                 }
-                Ok(draft) if self.capacity.is_foreign(key, draft.identity) => {
-                    sends.retain(|place| *place != i);
-                    work.page.sightings[i].verdict = Verdict::LeftToOthers;
-                    continue;
-                }
-                Ok(draft) => {
-                    let admission = self.capacity.admit(standing, draft.identity, stays);
-                    if admission == Admission::Free {
-                        self.capacity.expect(standing);
-                    }
-                    admission
-                }
-                Err(_) => Admission::Full,
-            };
-            match admission {
-                Admission::Free => continue,
-                Admission::After(worst) if self.displaces => leaving.push(worst),
-                Admission::After(_) | Admission::Full => {}
+                Ok(Admission::After(_) | Admission::Full) => pending.push((standing, i)),
+                Err(verdict) => work.page.sightings[i].verdict = verdict,
             }
-            pending.push((standing, i));
         }
         if !leaving.is_empty() {
-            self.displace(work, &leaving).await?;
+            self.displace(work, &leaving.into_iter().collect::<Vec<_>>()).await?;
         }
         for (standing, i) in pending {
+            let sighting = &mut work.page.sightings[i];
             let there = self.capacity.holds(standing.key.0);
             // What is replaced waits until a place is free; what is new takes one for good.
-            if self.displaces && there && self.capacity.has_spare(0) {
-                continue;
+            match &sighting.made {
+                Ok(_) if self.displaces && there && self.capacity.has_spare(0) => {}
+                Ok(draft) if self.displaces && !there && self.capacity.is_free() => {
+                    self.capacity.expect(standing, draft.identity);
+                }
+                _ => sighting.verdict = Verdict::OverCap(if there { NO_PLACE_TO_REPLACE } else { NO_PLACE }),
             }
-            if self.displaces && !there && self.capacity.is_free() {
-                self.capacity.expect(standing);
-                continue;
-            }
-            sends.retain(|place| *place != i);
-            work.page.sightings[i].verdict = Verdict::OverCap(if there { NO_PLACE_TO_REPLACE } else { NO_PLACE });
         }
+        sends.retain(|i| matches!(work.page.sightings[*i].verdict, Verdict::Send(_)));
         Ok(())
+    }
+
+    /// Whether a sighting that is to be sent has a place, which is taken then; or why it is not sent at all. So many places are
+    /// about to become free.
+    fn place_for(
+        &mut self,
+        sighting: &Sighting,
+        standing: Standing,
+        leaving: usize,
+        stays: impl Fn(ObservableKey) -> bool,
+    ) -> Result<Admission, Verdict> {
+        let (Ok(draft), key) = (&sighting.made, standing.key.0) else { return Ok(Admission::Full) };
+        if self.capacity.is_closed() {
+            return Err(Verdict::OverCap(CLOSED));
+        }
+        if self.capacity.is_foreign(key, draft.identity) {
+            return Err(Verdict::LeftToOthers);
+        }
+        if !self.capacity.holds(key) {
+            let admission = self.capacity.admit(standing, draft.identity, stays);
+            if admission == Admission::Free {
+                self.capacity.expect(standing, draft.identity);
+            }
+            return Ok(admission);
+        }
+        self.capacity.moves(standing);
+        // One place is enough for all that are replaced, one after the other.
+        let room = self.capacity.is_haunted(key) || self.capacity.has_spare(leaving);
+        let waits = self.is_replaced(sighting) && !room;
+        Ok(if waits { self.capacity.instead_of_worst(standing, stays) } else { Admission::Free })
     }
 
     /// Takes the places of these; sightings of this page that held them are told.
     async fn displace(&mut self, work: &mut PageWork, leaving: &[ObservableKey]) -> Result<(), Stop> {
         let (ledger, record, capacity) = (&mut *self.ledger, &mut *self.record, &mut *self.capacity);
-        Departures { ledger, job: self.job, record, progress: self.progress, capacity }.displace(leaving).await?;
+        let (job, progress) = (self.job, self.progress);
+        // A page is decided whole, whatever the time.
+        Departures { ledger, job, record, progress, deadline: None, capacity }.displace(leaving).await?;
         for sighting in &mut work.page.sightings {
             let Some(key) = sighting.observable.as_ref().map(|(_, key)| *key).filter(|key| leaving.contains(key)) else {
                 continue;

@@ -142,7 +142,8 @@ impl Defender {
     /// Where the new indicator stands beside the old one, the old one goes.
     async fn supersede(&self, items: &[Upload], mut answers: Vec<Answer>) -> Vec<Answer> {
         self.name_accepted(items, &mut answers).await;
-        let superseded = superseded(items, &answers);
+        let mut superseded = superseded(items, &answers);
+        superseded.extend(self.left_by_lost_answers(items, &mut answers).await);
         if superseded.is_empty() {
             return answers;
         }
@@ -154,6 +155,34 @@ impl Defender {
             }
         }
         answers
+    }
+
+    /// Items of which nothing is known but that an answer was lost: it may have left an indicator with another action.
+    async fn left_by_lost_answers(&self, items: &[Upload], answers: &mut [Answer]) -> Vec<(usize, String)> {
+        let in_doubt = |i: &usize| {
+            let there = &items[*i].there;
+            there.id.is_none() && !there.unsure.is_empty() && matches!(answers[*i], Answer::Accepted { .. })
+        };
+        let places: Vec<usize> = (0..items.len()).filter(in_doubt).collect();
+        if places.is_empty() {
+            return Vec::new();
+        }
+        let found = match self.ours_of(places.iter().map(|i| &items[*i].observable)).await {
+            Ok(found) => found,
+            Err(error) => {
+                for i in places {
+                    answers[i] = Answer::Unanswered { reason: format!("accepted, but not looked up: {error}") };
+                }
+                return Vec::new();
+            }
+        };
+        let mut left = Vec::new();
+        for i in places {
+            let Answer::Accepted { remote_id: Some(kept) } = &answers[i] else { continue };
+            let ids = found.get(&self.key(&items[i].observable)).into_iter().flatten();
+            left.extend(ids.filter(|id| *id != kept).map(|id| (i, id.clone())));
+        }
+        left
     }
 
     /// An answer without an id does not say whether the old indicator was updated or has a new one beside it: a look does.
@@ -342,17 +371,17 @@ fn answer_to_each(error: &SendError, items: usize) -> Option<Answer> {
     if error.kind != SendErrorKind::Refused {
         return None;
     }
-    if wire::says_full(&error.message) {
+    if crate::sinks::says_full(&error.message) {
         return Some(Answer::Full { reason: error.message.clone() });
     }
     let refused = || Answer::Refused { reason: error.message.clone(), correlation: error.correlation.clone() };
     (items == 1).then(refused)
 }
 
-/// Items whose new indicator is there, with the id of the old one; not if the service kept the id.
+/// Items whose indicator is there under another id than before, with the old one; not if the service kept the id.
 fn superseded(items: &[Upload], answers: &[Answer]) -> Vec<(usize, String)> {
     let old = |(i, (item, answer)): (usize, (&Upload, &Answer))| match (&item.there.id, answer) {
-        (Some(old), Answer::Accepted { remote_id: Some(new) }) if item.there.replaced && old != new => Some((i, old.clone())),
+        (Some(old), Answer::Accepted { remote_id: Some(new) }) if old != new => Some((i, old.clone())),
         _ => None,
     };
     items.iter().zip(answers).enumerate().filter_map(old).collect()

@@ -485,7 +485,7 @@ async fn what_has_no_id_is_looked_up_by_value_and_only_our_own_is_taken_back() {
     assert_eq!(answers, vec![Answer::Accepted { remote_id: None }; 3]);
     assert_eq!(deletions(&asked), [json!(["5", "10"])]);
     let filter = "indicatorValue%20eq%20%27a.example%27%20or%20indicatorValue%20eq%20%27c.example%27".to_owned();
-    assert_eq!(lines(&asked)[0], format!("GET /api/indicators?$top=10000&$filter={filter}"));
+    assert_eq!(lines(&asked)[0], format!("GET /api/indicators?$top=5000&$filter={filter}"));
 }
 
 #[tokio::test]
@@ -533,7 +533,7 @@ async fn a_list_goes_on_where_its_link_leads_unless_that_is_another_host() {
     .await;
     let found = sink.survey().await.expect("a list").expect("shown");
     assert_eq!(found.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
-    let pages = ["?$top=10000", "?$top=10000&$skip=1", "?$top=9&$skip=3"].map(|query| format!("GET /api/indicators{query}"));
+    let pages = ["?$top=5000", "?$top=5000&$skip=1", "?$top=9&$skip=3"].map(|query| format!("GET /api/indicators{query}"));
     assert_eq!(lines(&asked), pages);
 }
 

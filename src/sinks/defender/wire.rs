@@ -11,7 +11,7 @@ use url::Url;
 
 use super::mapping::cut;
 use crate::platform::http::excerpt;
-use crate::sinks::Answer;
+use crate::sinks::{Answer, says_full};
 
 /// Characters of a foreign message that we repeat.
 const EXCERPT: usize = 200;
@@ -235,25 +235,6 @@ fn refused(reason: String, correlation: Option<&str>) -> Answer {
         return Answer::Unanswered { reason };
     }
     Answer::Refused { reason, correlation: correlation.map(str::to_owned) }
-}
-
-/// The tenant holds no more indicators. A limit of a field, a batch or a rate is another matter.
-pub(crate) fn says_full(text: &str) -> bool {
-    const OF_MANY: [&str; 8] = [
-        "15000",
-        "per tenant",
-        "number of indicators",
-        "active indicators",
-        "number of active",
-        "indicators limit",
-        "too many indicators",
-        "capacity",
-    ];
-    const ENDED: [&str; 8] = ["max", "limit", "capacity", "quota", "exceed", "reached", "full", "too many"];
-    const OF_ANOTHER: [&str; 6] = ["length", "character", "batch", "rate limit", "per call", "per request"];
-    let text = text.to_lowercase().replace([',', '\'', '’'], "");
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    has(&OF_MANY) && has(&ENDED) && !has(&OF_ANOTHER)
 }
 
 #[derive(Deserialize)]

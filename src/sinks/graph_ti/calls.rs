@@ -40,7 +40,7 @@ impl GraphTi {
         }
         let asked: Vec<Asked<'_>> = items.iter().map(|item| Asked { external_id: &item.external_id, id: None }).collect();
         let lines = wire::lines(&trouble::entries(SUBMIT, &reply)?, &asked);
-        let full = |reason: &str| self.config.product == TargetProduct::Defender && trouble::says_full(reason);
+        let full = |reason: &str| self.config.product == TargetProduct::Defender && crate::sinks::says_full(reason);
         let answered = |line| match answer(line, &reply) {
             Answer::Refused { reason, .. } if full(&reason) => Answer::Full { reason },
             answer => answer,

@@ -703,7 +703,7 @@ async fn a_tenant_that_is_full_is_no_matter_of_the_item() {
         assert_eq!(ids_of(&answers), [said]);
     }
     for other in ["Missing indicators value", "description exceeds the maximum length", "1.2.3.4 is not a valid IP address"] {
-        assert!(!trouble::says_full(other), "{other}");
+        assert!(!crate::sinks::says_full(other), "{other}");
     }
 }
 

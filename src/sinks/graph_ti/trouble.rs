@@ -82,15 +82,6 @@ fn says_retired(code: Option<&str>) -> bool {
         || ["gone", "notimplemented", "notsupported"].contains(&code.as_str())
 }
 
-/// A refusal because Defender holds no more, which is no matter of the item. No page says with which words.
-pub(super) fn says_full(reason: &str) -> bool {
-    const OF_MANY: [&str; 5] = ["15000", "per tenant", "number of indicators", "active indicators", "capacity"];
-    const ENDED: [&str; 6] = ["max", "limit", "capacity", "exceed", "reached", "full"];
-    let text = reason.to_lowercase().replace(',', "");
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    has(&OF_MANY) && has(&ENDED)
-}
-
 /// What an answer to a call about one object means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum About {

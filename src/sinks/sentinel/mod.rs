@@ -34,8 +34,6 @@ const CONCURRENCY: usize = 8;
 /// Requests that may go together after a rest.
 const BURST: u32 = 2;
 const API_VERSION: &str = "2024-02-01-preview";
-/// An object is replaced whole by one with the same id: nothing of it makes it another object.
-const ONE_OBJECT: ContentHash = ContentHash([0; 16]);
 /// Answers are short; longer ones are none.
 const LONGEST_ANSWER: usize = 4 << 20;
 
@@ -144,7 +142,7 @@ impl Sink for Sentinel {
         Ok(Draft {
             hash: ContentHash::of(&[&content, &expiration_days.to_be_bytes()]),
             content,
-            identity: ONE_OBJECT,
+            identity: ContentHash::NONE,
             external_id,
             created: indicator.date_added,
             valid_from: indicator.date_added,

@@ -51,21 +51,7 @@ pub(super) async fn run(arguments: &Arguments, reads: bool, posts: bool) -> anyh
     let store = SqliteStore::open(&arguments.state, Arc::clone(&clock))?;
     let tokens = Arc::new(Tokens::new(job.identity.clone(), http.clone()).map_err(anyhow::Error::msg)?);
     let token = tokens.bearer(&job.scope).headers(&reqwest::Method::POST, "").await?.remove(0).1;
-    let (url, size_of_batch, body) = match &job.target {
-        Sink::Sentinel(config) => (
-            format!(
-                "{}workspaces/{}/threat-intelligence-stix-objects:upload?api-version=2024-02-01-preview",
-                config.url, config.workspace_id
-            ),
-            100,
-            stix as fn(usize, usize) -> String,
-        ),
-        Sink::Defender(config) => (format!("{}api/indicators/import", config.url), 500, defender as fn(usize, usize) -> String),
-        Sink::Graph(config) => {
-            let body = if config.product == TargetProduct::Sentinel { graph_sentinel } else { graph_defender };
-            (format!("{}beta/security/tiIndicators/submitTiIndicators", config.url), 100, body as fn(usize, usize) -> String)
-        }
-    };
+    let (url, size_of_batch, body) = way(&job.target);
     let began = Instant::now();
     let client = Client::new(job.source.clone(), http.clone(), Arc::clone(&clock));
     // Of more than there are places for, the product must know all before it sends any: the floor reads twice as well.
@@ -133,6 +119,25 @@ pub(super) async fn run(arguments: &Arguments, reads: bool, posts: bool) -> anyh
         finish(posted, &mut rows, reads).await?;
     }
     measured(began.elapsed(), total as u64, 0)
+}
+
+/// Address, items in a request and their bodies.
+fn way(target: &Sink) -> (String, usize, fn(usize, usize) -> String) {
+    match target {
+        Sink::Sentinel(config) => (
+            format!(
+                "{}workspaces/{}/threat-intelligence-stix-objects:upload?api-version=2024-02-01-preview",
+                config.url, config.workspace_id
+            ),
+            100,
+            stix as fn(usize, usize) -> String,
+        ),
+        Sink::Defender(config) => (format!("{}api/indicators/import", config.url), 500, defender as fn(usize, usize) -> String),
+        Sink::Graph(config) => {
+            let body = if config.product == TargetProduct::Sentinel { graph_sentinel } else { graph_defender };
+            (format!("{}beta/security/tiIndicators/submitTiIndicators", config.url), 100, body as fn(usize, usize) -> String)
+        }
+    }
 }
 
 /// Signs, reads and parses in a task of its own; sightings per page, 0 at the end.
