@@ -116,9 +116,9 @@ pub(crate) struct TargetRow {
     /// External ids of sends without an answer: each may have left an object of its own.
     #[serde(rename = "q", default, skip_serializing_if = "Vec::is_empty")]
     pub unsure: Vec<String>,
-    /// Of these, how many were sent beside an object that was there: each may be one more.
-    #[serde(rename = "b", default, skip_serializing_if = "stored::is_zero")]
-    pub beside: u8,
+    /// One of these was sent beside the object that was there: it may be one more. A sink that looks first makes no further one.
+    #[serde(rename = "b", default, skip_serializing_if = "stored::is_false")]
+    pub beside: bool,
     /// Whose content is there; none when it must be chosen anew.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub winner: Option<Holder>,
@@ -182,7 +182,7 @@ impl TargetRow {
     /// A send got no answer: under this external id there may be an object, `beside` the one that is known.
     pub(crate) fn may_be_there_as(&mut self, external_id: &str, beside: bool) {
         self.at_target = true;
-        self.beside = self.beside.saturating_add(u8::from(beside));
+        self.beside |= beside;
         if !self.unsure.iter().any(|known| known == external_id) {
             self.unsure.push(external_id.to_owned());
         }
@@ -191,7 +191,7 @@ impl TargetRow {
     /// Nothing is there but what is known.
     pub(crate) fn is_sure(&mut self) {
         self.unsure.clear();
-        self.beside = 0;
+        self.beside = false;
     }
 
     /// Nothing is at the target any more.
@@ -263,7 +263,7 @@ impl IntentItem {
             remote_id: None,
             identity: None,
             unsure: Vec::new(),
-            beside: 0,
+            beside: false,
             winner: None,
             claims: Vec::new(),
             cut: false,

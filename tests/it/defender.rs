@@ -277,19 +277,19 @@ async fn what_another_application_made_is_left_alone() {
 #[tokio::test]
 async fn what_an_analyst_adds_beside_ours_stays_theirs() {
     let mut rig = Rig::at_defender().await;
-    let id = rig.add_hosts(1)[0];
-    assert_sent(&rig.run().await, 1, 0, 0);
+    let id = rig.add_hosts(2)[0];
+    assert_sent(&rig.run().await, 2, 0, 0);
     rig.emulator.world().add_at_defender(TENANT, "h0.example", "Block");
     rig.set("ACTION_TO_TAKE", "Block");
     rig.clock.advance(HOUR);
     let report = rig.run().await;
-    assert_eq!((report.outcomes.accepted, report.outcomes.skipped), (0, 1), "{report:#?}");
+    assert_eq!((report.outcomes.accepted, report.outcomes.skipped), (1, 1), "{report:#?}");
     rig.emulator.world().delete(id);
     rig.clock.advance(HOUR);
     assert_eq!(rig.run().await.withdrawn, 1);
     let world = rig.emulator.world();
     let left: Vec<&str> = world.at_defender(TENANT, rig.now()).into_iter().map(|i| i.action.as_str()).collect();
-    assert!(left == ["Block"] && world.defender.overwritten.is_empty(), "{left:?}");
+    assert!(left == ["Block", "Block"] && world.defender.overwritten.is_empty(), "{left:?}");
 }
 
 #[tokio::test]
