@@ -418,15 +418,56 @@ pub(crate) fn rounds<T>(items: &[T], name: impl Fn(&T) -> String) -> Vec<Vec<usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::indicator::{Confidence, KillChainPhase, NetworkUse, ThreatAssessScore, ThreatRating};
+    use crate::platform::http::{Authorize, Authorized};
 
-    fn terms(action: ActionToTake) -> Terms {
+    /// Signs nothing.
+    #[derive(Debug)]
+    pub(in crate::sinks) struct Nobody;
+
+    impl Authorize for Nobody {
+        fn headers<'a>(&'a self, _: &'a reqwest::Method, _: &'a str) -> BoxFuture<'a, Authorized> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+        fn renew(&self) -> bool {
+            false
+        }
+    }
+
+    pub(in crate::sinks) fn terms(action: ActionToTake) -> Terms {
         Terms {
-            default_tlp: Tlp::Amber,
+            default_tlp: Tlp::Green,
             action,
-            expiration_days: ExpirationDays { email: 1, file: 2, network: 3 },
+            expiration_days: ExpirationDays { email: 30, file: 90, network: 7 },
             kinds: Kind::ALL.to_vec(),
             never_send: NeverSend::default(),
             allow_private_addresses: false,
+        }
+    }
+
+    /// One with all context that there can be.
+    pub(in crate::sinks) fn indicator() -> Indicator {
+        Indicator {
+            id: 1001,
+            owner_id: 1,
+            owner: "Acme Org".to_owned(),
+            type_name: "Address".to_owned(),
+            summary: "203.0.113.10".to_owned(),
+            values: Vec::new(),
+            active: true,
+            date_added: "2023-11-10T07:15:00Z".parse().expect("a time"),
+            last_modified: "2023-11-20T18:00:00Z".parse().expect("a time"),
+            rating: ThreatRating::from_f64(3.5),
+            confidence: Confidence::new(85),
+            score: ThreatAssessScore::new(721),
+            false_positives: Some(0),
+            last_seen: "2026-11-20T08:00:00Z".parse().ok(),
+            tags: vec!["APT29".to_owned(), "C2".to_owned(), "APT29".to_owned()],
+            tlp: Some(Tlp::AmberStrict),
+            phases: vec![KillChainPhase::Delivery, KillChainPhase::Actions],
+            network: NetworkUse::read(&["TCP/443"]),
+            web_link: Some("https://example.threatconnect.com/#/details/indicators/1001".to_owned()),
+            xid: None,
         }
     }
 

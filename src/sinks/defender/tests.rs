@@ -7,28 +7,17 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::super::There;
 use super::super::guide::{Fill, GUIDE};
-use super::super::{ExpirationDays, There};
+use super::super::tests::{Nobody, indicator};
+use super::super::{Terms, tests};
 use super::*;
-use crate::indicator::{ActionToTake, Confidence, Kind, NeverSend, ThreatRating, Tlp};
+use crate::indicator::{ActionToTake, Kind, NeverSend, ThreatRating};
 use crate::platform::clock::SystemClock;
-use crate::platform::http::Authorized;
 
 const MD5: &str = "a8e936f771d9f26bb3410172817c6d3c";
 const SHA1: &str = "220e7d15b011d7fac48f2bd61114db1022197f7f";
 const SHA256: &str = "2233223322332233223322332233223322332233223322332233223322332222";
-
-#[derive(Debug)]
-struct Nobody;
-
-impl Authorize for Nobody {
-    fn headers<'a>(&'a self, _: &'a reqwest::Method, _: &'a str) -> BoxFuture<'a, Authorized> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-    fn renew(&self) -> bool {
-        false
-    }
-}
 
 fn config() -> Config {
     Config {
@@ -46,39 +35,7 @@ fn sink(config: Config) -> Defender {
 }
 
 fn terms(action: ActionToTake) -> Terms {
-    Terms {
-        default_tlp: Tlp::Green,
-        action,
-        expiration_days: ExpirationDays { email: 30, file: 90, network: 7 },
-        kinds: Kind::ALL.to_vec(),
-        never_send: NeverSend::default(),
-        allow_private_addresses: true,
-    }
-}
-
-fn indicator() -> Indicator {
-    Indicator {
-        id: 1001,
-        owner_id: 1,
-        owner: "Acme Org".to_owned(),
-        type_name: "Address".to_owned(),
-        summary: "203.0.113.10".to_owned(),
-        values: Vec::new(),
-        active: true,
-        date_added: "2023-11-10T07:15:00Z".parse().expect("a time"),
-        last_modified: "2023-11-20T18:00:00Z".parse().expect("a time"),
-        rating: ThreatRating::from_f64(3.5),
-        confidence: Confidence::new(85),
-        score: None,
-        false_positives: Some(0),
-        last_seen: None,
-        tags: vec!["C2".to_owned()],
-        tlp: Some(Tlp::Amber),
-        phases: Vec::new(),
-        network: None,
-        web_link: Some("https://example.threatconnect.com/#/details/indicators/1001".to_owned()),
-        xid: None,
-    }
+    Terms { allow_private_addresses: true, ..tests::terms(action) }
 }
 
 fn stamp() -> Stamp {

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
-use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,27 +12,14 @@ use tokio::net::TcpListener;
 use super::plan::{Plan, plan};
 use super::wire::{Asked, Line, entries, lines};
 use super::*;
-use crate::indicator::{
-    ActionToTake, Confidence, KillChainPhase, Kind, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp,
-};
+use crate::indicator::{ActionToTake, Confidence, KillChainPhase, Kind, NetworkUse, ThreatRating, Tlp};
 use crate::platform::clock::SystemClock;
-use crate::platform::http::{Authorized, Reply};
+use crate::platform::http::Reply;
 use crate::sinks::guide::{Fill, GUIDE};
-use crate::sinks::{ExpirationDays, SendErrorKind, There};
+use crate::sinks::tests::{self, Nobody, terms};
+use crate::sinks::{SendErrorKind, There};
 
 use TargetProduct::{Defender, Sentinel};
-
-#[derive(Debug)]
-struct Nobody;
-
-impl Authorize for Nobody {
-    fn headers<'a>(&'a self, _: &'a Method, _: &'a str) -> BoxFuture<'a, Authorized> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-    fn renew(&self) -> bool {
-        false
-    }
-}
 
 fn sink_at(url: &str, product: TargetProduct) -> GraphTi {
     let config = Config {
@@ -51,39 +37,12 @@ fn sink(product: TargetProduct) -> GraphTi {
     sink_at("https://graph.microsoft.com", product)
 }
 
-fn terms() -> Terms {
-    Terms {
-        default_tlp: Tlp::Green,
-        action: ActionToTake::Block,
-        expiration_days: ExpirationDays { email: 30, file: 90, network: 7 },
-        kinds: Kind::ALL.to_vec(),
-        never_send: NeverSend::default(),
-        allow_private_addresses: false,
-    }
-}
-
 fn indicator() -> Indicator {
     Indicator {
-        id: 1001,
-        owner_id: 1,
-        owner: "Acme Org".to_owned(),
-        type_name: "Address".to_owned(),
-        summary: "203.0.113.10".to_owned(),
-        values: Vec::new(),
-        active: true,
-        date_added: "2023-11-10T07:15:00Z".parse().expect("a time"),
-        last_modified: "2023-11-20T18:00:00Z".parse().expect("a time"),
-        rating: ThreatRating::from_f64(3.5),
-        confidence: Confidence::new(85),
-        score: ThreatAssessScore::new(721),
         false_positives: Some(2),
         last_seen: "2026-11-20T09:00:00+01:00".parse().ok(),
-        tags: vec!["APT29".to_owned(), "C2".to_owned(), "APT29".to_owned()],
-        tlp: Some(Tlp::AmberStrict),
         phases: vec![KillChainPhase::Delivery, KillChainPhase::C2, KillChainPhase::Actions],
-        network: NetworkUse::read(&["TCP/443"]),
-        web_link: Some("https://example.threatconnect.com/#/details/indicators/1001".to_owned()),
-        xid: None,
+        ..tests::indicator()
     }
 }
 
@@ -116,7 +75,7 @@ fn observable(kind: Kind, value: &str) -> Observable {
 
 fn sent(product: TargetProduct, indicator: &Indicator, kind: Kind, value: &str) -> Result<Value, Skip> {
     let sink = sink(product);
-    let draft = sink.draft(indicator, &observable(kind, value), &terms())?;
+    let draft = sink.draft(indicator, &observable(kind, value), &terms(ActionToTake::Block))?;
     Ok(serde_json::from_slice(&sink.payload(&draft, stamp())).expect("JSON"))
 }
 
@@ -249,7 +208,8 @@ fn the_keys_that_are_written_are_the_ones_that_are_listed() {
 #[test]
 fn no_key_is_written_twice() {
     let sink = sink(Defender);
-    let draft = sink.draft(&indicator(), &observable(Kind::Address, "203.0.113.10"), &terms()).expect("a draft");
+    let draft =
+        sink.draft(&indicator(), &observable(Kind::Address, "203.0.113.10"), &terms(ActionToTake::Block)).expect("a draft");
     let bytes = sink.payload(&draft, stamp());
     // A key written twice would be read once.
     assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON").to_string().len(), bytes.len());
@@ -292,7 +252,7 @@ fn red_is_passive_and_port_and_protocol_are_of_network_kinds() {
 fn differs(change: impl Fn(&mut Indicator, &mut Terms)) -> [&'static str; 2] {
     TargetProduct::ALL.map(|product| {
         let (sink, host) = (sink(product), observable(Kind::Host, "bad.example"));
-        let (mut indicator, mut terms) = (indicator(), terms());
+        let (mut indicator, mut terms) = (indicator(), terms(ActionToTake::Block));
         let before = sink.draft(&indicator, &host, &terms).expect("a draft");
         change(&mut indicator, &mut terms);
         let after = sink.draft(&indicator, &host, &terms).expect("a draft");
@@ -329,7 +289,10 @@ fn what_goes_makes_another_object_because_no_update_clears_it() {
 
 fn payload(product: TargetProduct, indicator: &Indicator) -> Vec<u8> {
     let sink = sink(product);
-    sink.payload(&sink.draft(indicator, &observable(Kind::Host, "bad.example"), &terms()).expect("a draft"), stamp())
+    sink.payload(
+        &sink.draft(indicator, &observable(Kind::Host, "bad.example"), &terms(ActionToTake::Block)).expect("a draft"),
+        stamp(),
+    )
 }
 
 #[test]

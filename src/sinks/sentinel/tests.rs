@@ -5,30 +5,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::ExpirationDays;
 use super::super::guide::Fill;
+use super::super::tests::{Nobody, indicator, terms};
 use super::*;
-use crate::indicator::{
-    ActionToTake, Confidence, KillChainPhase, Kind, NetworkUse, NeverSend, ThreatAssessScore, ThreatRating, Tlp,
-};
+use crate::indicator::{ActionToTake, Kind, NetworkUse};
 use crate::platform::clock::SystemClock;
-use crate::platform::http::AuthorizeError;
-
-#[derive(Debug)]
-struct Nobody;
-
-impl Authorize for Nobody {
-    fn headers<'a>(
-        &'a self,
-        _: &'a Method,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<(reqwest::header::HeaderName, reqwest::header::HeaderValue)>, AuthorizeError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-    fn renew(&self) -> bool {
-        false
-    }
-}
 
 fn sink(user_agents: bool, severity_extension: bool) -> Sentinel {
     let config = Config {
@@ -43,42 +24,6 @@ fn sink(user_agents: bool, severity_extension: bool) -> Sentinel {
     Sentinel::new(config, reqwest::Client::default(), Arc::new(SystemClock::new()), Arc::new(Nobody), &lanes)
 }
 
-fn terms() -> Terms {
-    Terms {
-        default_tlp: Tlp::Green,
-        action: ActionToTake::Block,
-        expiration_days: ExpirationDays { email: 30, file: 90, network: 7 },
-        kinds: Kind::ALL.to_vec(),
-        never_send: NeverSend::default(),
-        allow_private_addresses: false,
-    }
-}
-
-fn indicator() -> Indicator {
-    Indicator {
-        id: 1001,
-        owner_id: 1,
-        owner: "Acme Org".to_owned(),
-        type_name: "Address".to_owned(),
-        summary: "203.0.113.10".to_owned(),
-        values: Vec::new(),
-        active: true,
-        date_added: "2023-11-10T07:15:00Z".parse().expect("a time"),
-        last_modified: "2023-11-20T18:00:00Z".parse().expect("a time"),
-        rating: ThreatRating::from_f64(3.5),
-        confidence: Confidence::new(85),
-        score: ThreatAssessScore::new(721),
-        false_positives: Some(0),
-        last_seen: "2026-11-20T08:00:00Z".parse().ok(),
-        tags: vec!["APT29".to_owned(), "C2".to_owned(), "APT29".to_owned()],
-        tlp: Some(Tlp::AmberStrict),
-        phases: vec![KillChainPhase::Delivery, KillChainPhase::Actions],
-        network: NetworkUse::read(&["TCP/443"]),
-        web_link: Some("https://example.threatconnect.com/#/details/indicators/1001".to_owned()),
-        xid: None,
-    }
-}
-
 fn stamp() -> Stamp {
     Stamp {
         modified: "2026-11-24T09:00:00.125Z".parse().expect("a time"),
@@ -88,7 +33,7 @@ fn stamp() -> Stamp {
 
 fn sent(sink: &Sentinel, indicator: &Indicator, kind: Kind, value: &str) -> Result<Value, Skip> {
     let observable = Observable::parse(kind, value).expect("a value");
-    let draft = sink.draft(indicator, &observable, &terms())?;
+    let draft = sink.draft(indicator, &observable, &terms(ActionToTake::Block))?;
     Ok(serde_json::from_slice(&sink.payload(&draft, stamp())).expect("JSON"))
 }
 
@@ -222,7 +167,7 @@ fn the_keys_that_are_written_are_the_ones_that_are_listed() {
 fn every_listed_property_is_written_and_none_twice() {
     let sink = sink(false, true);
     let observable = Observable::parse(Kind::Host, "bad.example").expect("a value");
-    let bytes = sink.payload(&sink.draft(&indicator(), &observable, &terms()).expect("a draft"), stamp());
+    let bytes = sink.payload(&sink.draft(&indicator(), &observable, &terms(ActionToTake::Block)).expect("a draft"), stamp());
     let object: Value = serde_json::from_slice(&bytes).expect("JSON");
     for fill in COLUMN.fields {
         if let Fill::Property { path, .. } = fill {
@@ -295,8 +240,8 @@ proptest! {
     fn the_times_of_sending_do_not_change_the_hash(seconds in 0_i64..1_000_000) {
         let sink = sink(false, false);
         let observable = Observable::parse(Kind::Host, "bad.example").expect("a value");
-        let draft = sink.draft(&indicator(), &observable, &terms()).expect("a draft");
+        let draft = sink.draft(&indicator(), &observable, &terms(ActionToTake::Block)).expect("a draft");
         let later = Indicator { last_modified: jiff::Timestamp::from_second(1_700_000_000 + seconds).expect("in range"), ..indicator() };
-        prop_assert_eq!(draft.hash, sink.draft(&later, &observable, &terms()).expect("a draft").hash);
+        prop_assert_eq!(draft.hash, sink.draft(&later, &observable, &terms(ActionToTake::Block)).expect("a draft").hash);
     }
 }
