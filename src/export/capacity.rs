@@ -13,6 +13,8 @@ use crate::sinks::{Answer, ContentHash};
 
 /// Why a sighting has no place: the text that users see.
 pub(crate) const NO_PLACE: &str = "all places are taken by indicators that rank higher";
+/// What is replaced needs the place for a moment.
+pub(crate) const LATER: &str = "its place was needed for what is replaced; it is sent at the end of the run";
 /// The guide's word on a reserve above what the target holds.
 pub(crate) const CLOSED: &str = "Indicator Reserve Count is above what the target holds: nothing is sent there";
 /// Another object would have to stand beside the old one for a moment.
@@ -58,6 +60,8 @@ pub(crate) struct Capacity {
     foreign: HashSet<(ObservableKey, ContentHash)>,
     /// Only who ranks at least so high may come.
     threshold: Option<Standing>,
+    /// Who ranks at least so high may come once places are free again.
+    later: Option<Standing>,
     /// Observables that have a stored row: most candidates have none, and need not be looked for.
     stored: HashSet<ObservableKey>,
 }
@@ -68,6 +72,8 @@ pub(crate) enum Admission {
     Free,
     /// Once this one, which ranks lower, has left.
     After(ObservableKey),
+    /// At the end of the run, when what is replaced needs no places beside its own any more.
+    Later,
     Full,
 }
 
@@ -94,8 +100,13 @@ impl Capacity {
         self.standing.contains_key(&key)
     }
 
-    pub(crate) fn select_from(&mut self, threshold: Option<Standing>) {
-        self.threshold = threshold;
+    pub(crate) fn select_from(&mut self, threshold: Option<Standing>, later: Option<Standing>) {
+        (self.threshold, self.later) = (threshold, later);
+    }
+
+    /// Nothing is replaced any more.
+    pub(crate) fn now_is_later(&mut self) {
+        self.threshold = self.later;
     }
 
     pub(crate) fn resize(&mut self, cap: Cap) {
@@ -179,7 +190,8 @@ impl Capacity {
             return Admission::Free; // it is counted among what others hold
         }
         if self.threshold.is_some_and(|threshold| candidate < threshold) {
-            return Admission::Full;
+            let later = self.later.is_some_and(|later| candidate >= later);
+            return if later { Admission::Later } else { Admission::Full };
         }
         if self.is_free() {
             return Admission::Free;
@@ -366,15 +378,16 @@ impl Selector {
         self.order.iter()
     }
 
-    /// The rank from which on there is a place; none if there is one for all.
-    pub(crate) fn threshold(&mut self) -> Option<Standing> {
+    /// The ranks from which on there is a place at once, and at the end of the run; none if there is one for all.
+    pub(crate) fn thresholds(&mut self) -> (Option<Standing>, Option<Standing>) {
         if self.order.len() < self.size {
-            return None;
+            return (None, None);
         }
+        let later = self.order.first().copied();
         // With one place free, everything can be replaced one by one; with a tenth of them, it does not take hours.
         let free = self.replaces.div_ceil(10).min(BESIDE).min((self.size as u64 / 20).max(1));
         (0..free).for_each(|_| self.drop_worst());
-        self.order.first().copied()
+        (self.order.first().copied(), later)
     }
 
     pub(crate) fn chose(&self, key: ObservableKey) -> bool {
@@ -482,7 +495,8 @@ mod tests {
             wanted.sort_by(|a, b| b.cmp(a));
             wanted.truncate(usize::try_from(size).expect("small"));
             let full = wanted.len() as u64 == size;
-            prop_assert_eq!(selector.threshold(), wanted.last().copied().filter(|_| full));
+            let threshold = wanted.last().copied().filter(|_| full);
+            prop_assert_eq!(selector.thresholds(), (threshold, threshold));
             wanted.reverse();
             prop_assert_eq!(selector.kept().copied().collect::<Vec<_>>(), wanted);
         }
@@ -499,7 +513,7 @@ mod tests {
                             capacity.leave(worst);
                             capacity.expect(new, ANY);
                         }
-                        Admission::Full => {}
+                        Admission::Later | Admission::Full => {}
                     },
                     2 if capacity.holds(name) => _ = capacity.double(name),
                     3 => capacity.answered(name, &Answer::Accepted { remote_id: None }),

@@ -45,6 +45,8 @@ pub(crate) enum Verdict {
     StillRejected,
     /// Somebody else made the same object there.
     LeftToOthers,
+    /// It has a place, but not yet.
+    Later,
     /// No place at the target, for this reason.
     OverCap(&'static str),
 }

@@ -88,6 +88,7 @@ fn list_of(sighting: &Sighting) -> (&'static str, Option<&str>) {
         (Verdict::Send(Change::Refreshed), _) => ("refreshed", None),
         (Verdict::Unchanged, _) => ("unchanged", None),
         (Verdict::StillRejected, _) => ("rejected", None),
+        (Verdict::Later, _) => ("added", None),
         (Verdict::LeftToOthers, _) => ("skipped", Some("made by another application")),
         (Verdict::OverCap(reason), _) => ("over_cap", Some(reason)),
         _ => ("duplicates", None),

@@ -71,7 +71,7 @@ pub(super) async fn select(
     let mut selector = flow.selector.take().unwrap_or_default();
     let selection = record.selection.get_or_insert_default();
     if ended.is_ok() {
-        selection.threshold = selector.threshold();
+        (selection.threshold, selection.later) = selector.thresholds();
         record.phase = Phase::Clearing;
     } else {
         selection.replaces = selector.replaces();

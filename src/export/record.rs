@@ -100,8 +100,10 @@ pub(crate) struct Selection {
     pub read: u64,
     /// Objects that will be replaced by others.
     pub replaces: u64,
-    /// Who ranks lower has no place; none if all have one.
+    /// Who ranks lower has no place while objects are replaced; none if all have one.
     pub threshold: Option<Standing>,
+    /// Who ranks lower has no place at all.
+    pub later: Option<Standing>,
 }
 
 /// How a run begins.

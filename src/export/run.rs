@@ -168,7 +168,8 @@ impl Exporter {
         if record.phase == Phase::Selecting {
             chosen = Some(select(ledger, job, record, (progress, deadline), &mut capacity).await?);
         }
-        capacity.select_from(record.selection.as_ref().and_then(|selection| selection.threshold));
+        let selection = record.selection.clone().unwrap_or_default();
+        capacity.select_from(selection.threshold, selection.later);
         let capacity = &mut capacity;
         if record.phase == Phase::Clearing {
             let chosen = match chosen.take() {
@@ -188,6 +189,7 @@ impl Exporter {
             record.phase = Phase::Ending;
             ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;
         }
+        capacity.now_is_later();
         Ending { ledger, job, record, state: &mut state, progress, deadline, capacity }.withdraw().await?;
         HandOver { ledger, jobs: &self.jobs, job, record, progress, deadline, capacity }.work_off().await?;
         let complete = record.read_is_complete();

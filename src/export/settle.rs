@@ -1,5 +1,6 @@
 //! What an answer makes of claim and target row: pure, one group of rows per sighting, written whole.
 
+use super::capacity::LATER;
 use super::decide::{Change, Rules, Sighting, Verdict};
 use super::ledger::Group;
 use super::report::{Outcome, Tally};
@@ -51,6 +52,15 @@ pub(crate) fn settle(sighting: &Sighting, row: &mut Option<TargetRow>, rules: &R
         (Verdict::LeftToOthers, _) => {
             tally.count(Outcome::Skipped, type_name, Some(LEFT_TO_OTHERS), example);
             still_there(sighting, *key, row, rules)
+        }
+        (Verdict::Later, Ok(draft)) => {
+            tally.count(Outcome::OverCap, type_name, Some(LATER), example);
+            let target = row.get_or_insert_with(|| blank(sighting, observable, *key, draft, rules));
+            target.put_claim(row_claim(sighting, false, rules.job), rules.places);
+            let mut group = written(sighting, *key, &Claim::new(&sighting.owner, sighting.weight), target, rules);
+            group.retain(|(row, _)| *row != mark_key(*key));
+            group.push((mark_key(*key), Some(b"{}".to_vec())));
+            Settled { group, dethroned: None }
         }
         (Verdict::OverCap(reason), _) => {
             tally.count(Outcome::OverCap, type_name, Some(reason), example);

@@ -70,7 +70,7 @@ impl Flow<'_> {
                     leaving.insert(worst);
                     pending.push((standing, i));
                 }
-                Ok(Admission::After(_) | Admission::Full) => pending.push((standing, i)),
+                Ok(Admission::After(_) | Admission::Later | Admission::Full) => pending.push((standing, i)),
                 Err(verdict) => work.page.sightings[i].verdict = verdict,
             }
         }
@@ -111,8 +111,10 @@ impl Flow<'_> {
         }
         if !self.capacity.holds(key) {
             let admission = self.capacity.admit(standing, draft.identity, stays);
-            if admission == Admission::Free {
-                self.capacity.expect(standing, draft.identity);
+            match admission {
+                Admission::Free => self.capacity.expect(standing, draft.identity),
+                Admission::Later => return Err(Verdict::Later),
+                Admission::After(_) | Admission::Full => {}
             }
             return Ok(admission);
         }
