@@ -2,7 +2,7 @@
 //!
 //! Also the first pass of a full run, which only finds the rank from which on there is a place ([`Selector`]).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,10 +40,12 @@ pub struct Cap {
 }
 
 /// Who is at the target. Without a limit nothing is kept, and everybody may come.
+///
+/// What grows with the places lies in trees: a hash table that grows doubles.
 #[derive(Debug, Default)]
 pub(crate) struct Capacity {
     cap: Option<Cap>,
-    standing: HashMap<ObservableKey, Standing>,
+    standing: BTreeMap<ObservableKey, Standing>,
     /// Those that can leave: no answer is awaited for them.
     settled: BTreeSet<Standing>,
     /// New objects that were sent, or will be, and not answered.
@@ -63,7 +65,7 @@ pub(crate) struct Capacity {
     /// Who ranks at least so high may come once places are free again.
     later: Option<Standing>,
     /// Observables that have a stored row: most candidates have none, and need not be looked for.
-    stored: HashSet<ObservableKey>,
+    stored: BTreeSet<ObservableKey>,
 }
 
 /// Whether a new object may come.
@@ -335,7 +337,7 @@ impl Capacity {
 #[derive(Debug, Default)]
 pub(crate) struct Selector {
     size: usize,
-    best: HashMap<ObservableKey, Standing>,
+    best: BTreeMap<ObservableKey, Standing>,
     order: BTreeSet<Standing>,
     /// Objects that will be replaced by others: for a moment both stand there.
     replaces: u64,

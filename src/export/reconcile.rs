@@ -16,7 +16,7 @@ use crate::indicator::ObservableKey;
 use crate::sinks::{Found, SendError, SendErrorKind};
 
 /// Rows read at once.
-const AT_ONCE: usize = 1_000;
+const AT_ONCE: usize = 300;
 
 /// What is asked of the look.
 #[derive(Debug, Clone, Copy)]
