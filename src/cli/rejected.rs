@@ -108,7 +108,7 @@ fn table(listed: &[Listed]) -> String {
             item.id,
             printable(&item.owner),
             item.job,
-            printable(&item.reason)
+            render::reason(&item.reason)
         );
     }
     let _ = writeln!(page, "{} rejected", number(listed.len() as u64));

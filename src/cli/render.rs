@@ -34,7 +34,7 @@ pub(super) fn report(report: &Report) -> String {
     let way = if report.delivery == "graph" { " through Microsoft Graph" } else { "" };
     let _ = writeln!(page, "Job {} → {}{way}: {mode} run, {state}", report.job, report.target_product);
     if let (0, Some(error)) = (report.read.pages, &report.error) {
-        let _ = writeln!(page, "  nothing was read or sent\n\n  error: {error}");
+        let _ = writeln!(page, "  ended before its first page was done\n\n  error: {error}");
         return page;
     }
     let seconds = std::time::Duration::from_millis(report.duration_ms).as_secs_f64();
@@ -67,9 +67,14 @@ pub(super) fn report(report: &Report) -> String {
         number(c.handed_over)
     );
     if let Some(cap) = &report.cap {
+        let own = cap.limit.saturating_sub(cap.reserve).saturating_sub(cap.others);
+        let lent = match cap.places.saturating_sub(own) {
+            0 => String::new(),
+            lent => format!(", {} of it lent for a day", number(lent)),
+        };
         let _ = writeln!(
             page,
-            "  places: {} filled of {} ({} in all, {} held by others, {} in reserve)",
+            "  places: {} filled of {} ({} in all, {} held by others, {} in reserve{lent})",
             number(cap.filled),
             number(cap.places),
             number(cap.limit),
@@ -168,8 +173,17 @@ fn reasons(page: &mut String, report: &Report) {
 
 /// Foreign text on one line, without control characters.
 pub(super) fn printable(text: &str) -> String {
+    clean(text, 70)
+}
+
+/// The same for a reason, whose end often says most.
+pub(super) fn reason(text: &str) -> String {
+    clean(text, 240)
+}
+
+fn clean(text: &str, characters: usize) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut short: String = clean.chars().take(70).collect();
+    let mut short: String = clean.chars().take(characters).collect();
     if short.len() < clean.len() {
         short.push('…');
     }

@@ -127,7 +127,7 @@ fn explained(explanation: &Explanation) -> String {
             let _ = writeln!(page, "    last sent {sent}, expires {expires}");
         }
         if let Some(rejection) = &target.rejection {
-            let _ = writeln!(page, "    refused {}: {}", rejection.at, printable(&rejection.reason));
+            let _ = writeln!(page, "    refused {}: {}", rejection.at, render::reason(&rejection.reason));
         }
     }
     page

@@ -12,7 +12,7 @@ use crate::indicator::ObservableKey;
 use crate::sinks::{Answer, ContentHash};
 
 /// Why a sighting has no place: the text that users see.
-pub(crate) const NO_PLACE: &str = "all places are taken by indicators that rank higher";
+pub(crate) const NO_PLACE: &str = "no place is left for it: those there rank higher, or places are in reserve or held by others";
 /// What is replaced needs the place for a moment.
 pub(crate) const LATER: &str = "its place was needed for what is replaced; it is sent at the end of the run";
 /// The guide's word on a reserve above what the target holds.
@@ -301,6 +301,11 @@ impl Capacity {
         {
             self.moves(standing);
         }
+    }
+
+    /// How many are there for sure.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.len() as u64
     }
 
     /// A reserve of more than there is means that nothing shall be sent.

@@ -73,7 +73,7 @@ impl Departures<'_> {
                 }
             }
             for left in &leaving {
-                let why = "its place was given to an indicator that ranks higher";
+                let why = "its place went to an indicator that ranks higher, to the reserve or to others";
                 self.record.tally.explain("displaced", left.row.kind.report_name(), why, &left.row.value, 1);
             }
             self.withdraw(leaving, "-e").await?;

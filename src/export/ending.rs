@@ -59,7 +59,7 @@ impl Ending<'_> {
 
     /// Between the two passes: what is gone or fell below the threshold leaves, so that what was chosen has a place.
     pub(crate) async fn clear(&mut self, chosen: &Selector, displaces: bool) -> Result<(), Stop> {
-        if self.withdraw().await? && displaces {
+        if self.withdraw().await? && displaces && self.may_shrink().await? {
             let fallen = self.capacity.fallen(|key| chosen.chose(key));
             self.displace(&fallen).await?;
             let too_many = self.capacity.too_many();
@@ -68,6 +68,14 @@ impl Ending<'_> {
         self.record.begin_pass(Phase::Reading);
         self.ledger.commit(vec![write(run_key(&self.job.name), Some(encode(self.record)))]).await?;
         Ok(passes::forget(self.ledger, self.job).await?)
+    }
+
+    /// Places that have become fewer, for a larger reserve or for others: what leaves for that comes under the same limit as what
+    /// is withdrawn, for nothing better takes its place.
+    pub(crate) async fn may_shrink(&mut self) -> Result<bool, Stop> {
+        let there = self.capacity.settled();
+        let excess = there.saturating_sub(self.capacity.size());
+        Ok(self.permits(excess, there, Vec::new()).await?)
     }
 
     /// Rows whose places go to others.
@@ -83,11 +91,15 @@ impl Ending<'_> {
     /// Whether this run may withdraw what full runs passed by; if not, why, and how to approve it.
     async fn guard(&mut self) -> Result<bool, Stop> {
         let (rows, owners) = self.count_leaving().await?;
-        let of = self.record.claims_seen;
-        let limit = of * u64::from(self.job.policy.withdraw_limit) / 100;
         let silent: Vec<String> = owners.into_iter().filter(|owner| !self.record.owners_read.contains_key(owner)).collect();
+        Ok(self.permits(rows, self.record.claims_seen, silent).await?)
+    }
+
+    /// Whether so many rows of so many may go, by the limit or by an approval; if not, it is said how to approve it.
+    async fn permits(&mut self, rows: u64, of: u64, silent: Vec<String>) -> Result<bool, LedgerError> {
+        let limit = of * u64::from(self.job.policy.withdraw_limit) / 100;
         if (rows <= limit || rows <= ALWAYS_ALLOWED) && silent.is_empty() {
-            self.state.refused = None;
+            self.permitted();
             return Ok(true);
         }
         if self.record.approval.is_none() {
@@ -101,13 +113,20 @@ impl Ending<'_> {
         }
         let approved = self.record.approval.as_ref();
         if approved.is_some_and(|approval| rows <= approval.rows + (approval.rows * APPROVAL_SLACK_PERCENT).div_ceil(100)) {
-            self.state.refused = None;
+            self.permitted();
             return Ok(true);
         }
         let refused = RefusedWithdrawal { rows, of, owners: silent, run: self.record.run.clone() };
         self.record.refused = Some(refused.clone());
         self.state.refused = Some(refused);
         Ok(false)
+    }
+
+    /// Nothing waits for approval any more, unless this run has refused something already.
+    fn permitted(&mut self) {
+        if self.record.refused.is_none() {
+            self.state.refused = None;
+        }
     }
 
     /// Rows that would be left without a claim, and the owners of what was passed by; nothing is changed.

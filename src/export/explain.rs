@@ -1,6 +1,7 @@
 //! Why one value is, or is not, at the target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -85,16 +86,26 @@ impl Exporter {
     /// ThreatConnect or the store cannot be read.
     pub async fn explain(&self, job: &Job, value: &str) -> Result<Explanation, ExplainError> {
         let observables: Vec<Observable> = Kind::ALL.iter().filter_map(|kind| Observable::parse(*kind, value).ok()).collect();
-        let mut indicators = Vec::new();
-        for item in job.client.by_summary(value).await? {
-            if let Item::Indicator(indicator) = item {
-                indicators.push(self.explain_indicator(job, &indicator, &observables).await?);
-            }
-        }
         let mut targets = Vec::new();
+        let mut ids = Vec::new();
         for observable in &observables {
             if let Some(row) = self.rows(job).read::<TargetRow>(&target_key(job.sink.key(observable))).await? {
+                ids.extend(row.claims.iter().filter(|claim| claim.job == job.name).map(|claim| claim.id));
                 targets.push(self.explain_target(job, observable, &row).await?);
+            }
+        }
+        // ThreatConnect may write the value otherwise than we do: what claims the row is asked for by id as well.
+        let mut items: BTreeMap<u64, Item> = BTreeMap::new();
+        for spelling in spellings(value, &observables) {
+            items.extend(job.client.by_summary(&spelling).await?.into_iter().map(|item| (item.id(), item)));
+        }
+        ids.retain(|id| !items.contains_key(id));
+        let anyhow = Filter { tql: Some("(indicatorActive = true or indicatorActive = false)".to_owned()), ..Filter::default() };
+        items.extend(job.client.by_ids(&anyhow, None, &ids).await?.into_iter().map(|item| (item.id(), item)));
+        let mut indicators = Vec::new();
+        for item in items.into_values() {
+            if let Item::Indicator(indicator) = item {
+                indicators.push(self.explain_indicator(job, &indicator, &observables).await?);
             }
         }
         let state: JobState = self.rows(job).read(&job_key(&job.name)).await?.unwrap_or_default();
@@ -188,6 +199,22 @@ impl Exporter {
     }
 }
 
+/// The value as it was asked for, in normal form, and IPv6 with all segments, short and long.
+fn spellings(value: &str, observables: &[Observable]) -> Vec<String> {
+    let mut all = vec![value.to_owned()];
+    for observable in observables {
+        all.push(observable.value().to_owned());
+        if let Some(IpAddr::V6(address)) = observable.range().map(|range| range.addr()) {
+            let range = observable.value().split_once('/').map(|(_, bits)| format!("/{bits}")).unwrap_or_default();
+            all.push(format!("{}{range}", address.segments().map(|segment| format!("{segment:x}")).join(":")));
+            all.push(format!("{}{range}", address.segments().map(|segment| format!("{segment:04x}")).join(":")));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    all.retain(|spelling| seen.insert(spelling.to_lowercase()));
+    all
+}
+
 /// Of a target that was full when the last run ended: whether everything that could be sent ranks below what is there.
 fn crowded(indicators: &[ExplainedIndicator], lowest: Option<Weight>, capacity: Option<u64>) -> Option<u64> {
     let lowest = lowest?;
@@ -207,7 +234,9 @@ fn verdict(indicators: &[ExplainedIndicator], targets: &[ExplainedTarget], crowd
         (true, Some(_)) => "at the target, as it should be".to_owned(),
         (true, None) => "still at the target though no indicator calls for it any more; the next complete full run withdraws it, or says why not".to_owned(),
         (false, Some(_)) => match crowded {
-            Some(capacity) => format!("not sent: the target holds {capacity} objects, and those there rank higher or as high"),
+            Some(capacity) => format!(
+                "not sent: no place is left of the {capacity} that the target has for all applications, the reserve included; those there rank higher or as high"
+            ),
             None => "not at the target yet; the next run sends it".to_owned(),
         },
         (false, None) => match indicators {

@@ -179,9 +179,12 @@ impl Exporter {
             Ending { ledger, job, record, state: &mut state, progress, deadline, capacity }.clear(&chosen, may_displace).await?;
         }
         if record.phase == Phase::Reading {
-            if displaces {
-                let too_many = capacity.too_many();
-                Ending { ledger, job, record, state: &mut state, progress, deadline, capacity }.displace(&too_many).await?;
+            if displaces && capacity.taken() > capacity.size() {
+                let mut ending = Ending { ledger, job, record, state: &mut state, progress, deadline, capacity };
+                if ending.may_shrink().await? {
+                    let too_many = ending.capacity.too_many();
+                    ending.displace(&too_many).await?;
+                }
             }
             let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
             (flow.displaces, flow.looks_first) = (displaces, looks_first);

@@ -122,7 +122,8 @@ fn sent(
         }
         Some(Answer::Refused { reason, correlation }) => {
             tally.count(Outcome::Rejected, type_name, Some(reason), observable.value());
-            tally.changes.newly_rejected += 1;
+            let known = sighting.claim.as_ref().is_some_and(|claim| claim.refused == Some(draft.hash));
+            tally.changes.newly_rejected += u64::from(!known);
             rejected(sighting, observable, key, draft, (reason, correlation.as_deref()), row, rules)
         }
         Some(Answer::Unanswered { reason }) => {

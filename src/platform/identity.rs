@@ -151,6 +151,11 @@ fn explain(error: &azure_core::Error) -> AuthorizeError {
         let message = "no token: the login host (LOGIN_URL, CLOUD) could not be reached".to_owned();
         return AuthorizeError { message, transient: true };
     }
+    if status.is_none() && codes.is_empty() {
+        let message =
+            "no token: the answer of the login host (LOGIN_URL, CLOUD) could not be read; it may be out of order".to_owned();
+        return AuthorizeError { message, transient: true };
+    }
     let has = |code: &str| codes.split(',').any(|c| c == code);
     let advice = if has("7000215") || has("7000222") {
         "MICROSOFT_GRAPH_CLIENT_SECRET (guide: Microsoft Graph Client Secret) is wrong or has expired"
@@ -159,7 +164,7 @@ fn explain(error: &azure_core::Error) -> AuthorizeError {
     } else if has("90002") || has("900023") {
         "MICROSOFT_GRAPH_TENANT_ID (guide: Microsoft Graph Tenant ID) is unknown"
     } else if has("500011") || has("70011") || has("1002012") {
-        "the scope (SENTINEL_SCOPE, CLOUD) is unknown in this tenant"
+        "the scope (SENTINEL_SCOPE, DEFENDER_SCOPE or GRAPH_SCOPE; CLOUD) is unknown in this tenant"
     } else if status.is_some_and(|status| status == 429 || status >= 500) {
         "the login host is busy or out of order"
     } else {

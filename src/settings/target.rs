@@ -30,7 +30,7 @@ fn note_reserve(reader: &mut Reader<'_>, product: TargetProduct, reserve: Option
     match (reserve, product.capacity()) {
         (Some(_), None) => reader.note(format!("INDICATOR_RESERVE_COUNT has no effect at {}", product.name())),
         (Some(reserve), Some(capacity)) if reserve > capacity => reader.note(format!(
-            "INDICATOR_RESERVE_COUNT (guide: Indicator Reserve Count) is {reserve}, more than the {capacity} that {} holds: nothing is sent there",
+            "INDICATOR_RESERVE_COUNT (guide: Indicator Reserve Count) is {reserve}, more than the {capacity} that {} holds: nothing is sent there, but by `export --use-reserve`",
             product.name()
         )),
         _ => {}

@@ -164,6 +164,23 @@ async fn the_reserve_can_be_used_on_demand_and_is_free_again_a_day_later() {
 }
 
 #[tokio::test]
+async fn a_larger_reserve_takes_nothing_much_back_until_it_is_approved() {
+    let mut rig = Rig::at_defender().await;
+    rig.add_hosts(100);
+    assert_eq!(rig.run().await.outcomes.accepted, 100);
+    rig.set("INDICATOR_RESERVE_COUNT", "14990");
+    rig.clock.advance(HOUR);
+    let report = rig.run().await;
+    let refused = report.refused_withdrawal.clone().expect("a refusal");
+    assert_eq!((refused.rows, refused.of, report.withdrawn, rig.at_defenders().len()), (90, 100, 0, 100), "{report:#?}");
+    let app = rig.app();
+    app.exporter.approve_withdrawal(&app.exporter.jobs()[0]).await.expect("something to approve");
+    rig.clock.advance(HOUR);
+    let report = rig.full().await;
+    assert_eq!((report.withdrawn, rig.at_defenders().len(), report.refused_withdrawal), (90, 10, None));
+}
+
+#[tokio::test]
 async fn a_change_of_action_finds_room_in_a_full_tenant() {
     let mut rig = rig_with(10).await;
     for i in 0..20_u16 {

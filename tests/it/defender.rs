@@ -177,6 +177,24 @@ async fn a_change_of_action_that_is_not_answered_leaves_one_object() {
 }
 
 #[tokio::test]
+async fn a_change_of_action_that_is_taken_back_leaves_nothing_behind() {
+    let mut rig = Rig::at_defender().await;
+    rig.add_hosts(5);
+    assert_sent(&rig.run().await, 5, 0, 0);
+    rig.set("ACTION_TO_TAKE", "Block");
+    rig.clock.advance(HOUR);
+    rig.emulator.world().faults.push(fault("import", When::Always, Effect::CutAfter));
+    assert!(!rig.run().await.complete);
+    rig.emulator.world().faults.clear();
+    rig.set("ACTION_TO_TAKE", "Alert");
+    rig.clock.advance(HOUR);
+    assert!(rig.run().await.complete);
+    let world = rig.emulator.world();
+    let actions: Vec<&str> = world.at_defender(TENANT, rig.now()).into_iter().map(|i| i.action.as_str()).collect();
+    assert_eq!(actions, ["Audit"; 5]);
+}
+
+#[tokio::test]
 async fn one_id_that_vanished_does_not_stop_the_other_deletes() {
     for also_deletes_the_rest in [false, true] {
         let mut rig = Rig::at_defender().await;
