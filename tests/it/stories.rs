@@ -419,6 +419,19 @@ async fn a_retired_job_takes_back_only_what_nobody_else_claims() {
 }
 
 #[tokio::test]
+async fn explain_finds_an_address_however_it_is_written() {
+    let mut rig = Rig::new().await;
+    rig.add("Address", "2001:0DB8:0000:0000:0000:0000:93DE:FBCC");
+    rig.add("CIDR", "2001:75b4:c371:0:0:0:0:0/48");
+    assert!(rig.run().await.complete);
+    let app = rig.app();
+    for asked in ["2001:db8::93de:fbcc", "2001:db8:0:0:0:0:93de:fbcc", "2001:75b4:c371::/48"] {
+        let told = app.exporter.explain(&app.exporter.jobs()[0], asked).await.expect("an explanation");
+        assert_eq!((told.verdict.as_str(), told.indicators.len()), ("at the target, as it should be", 1), "{asked}");
+    }
+}
+
+#[tokio::test]
 async fn explain_says_why_and_what_would_be_sent() {
     let mut rig = Rig::new().await;
     rig.set("MINIMUM_CONFIDENCE_RATING", "50");
