@@ -304,6 +304,9 @@ async fn clean_up(ledger: &mut Ledger, job: &Job) -> Result<(), LedgerError> {
 fn finish(record: &mut RunRecord, state: &mut JobState, complete: bool) {
     record.error = record.shortfall();
     record.phase = Phase::Done;
+    if record.refused.is_some() {
+        state.refused.clone_from(&record.refused); // whichever worker of the run it was
+    }
     if complete {
         state.watermark = Some(record.server_time.unwrap_or(record.started));
         state.fingerprint = Some(record.fingerprint.clone());
