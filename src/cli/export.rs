@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{Exit, Surroundings, names, render, show};
+use super::{Exit, Surroundings, failed, names, render};
 use crate::app::App;
 use crate::export::{Exporter, Job, Journal, Progress, Report, Request};
 use crate::storage::sqlite::SqliteStore;
@@ -52,14 +52,14 @@ pub(super) async fn run(arguments: Arguments, app: &App, around: &Surroundings) 
     if arguments.approve_withdraw.is_some() {
         match exporter.approve_withdrawal(jobs[0]).await {
             Ok(refused) => tracing::info!(job = jobs[0].name, rows = refused.rows, "the withdrawal is approved"),
-            Err(error) => return show::failed(&error.to_string()),
+            Err(error) => return failed(&error.to_string()),
         }
     }
     let preview;
     let exporter = if arguments.dry_run {
         let scratch = match SqliteStore::open_in_memory(Arc::clone(&around.clock)) {
             Ok(scratch) => Arc::new(scratch),
-            Err(error) => return show::failed(&error.to_string()),
+            Err(error) => return failed(&error.to_string()),
         };
         preview = exporter.preview(scratch);
         &preview
@@ -78,7 +78,7 @@ pub(super) async fn run(arguments: Arguments, app: &App, around: &Surroundings) 
     for name in jobs.iter().map(|job| &job.name) {
         let folder = arguments.out.as_ref().map(|out| if several { out.join(name) } else { out.clone() });
         if let Err(error) = all.add(exporter, name, &request, folder, arguments.dry_run).await {
-            return show::failed(&error);
+            return failed(&error);
         }
     }
     all.finish()
@@ -89,7 +89,7 @@ pub(super) async fn run_jobs(app: &App, around: &Surroundings, jobs: &[String], 
     let mut all = All::new(around, as_json);
     for name in jobs {
         if let Err(error) = all.add(&app.exporter, name, &request, None, false).await {
-            return show::failed(&error);
+            return failed(&error);
         }
     }
     all.finish()

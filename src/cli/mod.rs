@@ -245,6 +245,12 @@ fn complain(problems: &[Problem]) -> Exit {
     Exit::Usage
 }
 
+/// One line, and what it means for the exit code.
+fn failed(error: &str) -> Exit {
+    render::error(error);
+    Exit::Failed
+}
+
 /// Two random names: of a run and of its worker.
 fn names() -> (String, String) {
     let name = || uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::render::{self, number, printable};
-use super::{Exit, Surroundings, export, show};
+use super::{Exit, Surroundings, export, failed, show};
 use crate::app::App;
 use crate::export::{LedgerError, Registered, Rejection, Request};
 
@@ -64,7 +64,7 @@ struct Listed {
 pub(super) async fn list(app: &App, wanted: &List) -> Exit {
     let all = match of_all(app, wanted.job.as_deref()).await {
         Ok(all) => all,
-        Err(error) => return show::failed(&error.to_string()),
+        Err(error) => return failed(&error.to_string()),
     };
     let configured = |name: &str| app.exporter.jobs().iter().any(|job| job.name == name);
     if let Some(unknown) = wanted.job.as_deref().filter(|name| all.is_empty() && !configured(name)) {
@@ -80,7 +80,7 @@ pub(super) async fn list(app: &App, wanted: &List) -> Exit {
         Shape::Json => render::print(&format!("{}\n", as_json(&listed))),
         Shape::Csv => match as_csv(&listed) {
             Ok(text) => render::print(&text),
-            Err(error) => return show::failed(&format!("failed to write CSV: {error}")),
+            Err(error) => return failed(&format!("failed to write CSV: {error}")),
         },
     }
     Exit::Done
@@ -169,7 +169,7 @@ pub(super) async fn retry(app: &App, job: Option<&str>, as_json: bool, around: &
     }
     let all = match of_all(app, job).await {
         Ok(all) => all,
-        Err(error) => return show::failed(&error.to_string()),
+        Err(error) => return failed(&error.to_string()),
     };
     let with: Vec<&Registered> = all.iter().filter(|(_, items)| !items.is_empty()).map(|(entry, _)| entry).collect();
     let here = app.exporter.jobs().iter().filter(|job| with.iter().any(|entry| show::is_of(job, entry)));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::render::{self, number, printable};
-use super::{Exit, export};
+use super::{Exit, export, failed};
 use crate::app::App;
 use crate::export::{Explanation, Job, Registered};
 
@@ -131,9 +131,4 @@ fn explained(explanation: &Explanation) -> String {
         }
     }
     page
-}
-
-pub(super) fn failed(error: &str) -> Exit {
-    render::error(error);
-    Exit::Failed
 }

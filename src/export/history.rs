@@ -2,24 +2,14 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::Job;
 use super::ledger::{LedgerError, Rows};
 use super::report::Report;
-use super::rows::{Approval, JobState, RefusedWithdrawal, Rejection, approval_key, end_of, history_prefix, job_key};
-use super::run::{Exporter, HISTORY, REGISTRY};
-
-/// A job at a destination, as it was registered by its first run there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registered {
-    pub job: String,
-    /// Partition of the destination's rows.
-    pub destination: String,
-    pub product: String,
-    /// For users: `workspace …`.
-    pub shown: String,
-}
+use super::rows::{
+    Approval, HISTORY, JobState, REGISTRY, RefusedWithdrawal, Registered, Rejection, approval_key, end_of, history_prefix,
+    job_key,
+};
+use super::run::Exporter;
 
 impl Exporter {
     /// All jobs that ever wrote to a destination and were not retired.

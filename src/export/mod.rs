@@ -36,13 +36,13 @@ use std::time::Duration;
 
 pub use capacity::Cap;
 pub use explain::{ExplainError, ExplainedIndicator, ExplainedTarget, Explanation};
-pub use history::{ApproveError, Registered};
+pub use history::ApproveError;
 pub use journal::Journal;
 pub use last_run::LastRun;
 pub use ledger::LedgerError;
 pub use report::{Changes, Mode, Outcome, Outcomes, Read, Reason, Report, Requests, Tally};
 pub use retire::{RetireError, Retired};
-pub use rows::{RefusedWithdrawal, Rejection};
+pub use rows::{RefusedWithdrawal, Registered, Rejection};
 pub use run::Exporter;
 pub use schedule::{Handled, Message, QUEUE, ScheduleError};
 

@@ -1,58 +1,18 @@
-//! The two passes of a full run at a target that cannot hold all: whether they are needed, and the first of them.
+//! The two passes of a full run at a target that cannot hold all: the first of them, and what it saves for the second.
 
 use std::time::Duration;
-
-use jiff::Timestamp;
 
 use super::capacity::{Capacity, Selector};
 use super::flow::{Flow, Stop};
 use super::ledger::{Ledger, LedgerError, Packer, write};
 use super::rank::Standing;
 use super::record::{Phase, RunRecord};
-use super::report::Mode;
-use super::rows::{RESERVE, candidates_key, candidates_prefix, encode, end_of, run_key};
-use super::run::Exporter;
+use super::rows::{candidates_key, candidates_prefix, encode, end_of, run_key};
 use super::{Job, Progress};
 
 /// Candidates of an interrupted first pass in one row, and rows of them, at most.
 const CANDIDATES_IN_A_ROW: usize = 1_000;
 const CANDIDATE_ROWS: usize = 100;
-/// How long what `--use-reserve` sent is left alone.
-const RESERVE_LENT_FOR: Duration = Duration::from_secs(86_400);
-
-impl Exporter {
-    /// The places to leave free: what the most careful of the destination's jobs asks for.
-    pub(super) fn reserve(&self, job: &Job, record: &RunRecord) -> u64 {
-        if record.use_reserve {
-            return 0;
-        }
-        let home = &job.sink.destination().fingerprint;
-        let all = self.jobs().iter().filter(|other| other.sink.destination().fingerprint == *home);
-        all.map(|other| other.policy.reserve).max().unwrap_or(0)
-    }
-
-    /// What was put into the reserve on demand stays for a day, though no more comes.
-    pub(super) async fn reserve_is_lent(&self, ledger: &mut Ledger, record: &RunRecord) -> Result<bool, LedgerError> {
-        let now = self.now();
-        if record.use_reserve {
-            let until = now.checked_add(RESERVE_LENT_FOR).unwrap_or(now);
-            ledger.commit(vec![write(RESERVE.to_owned(), Some(encode(&until)))]).await?;
-        }
-        Ok(ledger.rows().read::<Timestamp>(RESERVE).await?.is_some_and(|until| now < until))
-    }
-
-    /// A full run that has not begun yet, of more than there may be places for.
-    pub(super) async fn cannot_hold_all(&self, job: &Job, record: &mut RunRecord, capacity: &Capacity) -> Result<bool, Stop> {
-        let begins = record.mode == Mode::Full && record.selection.is_none() && record.cursor == 0;
-        if !begins || !capacity.is_limited() {
-            return Ok(false);
-        }
-        let (count, server_time) = job.client.count(&job.filter, record.since).await.map_err(Stop::Source)?;
-        record.server_time = record.server_time.or(server_time);
-        let objects = count.unwrap_or(u64::MAX).saturating_mul(job.sink.limits().per_indicator);
-        Ok(objects.saturating_add(capacity.taken()) > capacity.size())
-    }
-}
 
 /// The first pass: reads everything, marks what is gone, and finds the rank from which on there is a place.
 pub(super) async fn select(

@@ -10,8 +10,10 @@ use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::Halt;
 use super::reconcile::{Look, reconcile};
 use super::record::{Start, plan};
-use super::rows::{Claim, GoneReason, JobState, claims_prefix, end_of, history_prefix, job_key, parse_sighting_key, run_key};
-use super::run::{Exporter, REGISTRY};
+use super::rows::{
+    Claim, GoneReason, JobState, REGISTRY, claims_prefix, end_of, history_prefix, job_key, parse_sighting_key, run_key,
+};
+use super::run::Exporter;
 use super::settle::release;
 use super::sweep::sweep;
 use super::{Job, Progress, Request, Stop};

@@ -22,8 +22,6 @@
 //! | `x.{job}.{id}.{key}` | [`Rejection`] |
 //! | `p.{job}.{run}.{n}` | candidates of a first pass that was interrupted |
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -356,12 +354,28 @@ pub struct RefusedWithdrawal {
     pub run: String,
 }
 
+/// A job at a destination, as it was registered by its first run there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    pub job: String,
+    /// Partition of the destination's rows.
+    pub destination: String,
+    pub product: String,
+    /// For users: `workspace …`.
+    pub shown: String,
+}
+
 /// The user's word that a large withdrawal is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Approval {
     pub rows: u64,
     pub at: Timestamp,
 }
+
+/// Names which jobs write to which destinations, over all of them.
+pub(crate) const REGISTRY: &str = "registry";
+/// Reports that are kept of each job.
+pub(crate) const HISTORY: usize = 50;
 
 pub(crate) const LEASE: &str = "lease";
 pub(crate) const RESERVE: &str = "reserve";
@@ -448,17 +462,12 @@ pub(crate) fn end_of(prefix: &str) -> String {
 pub(crate) fn parse_sighting_key(key: &str) -> Option<(u64, ObservableKey)> {
     let (rest, observable) = key.rsplit_once('.')?;
     let (_, id) = rest.rsplit_once('.')?;
-    Some((id.parse().ok()?, parse_observable_key(observable)?))
+    Some((id.parse().ok()?, ObservableKey::parse(observable)?))
 }
 
 /// The observable of a key that ends in one.
 pub(crate) fn parse_last_key(key: &str) -> Option<ObservableKey> {
-    parse_observable_key(key.rsplit_once('.')?.1)
-}
-
-pub(crate) fn parse_observable_key(text: &str) -> Option<ObservableKey> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    Some(ObservableKey(bytes.try_into().ok()?))
+    ObservableKey::parse(key.rsplit_once('.')?.1)
 }
 
 /// A row's bytes.

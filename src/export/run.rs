@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::capacity::Capacity;
 use super::ending::Ending;
 use super::flow::{Flow, Stop};
 use super::hand_over::HandOver;
-use super::history::Registered;
 use super::ledger::{Ledger, LedgerError, Rows, write};
 use super::outbox::Halt;
 use super::passes::{self, select};
@@ -18,17 +18,15 @@ use super::reconcile::stopped;
 use super::reconcile::{Look, reconcile};
 use super::record::{Phase, RunRecord, Selection, Start, plan};
 use super::report::{Mode, Report};
-use super::rows::{JobState, KNOWN, encode, end_of, history_prefix, job_key, run_key};
+use super::rows::{HISTORY, JobState, KNOWN, REGISTRY, RESERVE, Registered, encode, end_of, history_prefix, job_key, run_key};
 use super::sweep::sweep;
 use super::{Job, Progress, Request};
 use crate::platform::clock::Clock;
 use crate::storage::overlay::Overlay;
 use crate::storage::{StateStore, Write};
 
-/// Names which jobs write to which destinations, over all of them.
-pub(crate) const REGISTRY: &str = "registry";
-/// Reports that are kept of each job.
-pub(crate) const HISTORY: usize = 50;
+/// How long what `--use-reserve` sent is left alone.
+const RESERVE_LENT_FOR: Duration = Duration::from_secs(86_400);
 /// When a target or source that gave no answer is tried again, if it did not say itself.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -206,6 +204,38 @@ impl Exporter {
         state.lowest = capacity.lowest_if_full();
         finish(record, &mut state, complete);
         Ok(state)
+    }
+
+    /// The places to leave free: what the most careful of the destination's jobs asks for.
+    pub(super) fn reserve(&self, job: &Job, record: &RunRecord) -> u64 {
+        if record.use_reserve {
+            return 0;
+        }
+        let home = &job.sink.destination().fingerprint;
+        let all = self.jobs().iter().filter(|other| other.sink.destination().fingerprint == *home);
+        all.map(|other| other.policy.reserve).max().unwrap_or(0)
+    }
+
+    /// What was put into the reserve on demand stays for a day, though no more comes.
+    async fn reserve_is_lent(&self, ledger: &mut Ledger, record: &RunRecord) -> Result<bool, LedgerError> {
+        let now = self.now();
+        if record.use_reserve {
+            let until = now.checked_add(RESERVE_LENT_FOR).unwrap_or(now);
+            ledger.commit(vec![write(RESERVE.to_owned(), Some(encode(&until)))]).await?;
+        }
+        Ok(ledger.rows().read::<Timestamp>(RESERVE).await?.is_some_and(|until| now < until))
+    }
+
+    /// A full run that has not begun yet, of more than there may be places for.
+    async fn cannot_hold_all(&self, job: &Job, record: &mut RunRecord, capacity: &Capacity) -> Result<bool, Stop> {
+        let begins = record.mode == Mode::Full && record.selection.is_none() && record.cursor == 0;
+        if !begins || !capacity.is_limited() {
+            return Ok(false);
+        }
+        let (count, server_time) = job.client.count(&job.filter, record.since).await.map_err(Stop::Source)?;
+        record.server_time = record.server_time.or(server_time);
+        let objects = count.unwrap_or(u64::MAX).saturating_mul(job.sink.limits().per_indicator);
+        Ok(objects.saturating_add(capacity.taken()) > capacity.size())
     }
 
     /// Saves how the run ended, and frees the destination (or keeps it for the continuation).

@@ -4,7 +4,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::rows::parse_observable_key;
 use crate::indicator::{Confidence, ObservableKey, ThreatAssessScore, ThreatRating, Weight};
 use crate::sinks::ContentHash;
 
@@ -49,7 +48,7 @@ pub(super) mod weight {
 pub(super) mod key {
     use std::cmp::Reverse;
 
-    use super::{Deserialize, Deserializer, ObservableKey, Serializer, parse_observable_key};
+    use super::{Deserialize, Deserializer, ObservableKey, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(key: &Reverse<ObservableKey>, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&key.0)
@@ -57,7 +56,7 @@ pub(super) mod key {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Reverse<ObservableKey>, D::Error> {
         let text = String::deserialize(from)?;
-        parse_observable_key(&text).map(Reverse).ok_or_else(|| serde::de::Error::custom("no key of an observable"))
+        ObservableKey::parse(&text).map(Reverse).ok_or_else(|| serde::de::Error::custom("no key of an observable"))
     }
 }
 

@@ -2,9 +2,7 @@
 
 use super::ledger::{Group, Ledger, LedgerError, Packer};
 use super::rank::Places;
-use super::rows::{
-    Claim, Intent, IntentItem, RowClaim, TargetRow, claim_key, encode, mark_key, parse_observable_key, target_key, tombstone_key,
-};
+use super::rows::{Claim, Intent, IntentItem, RowClaim, TargetRow, claim_key, encode, mark_key, target_key, tombstone_key};
 use crate::indicator::{ObservableKey, Weight};
 
 /// Intents read at once.
@@ -40,7 +38,7 @@ async fn sweep_item(
     modified: jiff::Timestamp,
     places: &Places,
 ) -> Result<Group, LedgerError> {
-    let Some(key) = parse_observable_key(&item.key) else { return Ok(Group::new()) };
+    let Some(key) = ObservableKey::parse(&item.key) else { return Ok(Group::new()) };
     let mut group = Group::new();
     let stored: Option<TargetRow> = packer.read(&target_key(key)).await?;
     if item.withdrawal && stored.as_ref().is_none_or(|row| row.withdrawn_in.is_some()) {

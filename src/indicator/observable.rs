@@ -341,6 +341,16 @@ impl fmt::Debug for ObservableKey {
     }
 }
 
+impl ObservableKey {
+    /// Reads what `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        use base64::Engine as _;
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+}
+
 impl fmt::Display for ObservableKey {
     /// Base64url without padding, 43 characters: safe in row keys of every store.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use url::Url;
+
 use super::Problem;
 use super::near::nearest;
 use super::params::{self, Param, Required, TABLE};
@@ -213,4 +215,22 @@ pub(super) fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
     let mut seen = BTreeSet::new();
     problems.retain(|problem| seen.insert((problem.key.clone(), problem.message.clone())));
     problems
+}
+
+/// The address given, else the cloud's.
+pub(super) fn address_or(reader: &mut Reader<'_>, row: &Param, default: Option<&str>) -> Option<Url> {
+    if reader.given(row).is_some() { reader.read(row, parse::address) } else { parse::address(default?).ok() }
+}
+
+pub(super) fn switch(reader: &mut Reader<'_>, row: &Param) -> Option<bool> {
+    reader.need(row, parse::switch)
+}
+
+pub(super) fn list(text: &str) -> Result<Vec<String>, String> {
+    parse::list(text, &['|'])
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "any text will do, but readers of texts may refuse")]
+pub(super) fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
 }

@@ -7,7 +7,7 @@ use aws_lc_rs::digest;
 use url::Url;
 
 use super::cloud::{CLOUDS, Cloud};
-use super::given::{JobName, Reader, quote};
+use super::given::{JobName, Reader, address_or, list, quote, switch, text};
 use super::params::{self, Param, SignIn, TABLE};
 use super::{Job, LoggingLevel, parse, target};
 use crate::export::{LastRun, Policy};
@@ -254,26 +254,8 @@ fn fingerprint(reader: &Reader<'_>) -> String {
     context.finish().as_ref().iter().take(16).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// The address given, else the cloud's.
-pub(super) fn address_or(reader: &mut Reader<'_>, row: &Param, default: Option<&str>) -> Option<Url> {
-    if reader.given(row).is_some() { reader.read(row, parse::address) } else { parse::address(default?).ok() }
-}
-
 fn whole(reader: &mut Reader<'_>, row: &Param) -> Option<u64> {
     reader.read(row, |text| row.shape.whole(text))
-}
-
-pub(super) fn switch(reader: &mut Reader<'_>, row: &Param) -> Option<bool> {
-    reader.need(row, parse::switch)
-}
-
-pub(super) fn list(text: &str) -> Result<Vec<String>, String> {
-    parse::list(text, &['|'])
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "any text will do, but readers of texts may refuse")]
-pub(super) fn text(text: &str) -> Result<String, String> {
-    Ok(text.to_owned())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "any text will do, but readers of texts may refuse")]

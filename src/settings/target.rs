@@ -1,8 +1,7 @@
 //! Where a job delivers: which product, by which way, at which address.
 
 use super::cloud::Cloud;
-use super::given::Reader;
-use super::job::{address_or, list, switch, text};
+use super::given::{Reader, address_or, list, switch, text};
 use super::params::{self, Delivery, Param};
 use super::parse;
 use crate::platform::identity::Identity;

@@ -1,10 +1,6 @@
-//! The guide's 22 mapping rows, verbatim and in its order (Tables 2 to 5), and the sinks' columns beside them.
+//! The guide's 22 mapping rows, verbatim and in its order (Tables 2 to 5), and what a sink's column beside them is.
 //!
 //! The guide's wording lives here and not in the sink that follows it word for word, so that a sink can go.
-
-use std::fmt::Write as _;
-
-use super::{defender, graph_ti, sentinel};
 
 /// One row of the guide's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,36 +66,4 @@ pub struct Column {
     pub fields: &'static [Fill; 22],
     /// What the vendor needs and the guide does not name: property and value.
     pub beyond: &'static [(&'static str, &'static str)],
-}
-
-/// The columns of the sinks that there are.
-pub static COLUMNS: [Column; 3] = [graph_ti::COLUMN, sentinel::COLUMN, defender::COLUMN];
-
-/// The mapping tables of the README.
-#[must_use]
-pub fn render_mapping() -> String {
-    let mut page = String::from("| # | ThreatConnect field (guide) |");
-    for column in &COLUMNS {
-        let _ = write!(page, " {} |", column.product);
-    }
-    page.push_str("\n|---|---|");
-    page.push_str(&"---|".repeat(COLUMNS.len()));
-    for (i, field) in GUIDE.iter().enumerate() {
-        let _ = write!(page, "\n| {} | {} |", i + 1, field.field.replace('|', "\\|"));
-        for column in &COLUMNS {
-            let _ = match column.fields[i] {
-                Fill::Property { path, note: "" } => write!(page, " `{path}` |"),
-                Fill::Property { path, note } => write!(page, " `{path}`: {note} |"),
-                Fill::Declined(why) => write!(page, " declined: {why} |"),
-            };
-        }
-    }
-    for column in &COLUMNS {
-        let _ = write!(page, "\n\nBeyond the guide, for {}:\n\n| Property | Value |\n|---|---|", column.product);
-        for (property, value) in column.beyond {
-            let _ = write!(page, "\n| {property} | {value} |");
-        }
-    }
-    page.push('\n');
-    page
 }

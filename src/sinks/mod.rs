@@ -4,7 +4,7 @@ pub mod defender;
 pub mod graph_ti;
 pub mod guide;
 pub mod sentinel;
-mod target;
+pub mod target;
 
 use std::collections::HashMap;
 use std::fmt;

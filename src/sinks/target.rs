@@ -1,9 +1,11 @@
 //! Which sinks there are: one variant each, and what has to be known of one before it is built.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use url::Url;
 
+use super::guide::{Column, Fill, GUIDE};
 use super::{Destination, Sink, TargetProduct, defender, graph_ti, sentinel};
 use crate::platform::clock::Clock;
 use crate::platform::http::Authorize;
@@ -90,4 +92,36 @@ impl Target {
             Self::Graph(config) => Arc::new(graph_ti::GraphTi::new(config.clone(), client, clock, bearer, lanes)),
         }
     }
+}
+
+/// The columns of the sinks that there are.
+pub static COLUMNS: [Column; 3] = [graph_ti::COLUMN, sentinel::COLUMN, defender::COLUMN];
+
+/// The mapping tables of the README.
+#[must_use]
+pub fn render_mapping() -> String {
+    let mut page = String::from("| # | ThreatConnect field (guide) |");
+    for column in &COLUMNS {
+        let _ = write!(page, " {} |", column.product);
+    }
+    page.push_str("\n|---|---|");
+    page.push_str(&"---|".repeat(COLUMNS.len()));
+    for (i, field) in GUIDE.iter().enumerate() {
+        let _ = write!(page, "\n| {} | {} |", i + 1, field.field.replace('|', "\\|"));
+        for column in &COLUMNS {
+            let _ = match column.fields[i] {
+                Fill::Property { path, note: "" } => write!(page, " `{path}` |"),
+                Fill::Property { path, note } => write!(page, " `{path}`: {note} |"),
+                Fill::Declined(why) => write!(page, " declined: {why} |"),
+            };
+        }
+    }
+    for column in &COLUMNS {
+        let _ = write!(page, "\n\nBeyond the guide, for {}:\n\n| Property | Value |\n|---|---|", column.product);
+        for (property, value) in column.beyond {
+            let _ = write!(page, "\n| {property} | {value} |");
+        }
+    }
+    page.push('\n');
+    page
 }

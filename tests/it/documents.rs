@@ -1,7 +1,7 @@
 //! The generated parts of the documents are those that the tables in the code give.
 
 use indicator_relay::settings::{Format, local_settings_example, render};
-use indicator_relay::sinks::guide::render_mapping;
+use indicator_relay::sinks::target::render_mapping;
 
 fn file(name: &str) -> String {
     std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("a file")

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use indicator_relay::settings::{Format, local_settings_example, render};
-use indicator_relay::sinks::guide::render_mapping;
+use indicator_relay::sinks::target::render_mapping;
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
