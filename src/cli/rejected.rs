@@ -9,6 +9,7 @@ use super::render::{self, number, printable};
 use super::{Exit, Surroundings, export, failed, show};
 use crate::app::App;
 use crate::export::{LedgerError, Registered, Rejection, Request};
+use crate::indicator::Kind;
 
 /// What to list.
 #[derive(Debug, clap::Args)]
@@ -47,12 +48,16 @@ impl List {
         let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(text));
         let lower = |text: &str| text.to_lowercase();
         let holds = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|w| lower(text).contains(&lower(w)));
-        let kinds = [item.kind.report_name(), item.kind.guide_name(), item.kind.type_name()];
-        self.kind.as_ref().is_none_or(|wanted| kinds.iter().any(|name| wanted.eq_ignore_ascii_case(name)))
+        self.kind.as_ref().is_none_or(|wanted| names(item.kind).iter().any(|name| wanted.eq_ignore_ascii_case(name)))
             && is(&self.owner, &item.owner)
             && holds(&self.value, &item.value)
             && holds(&self.reason, &item.reason)
     }
+}
+
+/// What users call a kind.
+fn names(kind: Kind) -> [&'static str; 3] {
+    [kind.report_name(), kind.guide_name(), kind.type_name()]
 }
 
 /// One item and where it was refused.
@@ -66,6 +71,12 @@ pub(super) async fn list(app: &App, wanted: &List) -> Exit {
         Ok(all) => all,
         Err(error) => return failed(&error.to_string()),
     };
+    let known = |name: &str| Kind::ALL.iter().any(|kind| names(*kind).iter().any(|known| known.eq_ignore_ascii_case(name)));
+    if let Some(unknown) = wanted.kind.as_deref().filter(|name| !known(name)) {
+        let types = Kind::ALL.map(Kind::report_name).join(", ");
+        render::error(&format!("there is no type `{unknown}`; the types are {types}, and File for all hashes"));
+        return Exit::Usage;
+    }
     let configured = |name: &str| app.exporter.jobs().iter().any(|job| job.name == name);
     if let Some(unknown) = wanted.job.as_deref().filter(|name| all.is_empty() && !configured(name)) {
         return export::no_such_job(app, unknown);

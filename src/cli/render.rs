@@ -67,7 +67,8 @@ pub(super) fn report(report: &Report) -> String {
         number(c.handed_over)
     );
     if let Some(cap) = &report.cap {
-        let own = cap.limit.saturating_sub(cap.reserve).saturating_sub(cap.others);
+        let own = cap.limit.saturating_sub(cap.reserve).saturating_sub(cap.others.unwrap_or(0));
+        let others = cap.others.map_or_else(|| "an unknown number".to_owned(), number);
         let lent = match cap.places.saturating_sub(own) {
             0 => String::new(),
             lent => format!(", {} of it lent for a day", number(lent)),
@@ -78,7 +79,7 @@ pub(super) fn report(report: &Report) -> String {
             number(cap.filled),
             number(cap.places),
             number(cap.limit),
-            number(cap.others),
+            others,
             number(cap.reserve)
         );
     }

@@ -100,18 +100,18 @@ fn explained(explanation: &Explanation) -> String {
             let _ = writeln!(page, "    not sent by this job: {skipped}");
         }
         if let Some(payload) = &indicator.payload {
-            let _ = writeln!(page, "    would be sent now as: {payload}");
+            let _ = writeln!(page, "    its content would be: {payload}");
         }
     }
     for target in &explanation.targets {
         let state = match (target.at_target, target.withdrawn) {
-            (true, _) => "there",
-            (false, true) => "withdrawn",
-            (false, false) => "not there",
+            (true, _) => "at the target",
+            (false, true) => "withdrawn from the target",
+            (false, false) => "not at the target",
         };
         let _ = writeln!(
             page,
-            "  at the target: {} {} is {state}, as {}",
+            "  {} {} is {state}, as {}",
             target.kind,
             printable(&target.value),
             target.remote_id.as_ref().unwrap_or(&target.external_id)

@@ -31,8 +31,8 @@ pub struct Cap {
     pub limit: u64,
     /// The largest Indicator Reserve Count of the destination's jobs; 0 when the reserve may be used.
     pub reserve: u64,
-    /// Objects there that others made, as far as the target shows them.
-    pub others: u64,
+    /// Objects there that others made; none if the target does not show them.
+    pub others: Option<u64>,
     /// What is left for this product: limit less reserve less others.
     pub places: u64,
     /// Of these, filled when the run ended.
@@ -231,7 +231,7 @@ impl Capacity {
     pub(crate) fn expect(&mut self, standing: Standing, identity: ContentHash) {
         let Some(cap) = &mut self.cap else { return };
         if self.orphans.remove(&(standing.key.0, identity)) {
-            cap.others = cap.others.saturating_sub(1);
+            cap.others = cap.others.map(|others| others.saturating_sub(1));
             cap.places += 1;
         }
         self.standing.insert(standing.key.0, standing);

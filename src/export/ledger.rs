@@ -148,7 +148,7 @@ impl Ledger {
                         Some(_) => return Err(held(lease)), // it moved while we watched: its holder is alive
                         None => {
                             if lease.worker.is_some() {
-                                tracing::info!(holder = lease.shown, until = %lease.until, "the destination is held; watching whether its holder is alive");
+                                tracing::warn!(holder = lease.shown, until = %lease.until, "the destination is held; watching whether its holder is alive");
                             }
                             clock.monotonic()
                         }

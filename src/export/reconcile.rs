@@ -55,8 +55,8 @@ pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Res
     }
     count.clear_doubts(ledger).await?;
     let mut capacity = count.capacity;
-    let others = listing.map_or(0, |listing| listing.leave_to(&mut capacity));
-    let open = limit.saturating_sub(others);
+    let others = listing.map(|listing| listing.leave_to(&mut capacity));
+    let open = limit.saturating_sub(others.unwrap_or(0));
     let lent = if look.keeps { capacity.taken() } else { 0 };
     let places = open.saturating_sub(look.reserve).max(lent.min(open));
     capacity.resize(Cap { limit, reserve: look.reserve, others, places, filled: 0 });

@@ -44,7 +44,7 @@ async fn the_best_are_sent_and_the_rest_is_over_the_cap() {
     assert_eq!((first.complete, first.outcomes.accepted, first.outcomes.over_cap), (true, 10, 30), "{first:#?}");
     assert_eq!(rig.at_defenders(), best(&scores, 10));
     let cap = first.cap.expect("a cap");
-    assert_eq!((cap.limit, cap.reserve, cap.others, cap.places, cap.filled), (15_000, 14_990, 0, 10, 10));
+    assert_eq!((cap.limit, cap.reserve, cap.others, cap.places, cap.filled), (15_000, 14_990, Some(0), 10, 10));
     rig.clock.advance(HOUR);
     let same = rig.run().await;
     assert_eq!((same.outcomes.unchanged, same.outcomes.over_cap, same.outcomes.accepted, same.withdrawn), (10, 30, 0, 0));
@@ -105,7 +105,7 @@ async fn a_tenant_full_of_others_takes_nothing_and_says_so() {
     rig.add_hosts(20);
     let report = rig.run().await;
     assert_eq!((report.complete, report.outcomes.accepted, report.outcomes.over_cap), (true, 0, 20), "{report:#?}");
-    assert_eq!(report.cap.map(|cap| (cap.others, cap.places)), Some((15_000, 0)));
+    assert_eq!(report.cap.map(|cap| (cap.others, cap.places)), Some((Some(15_000), 0)));
     rig.emulator.world().remove_others(TENANT, 8);
     rig.clock.advance(HOUR);
     let report = rig.run().await;
