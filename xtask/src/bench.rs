@@ -20,8 +20,8 @@ use indicator_relay::settings::Settings;
 use indicator_relay::storage::sqlite::SqliteStore;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 use crate::docs::root;
 use floor::Target;
@@ -202,6 +202,8 @@ struct Emulated {
     _child: Child,
     environment: Vec<(String, String)>,
     count: usize,
+    /// Kept open: what nobody can read any more would end it.
+    _output: Lines<BufReader<ChildStdout>>,
     _folder: tempfile::TempDir,
 }
 
@@ -226,7 +228,7 @@ impl Emulated {
             }
         }
         environment.extend(target.settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        Ok(Self { _child: child, environment, count, _folder: folder })
+        Ok(Self { _child: child, environment, count, _output: lines, _folder: folder })
     }
 
     async fn part(&self, part: &str, folder: &std::path::Path, state: &str) -> anyhow::Result<Measured> {
