@@ -141,12 +141,7 @@ impl Outbox {
             Some(Ok(done)) => done,
             Some(Err(error)) => {
                 let message = format!("a request ended abnormally: {error}");
-                return Err(Halt::Outage(SendError {
-                    kind: SendErrorKind::Transient,
-                    message,
-                    retry_after: None,
-                    correlation: None,
-                }));
+                return Err(Halt::Outage(SendError::new(SendErrorKind::Transient, message, None)));
             }
             None => std::future::pending().await,
         };

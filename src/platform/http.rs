@@ -9,6 +9,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
@@ -19,6 +20,8 @@ use super::pacer::Pacer;
 /// Before the second attempt, where the service does not say; doubled for each further one.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// Everything outside RFC 3986's unreserved characters, so that nothing is left for anybody to normalise.
+pub const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Characters of a foreign message that we repeat.
 const EXCERPT: usize = 200;
 
@@ -438,6 +441,16 @@ pub fn one_line(text: &str) -> String {
         short.push('…');
     }
     short
+}
+
+/// A link's path and query below a base address; none if it leads elsewhere, where our token has no business.
+#[must_use]
+pub fn path_below(base: &Url, link: &Url) -> Option<String> {
+    if link.origin() != base.origin() {
+        return None;
+    }
+    let path = link.path().strip_prefix(base.path().trim_end_matches('/')).filter(|path| path.starts_with('/'))?;
+    Some(link.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
 }
 
 /// Plain HTTP is for this machine only.

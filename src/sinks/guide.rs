@@ -57,6 +57,11 @@ pub enum Fill {
     Declined(&'static str),
 }
 
+/// Short, so that a column reads as a table.
+pub(crate) const fn to(path: &'static str, note: &'static str) -> Fill {
+    Fill::Property { path, note }
+}
+
 /// A sink's column beside the guide's rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {

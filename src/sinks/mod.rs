@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::indicator::{ActionToTake, Group, Indicator, Kind, NeverSend, Observable, ObservableKey, Tlp};
 use crate::platform::clock::BoxFuture;
-use crate::platform::http::Traffic;
+use crate::platform::http::{Failure, Traffic};
 pub use target::Target;
 
 /// What the user wants of every payload, whatever the sink.
@@ -129,6 +129,28 @@ pub struct Draft {
     pub created: Timestamp,
     pub valid_from: Timestamp,
     pub expiration_days: u16,
+}
+
+impl Draft {
+    /// `content` without the times of sending, which its sink adds.
+    pub(crate) fn new(
+        (indicator, kind): (&Indicator, Kind),
+        terms: &Terms,
+        content: Vec<u8>,
+        identity: ContentHash,
+        external_id: String,
+    ) -> Self {
+        let expiration_days = terms.expiration_days.of(kind);
+        Self {
+            hash: ContentHash::of(&[&content, &expiration_days.to_be_bytes()]),
+            content,
+            identity,
+            external_id,
+            created: indicator.date_added,
+            valid_from: indicator.date_added,
+            expiration_days,
+        }
+    }
 }
 
 /// First 16 bytes of a SHA-256.
@@ -247,6 +269,19 @@ pub struct SendError {
     pub message: String,
     pub retry_after: Option<Duration>,
     pub correlation: Option<String>,
+}
+
+impl SendError {
+    pub(crate) fn new(kind: SendErrorKind, message: String, correlation: Option<String>) -> Self {
+        Self { kind, message, retry_after: None, correlation }
+    }
+
+    /// A call without a usable answer. A 429 that does not say when to come back is given `wait`.
+    pub(crate) fn unanswered(failure: Failure, wait: Duration) -> Self {
+        let kind = if failure.transient { SendErrorKind::Transient } else { SendErrorKind::Systemic };
+        let retry_after = failure.retry_after.or_else(|| (failure.status == Some(429)).then_some(wait));
+        Self { retry_after, ..Self::new(kind, failure.to_string(), failure.request_id) }
+    }
 }
 
 /// What a sink takes at once.
@@ -375,13 +410,40 @@ pub(crate) fn described(indicator: &Indicator) -> String {
     format!("ThreatConnect | Owner: {}", indicator.owner)
 }
 
+/// The first so many characters.
+pub(crate) fn cut(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
+}
+
+/// RFC 3339 in UTC, to the second.
+pub(crate) fn seconds(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A request body whose last member is an open array: `head`, the payloads, `]}`. They are JSON already and not parsed again.
+pub(crate) fn body_of<'a>(head: &[u8], payloads: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+    let size: usize = payloads.clone().map(|payload| payload.len() + 1).sum();
+    let mut body = Vec::with_capacity(head.len() + size + 2);
+    body.extend_from_slice(head);
+    for (i, payload) in payloads.enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(payload);
+    }
+    body.extend_from_slice(b"]}");
+    body
+}
+
 /// Names a destination in stored keys: the product's short name and a hash of what tells it from others.
 pub(crate) fn fingerprint(product: &str, parts: &[&str]) -> String {
     let hash = digest::digest(&digest::SHA256, parts.join("\n").as_bytes());
     hash.as_ref().iter().take(8).fold(format!("{product}-"), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// A refusal that says that the tenant holds no more indicators, which is no matter of the item. No page says with which words; a limit of a field, a batch or a rate is another matter.
+/// A refusal that says that the tenant holds no more indicators, which is no matter of the item.
+///
+/// No page says with which words; a limit of a field, a batch or a rate is another matter.
 pub(crate) fn says_full(text: &str) -> bool {
     const OF_MANY: [&str; 8] = [
         "15000",
@@ -468,6 +530,23 @@ mod tests {
             network: NetworkUse::read(&["TCP/443"]),
             web_link: Some("https://example.threatconnect.com/#/details/indicators/1001".to_owned()),
             xid: None,
+        }
+    }
+
+    /// The same without any context.
+    pub(in crate::sinks) fn bare(full: Indicator) -> Indicator {
+        Indicator {
+            rating: None,
+            confidence: None,
+            score: None,
+            false_positives: None,
+            last_seen: None,
+            tags: Vec::new(),
+            tlp: None,
+            phases: Vec::new(),
+            network: None,
+            web_link: None,
+            ..full
         }
     }
 

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqwest::Method;
 use url::Url;
 
 use crate::indicator::Indicator;
 use crate::platform::clock::Clock;
-use crate::platform::http::{Bounds, Failure, Http, Reply, Request, Traffic, excerpt, http_date};
+use crate::platform::http::{Bounds, ENCODED, Failure, Http, Reply, Request, Traffic, excerpt, http_date};
 use crate::platform::secret::Secret;
 
 pub use filter::{FILTERS, Filter, FilterRow};
@@ -25,8 +25,6 @@ pub use pages::Pages;
 const FIELDS: [&str; 6] = ["attributes", "falsePositives", "securityLabels", "sightings", "tags", "threatAssess"];
 /// Path and query from which on parameters travel in a body: the vendor's own client does the same.
 const LONGEST_QUERY: usize = 2_000;
-/// Everything outside RFC 3986's unreserved characters, so that nothing is left for anybody to normalise.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Ids or values in one `in (…)`.
 const IDS_AT_ONCE: usize = 200;
 /// The server accepts a time of signing that is off by less.

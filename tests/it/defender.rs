@@ -2,9 +2,9 @@
 
 use emulator::faults::{Effect, Fault, When};
 use emulator::{Service, TENANT};
-use indicator_relay::export::{Report, Request};
+use indicator_relay::export::Request;
 
-use crate::rig::{HOUR, Rig};
+use crate::rig::{HOUR, Rig, assert_sent};
 
 fn fault(path: &str, when: When, effect: Effect) -> Fault {
     Fault { service: Service::Defender, path: path.to_owned(), body: String::new(), when, effect }
@@ -13,12 +13,6 @@ fn fault(path: &str, when: When, effect: Effect) -> Fault {
 fn status(status: u16, retry_after: Option<&str>) -> Effect {
     let body = r#"{"error":{"code":"X","message":"said by a fault","target":"corr-1"}}"#.to_owned();
     Effect::Status { status, body, retry_after: retry_after.map(str::to_owned) }
-}
-
-#[track_caller]
-fn assert_sent(report: &Report, accepted: u64, unchanged: u64, withdrawn: u64) {
-    let found = (report.complete, report.outcomes.accepted, report.outcomes.unchanged, report.withdrawn);
-    assert_eq!(found, (true, accepted, unchanged, withdrawn), "{report:#?}");
 }
 
 /// Nothing was sent that could not be told apart, and nothing is there twice.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use emulator::faults::{Effect, Fault, When};
 use emulator::{Gone, GraphOperation, Indicator, Service, TENANT};
-use indicator_relay::export::{Report, Request};
+use indicator_relay::export::Request;
 use indicator_relay::storage::StateStore;
 use indicator_relay::storage::sqlite::SqliteStore;
 use serde_json::{Value, json};
 
 use crate::crash::Dying;
-use crate::rig::{DEFENDER, HOUR, Rig, SENTINEL};
+use crate::rig::{DEFENDER, HOUR, Rig, SENTINEL, assert_sent};
 
 const PRODUCTS: [&str; 2] = [SENTINEL, DEFENDER];
 
@@ -22,12 +22,6 @@ fn fault(path: &str, when: When, effect: Effect) -> Fault {
 fn status(status: u16, retry_after: Option<&str>) -> Effect {
     let body = r#"{"error":{"code":"X","message":"said by a fault","innerError":{"request-id":"corr-1"}}}"#.to_owned();
     Effect::Status { status, body, retry_after: retry_after.map(str::to_owned) }
-}
-
-#[track_caller]
-fn assert_sent(report: &Report, accepted: u64, unchanged: u64, withdrawn: u64) {
-    let found = (report.complete, report.outcomes.accepted, report.outcomes.unchanged, report.withdrawn);
-    assert_eq!(found, (true, accepted, unchanged, withdrawn), "{report:#?}");
 }
 
 /// Nothing was sent that could not be told apart, and nothing is there twice.

@@ -231,3 +231,10 @@ impl Rig {
 
 /// An hour.
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The run is complete, and did just this.
+#[track_caller]
+pub(crate) fn assert_sent(report: &Report, accepted: u64, unchanged: u64, withdrawn: u64) {
+    let found = (report.complete, report.outcomes.accepted, report.outcomes.unchanged, report.withdrawn);
+    assert_eq!(found, (true, accepted, unchanged, withdrawn), "{report:#?}");
+}

@@ -109,7 +109,7 @@ impl Api {
             };
         }
         let message = format!("Defender's list of indicators has no end: {PAGES} pages with {} of them", entries.len());
-        Err(Failed { status: None, error: error(SendErrorKind::Transient, message, None) })
+        Err(Failed { status: None, error: SendError::new(SendErrorKind::Transient, message, None) })
     }
 
     /// What is there with one of these values; more than was asked for if a list is the cheaper way, or the only one.
@@ -158,7 +158,10 @@ impl Api {
             }
             if searches >= SEARCHES {
                 let message = "too many of the ids are gone to find the others, and Defender does not list them".to_owned();
-                return Err(Failed { error: error(SendErrorKind::Transient, message, failed.error.correlation), ..failed });
+                return Err(Failed {
+                    error: SendError::new(SendErrorKind::Transient, message, failed.error.correlation),
+                    ..failed
+                });
             }
             if let (half @ [_, ..], other) = batch.split_at(batch.len() / 2) {
                 searches += 2;
@@ -176,7 +179,7 @@ impl Api {
 
 impl Failed {
     fn without_sense(message: &str, reply: &Reply) -> Self {
-        let error = error(SendErrorKind::Transient, message.to_owned(), request_id(&reply.headers));
+        let error = SendError::new(SendErrorKind::Transient, message.to_owned(), request_id(&reply.headers));
         Self { status: Some(reply.status), error }
     }
 }
@@ -210,11 +213,7 @@ async fn call(
 }
 
 fn unanswered(failure: Failure) -> Failed {
-    let kind = if failure.transient { SendErrorKind::Transient } else { SendErrorKind::Systemic };
-    let retry_after = failure.retry_after.or_else(|| (failure.status == Some(429)).then_some(DEFAULT_WAIT));
-    let message = failure.to_string();
-    let error = SendError { retry_after, ..error(kind, message, failure.request_id) };
-    Failed { status: failure.status, error }
+    Failed { status: failure.status, error: SendError::unanswered(failure, DEFAULT_WAIT) }
 }
 
 /// What a status means for settings and permissions, or for what was sent.
@@ -225,7 +224,7 @@ fn refused(operation: &str, reply: &Reply) -> Failed {
     if matches!(reply.status, 400 | 413) {
         let said = said.unwrap_or_else(|| format!("status {}", reply.status));
         let message = format!("Defender refused the request: {said}");
-        return Failed { status, error: error(SendErrorKind::Refused, message, correlation) };
+        return Failed { status, error: SendError::new(SendErrorKind::Refused, message, correlation) };
     }
     let advice = match reply.status {
         401 => "the token is not accepted; check DEFENDER_SCOPE and CLOUD (the audience must be that of WindowsDefenderATP)"
@@ -239,9 +238,5 @@ fn refused(operation: &str, reply: &Reply) -> Failed {
     };
     let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
     let message = format!("failed to {operation} at Defender: {advice}{said}");
-    Failed { status, error: error(SendErrorKind::Systemic, message, correlation) }
-}
-
-fn error(kind: SendErrorKind, message: String, correlation: Option<String>) -> SendError {
-    SendError { kind, message, retry_after: None, correlation }
+    Failed { status, error: SendError::new(SendErrorKind::Systemic, message, correlation) }
 }

@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::guide::{Column, Fill};
-use super::super::{Skip, Terms, described, is_private, screen};
+use super::super::guide::{Column, Fill, to};
+use super::super::{Skip, Terms, cut, described, is_private, screen};
 use super::{Config, FileHashes};
 use crate::indicator::{ActionToTake, Group, Indicator, Kind, Observable, ThreatRating};
 
@@ -23,10 +22,6 @@ const LONGER_HASH: &str = "Defender gets the longest hash of a file only (DEFEND
 /// Characters. No page states limits; the guide's own for Graph, and what other clients keep to.
 const DESCRIPTION: usize = 100;
 const TITLE: usize = 200;
-
-const fn to(path: &'static str, note: &'static str) -> Fill {
-    Fill::Property { path, note }
-}
 
 /// In the guide's order.
 pub(crate) static FIELDS: [Fill; 22] = [
@@ -173,14 +168,4 @@ fn has_longer_hash(indicator: &Indicator, kind: Kind, terms: &Terms) -> bool {
     let longer = |other: Kind| kind.group() == Group::File && other.group() == Group::File && other > kind;
     let sent = |kind, value: &str| Observable::parse(kind, value).is_ok_and(|other| screen(&other, terms).is_ok());
     indicator.values.iter().any(|(other, value)| longer(*other) && sent(*other, value))
-}
-
-/// The first so many characters.
-pub(crate) fn cut(text: &str, characters: usize) -> String {
-    text.chars().take(characters).collect()
-}
-
-/// RFC 3339 in UTC, to the second: the API keeps no more.
-pub(crate) fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

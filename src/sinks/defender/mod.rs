@@ -17,7 +17,7 @@ use url::Url;
 use super::guide::Column;
 use super::{
     Answer, ContentHash, Destination, Draft, Found, Limits, SendError, SendErrorKind, Sink, Skip, Stamp, TargetProduct, Terms,
-    Upload, Withdrawal, external_id, fingerprint, rounds,
+    Upload, Withdrawal, external_id, fingerprint, rounds, seconds,
 };
 use crate::indicator::{Indicator, Observable, ObservableKey};
 use crate::platform::clock::{BoxFuture, Clock};
@@ -270,20 +270,12 @@ impl Sink for Defender {
         let external_id = external_id(indicator, observable.kind());
         let mut content = mapping::payload(indicator, observable, &external_id, terms, &self.config)?;
         content.pop(); // its end follows when it is sent
-        let expiration_days = terms.expiration_days.of(observable.kind());
-        Ok(Draft {
-            hash: ContentHash::of(&[&content, &expiration_days.to_be_bytes()]),
-            content,
-            identity: identity(mapping::action(terms.action)),
-            external_id,
-            created: indicator.date_added,
-            valid_from: indicator.date_added,
-            expiration_days,
-        })
+        let identity = identity(mapping::action(terms.action));
+        Ok(Draft::new((indicator, observable.kind()), terms, content, identity, external_id))
     }
 
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8> {
-        let end = format!(",\"expirationTime\":\"{}\"}}", mapping::time(stamp.expires));
+        let end = format!(",\"expirationTime\":\"{}\"}}", seconds(stamp.expires));
         [draft.content.as_slice(), end.as_bytes()].concat()
     }
 

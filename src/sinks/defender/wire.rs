@@ -3,20 +3,17 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::mapping::cut;
-use crate::platform::http::excerpt;
-use crate::sinks::{Answer, says_full};
+use crate::platform::http::{ENCODED, excerpt, path_below};
+use crate::sinks::{Answer, body_of, cut, says_full};
 
 /// Characters of a foreign message that we repeat.
 const EXCERPT: usize = 200;
-/// Everything outside RFC 3986's unreserved characters, so that nothing is left for anybody to normalise.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Bytes of one filter: longer request lines are refused on the way.
 const FILTER: usize = 1_500;
 /// Comparisons in one filter: OData services bound the nodes of an expression.
@@ -24,19 +21,9 @@ const COMPARISONS: usize = 15;
 /// Requests that look values up; for more, one list of everything is cheaper.
 const LOOK_UPS: usize = 5;
 
-/// The body of an import; the payloads are JSON already and are not parsed again.
+/// The body of an import.
 pub(crate) fn import(payloads: &[&[u8]]) -> Vec<u8> {
-    let size: usize = payloads.iter().map(|payload| payload.len() + 1).sum();
-    let mut body = Vec::with_capacity(size + 20);
-    body.extend_from_slice(b"{\"Indicators\":[");
-    for (i, payload) in payloads.iter().enumerate() {
-        if i > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(payload);
-    }
-    body.extend_from_slice(b"]}");
-    body
+    body_of(b"{\"Indicators\":[", payloads.iter().copied())
 }
 
 /// The body of a bulk deletion.
@@ -137,14 +124,9 @@ fn id(value: &Value) -> Option<String> {
     any_id(value).filter(|id| id.bytes().all(|b| b.is_ascii_digit()) && id.bytes().any(|b| b != b'0'))
 }
 
-/// A link's path and query below the base address; none if it leads elsewhere, where our token has no business.
+/// Path and query of a link, which may be relative.
 pub(crate) fn below(base: &Url, link: &str) -> Option<String> {
-    let link = base.join(link).ok()?;
-    if link.origin() != base.origin() {
-        return None;
-    }
-    let path = link.path().strip_prefix(base.path().trim_end_matches('/')).filter(|path| path.starts_with('/'))?;
-    Some(link.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
+    path_below(base, &base.join(link).ok()?)
 }
 
 /// One spelling for all that the service may give a value: two values of the same name are never sent in one call.

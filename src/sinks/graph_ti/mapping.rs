@@ -7,18 +7,14 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::super::guide::{Column, Fill};
-use super::super::{ContentHash, Skip, TargetProduct, Terms, described, external_id, is_private};
+use super::super::guide::{Column, Fill, to};
+use super::super::{ContentHash, Skip, TargetProduct, Terms, cut, described, external_id, is_private, seconds};
 use crate::indicator::{ActionToTake, Confidence, Group, Indicator, KillChainPhase, Kind, Observable, ThreatRating, Tlp};
 
 const NO_EMAIL: &str = "Defender takes no e-mail indicators";
 const NO_RANGES: &str = "Defender takes no ranges";
 const NO_USER_AGENTS: &str = "Defender takes no user agents";
 const PUBLIC_ONLY: &str = "Defender takes public addresses only";
-
-const fn to(path: &'static str, note: &'static str) -> Fill {
-    Fill::Property { path, note }
-}
 
 /// In the guide's order.
 pub(crate) static FIELDS: [Fill; 22] = [
@@ -205,11 +201,11 @@ pub(super) fn object<'a>(
         target_product: target(product),
         action: action(terms.action),
         confidence: indicator.confidence.map(Confidence::value),
-        description: described(indicator).chars().take(LONGEST_DESCRIPTION).collect(),
+        description: cut(&described(indicator), LONGEST_DESCRIPTION),
         external_id: external_id(indicator, observable.kind()),
         kill_chain: indicator.phases.iter().map(|phase| kill_chain(*phase)).collect(),
         known_false_positives: indicator.false_positives.map(|count| count.to_string()),
-        last_reported_date_time: indicator.last_seen.map(time),
+        last_reported_date_time: indicator.last_seen.map(seconds),
         severity: indicator.rating.map(ThreatRating::rounded),
         tags,
         tlp_level: tlp_level(tlp),
@@ -293,9 +289,4 @@ fn tlp_level(tlp: Tlp) -> &'static str {
         Tlp::Amber | Tlp::AmberStrict => "amber",
         Tlp::Red => "red",
     }
-}
-
-/// ISO 8601 in UTC, to the second.
-pub(super) fn time(at: jiff::Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -16,8 +16,8 @@ use url::Url;
 
 use super::guide::Column;
 use super::{
-    Answer, ContentHash, Destination, Draft, Limits, SendError, Sink, Skip, Stamp, TargetProduct, Terms, Upload, Withdrawal,
-    fingerprint,
+    Answer, Destination, Draft, Limits, SendError, Sink, Skip, Stamp, TargetProduct, Terms, Upload, Withdrawal, fingerprint,
+    seconds,
 };
 use crate::indicator::{Indicator, Observable};
 use crate::platform::clock::{BoxFuture, Clock};
@@ -120,20 +120,11 @@ impl Sink for GraphTi {
         let identity = mapping::identity(&content, self.config.product);
         // Without its closing brace: the end of its life follows.
         content.pop();
-        let expiration_days = terms.expiration_days.of(observable.kind());
-        Ok(Draft {
-            hash: ContentHash::of(&[&content, &expiration_days.to_be_bytes()]),
-            content,
-            identity,
-            external_id: object.external_id,
-            created: indicator.date_added,
-            valid_from: indicator.date_added,
-            expiration_days,
-        })
+        Ok(Draft::new((indicator, observable.kind()), terms, content, identity, object.external_id))
     }
 
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8> {
-        let end = format!(",\"expirationDateTime\":\"{}\"}}", mapping::time(stamp.expires));
+        let end = format!(",\"expirationDateTime\":\"{}\"}}", seconds(stamp.expires));
         [draft.content.as_slice(), end.as_bytes()].concat()
     }
 

@@ -47,19 +47,7 @@ fn indicator() -> Indicator {
 }
 
 fn bare() -> Indicator {
-    Indicator {
-        rating: None,
-        confidence: None,
-        score: None,
-        false_positives: None,
-        last_seen: None,
-        tags: Vec::new(),
-        tlp: None,
-        phases: Vec::new(),
-        network: None,
-        web_link: None,
-        ..indicator()
-    }
+    tests::bare(indicator())
 }
 
 fn stamp() -> Stamp {

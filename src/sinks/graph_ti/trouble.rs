@@ -29,24 +29,19 @@ pub(super) fn refused(operation: &str, reply: &Reply) -> SendError {
         ),
         status => (SendErrorKind::Systemic, format!("an unexpected status {status}; check GRAPH_URL")),
     };
-    SendError { kind, message: told(operation, &advice, reply), retry_after: None, correlation: request_id(&reply.headers) }
+    SendError::new(kind, told(operation, &advice, reply), request_id(&reply.headers))
 }
 
 /// The API answers no more, or as if it were not there.
 pub(super) fn gone(operation: &str, reply: &Reply) -> SendError {
     let advice = "its tiIndicator API is gone or closed for this tenant; use DELIVERY=product";
-    SendError {
-        kind: SendErrorKind::Systemic,
-        message: told(operation, advice, reply),
-        retry_after: None,
-        correlation: request_id(&reply.headers),
-    }
+    SendError::new(SendErrorKind::Systemic, told(operation, advice, reply), request_id(&reply.headers))
 }
 
 /// A next page that lies on another host, or pages without an end.
 pub(super) fn astray(operation: &str) -> SendError {
     let message = format!("failed to {operation} through Microsoft Graph: its list of pages leads elsewhere; check GRAPH_URL");
-    SendError { kind: SendErrorKind::Systemic, message, retry_after: None, correlation: None }
+    SendError::new(SendErrorKind::Systemic, message, None)
 }
 
 /// A call without a usable answer.

@@ -2,32 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::mapping::{holders, is_editable, target, written};
 use crate::indicator::Observable;
-use crate::platform::http::one_line;
-use crate::sinks::TargetProduct;
+use crate::platform::http::{ENCODED, one_line, path_below};
+use crate::sinks::{TargetProduct, body_of};
 
 pub(super) const COLLECTION: &str = "/beta/security/tiIndicators";
 
-/// Unreserved characters of RFC 3986 stay.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// `{"value":[…]}` of items that are JSON already and are not parsed again.
-pub(super) fn collection<'a>(items: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut body = b"{\"value\":[".to_vec();
-    for (i, item) in items.into_iter().enumerate() {
-        if i > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(item);
-    }
-    body.extend_from_slice(b"]}");
-    body
+/// `{"value":[…]}`.
+pub(super) fn collection<'a>(items: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+    body_of(b"{\"value\":[", items)
 }
 
 /// `{"value":["id",…]}`.
@@ -48,23 +37,18 @@ pub(super) fn update(id: Option<&str>, payload: &[u8], product: TargetProduct) -
 
 /// The address of one object.
 pub(super) fn object_path(id: &str) -> String {
-    format!("{COLLECTION}/{}", utf8_percent_encode(id, ESCAPED))
+    format!("{COLLECTION}/{}", utf8_percent_encode(id, ENCODED))
 }
 
 /// The address that lists the objects with these external ids; a list without `$top` is not always answered.
 pub(super) fn lookup_path(external_ids: &[&str]) -> String {
     let terms: Vec<String> = external_ids.iter().map(|id| format!("externalId eq '{}'", id.replace('\'', "''"))).collect();
-    format!("{COLLECTION}?$top=100&$filter={}", utf8_percent_encode(&terms.join(" or "), ESCAPED))
+    format!("{COLLECTION}?$top=100&$filter={}", utf8_percent_encode(&terms.join(" or "), ENCODED))
 }
 
-/// Path and query of a further page below `base`; none if it lies elsewhere: our token goes nowhere else.
+/// Path and query of a further page; the service writes whole addresses.
 pub(super) fn next_path(base: &Url, link: &str) -> Option<String> {
-    let link = Url::parse(link).ok()?;
-    if link.origin() != base.origin() {
-        return None;
-    }
-    let path = link.path().strip_prefix(base.path().trim_end_matches('/')).filter(|path| path.starts_with('/'))?;
-    Some(link.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
+    path_below(base, &Url::parse(link).ok()?)
 }
 
 /// What an answer says of one item.

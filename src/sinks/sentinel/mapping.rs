@@ -5,18 +5,14 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::super::guide::{Column, Fill};
-use super::super::{Skip, Terms, Withdrawal, described, external_id};
+use super::super::guide::{Column, Fill, to};
+use super::super::{Skip, Terms, Withdrawal, described, external_id, seconds};
 use super::Config;
 use crate::indicator::{Indicator, Kind, Observable, Tlp};
 
 const NO_USER_AGENT: &str =
     "Sentinel documents no pattern for user agents (SENTINEL_USER_AGENTS=on sends one that built-in rules do not match)";
 const ONE_COMPARISON: &str = "one comparison per pattern";
-
-const fn to(path: &'static str, note: &'static str) -> Fill {
-    Fill::Property { path, note }
-}
 
 /// In the guide's order.
 pub(crate) static FIELDS: [Fill; 22] = [
@@ -266,7 +262,7 @@ fn context(indicator: &Indicator, terms: &Terms) -> String {
         part(format_args!("False positives {count}"));
     }
     if let Some(seen) = indicator.last_seen {
-        part(format_args!("Last seen {}", seen.strftime("%Y-%m-%dT%H:%M:%SZ")));
+        part(format_args!("Last seen {}", seconds(seen)));
     }
     part(format_args!("Action {}", terms.action.name()));
     if let Some(network) = indicator.network {

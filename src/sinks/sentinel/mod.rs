@@ -18,7 +18,7 @@ use super::{
 };
 use crate::indicator::{Indicator, Observable};
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::platform::http::{Authorize, Bounds, Failure, Http, Reply, Request, Traffic, excerpt, request_id};
+use crate::platform::http::{Authorize, Bounds, Http, Reply, Request, Traffic, excerpt, request_id};
 use crate::platform::pacer::{Lanes, Pacer};
 
 use super::guide::Column;
@@ -117,7 +117,8 @@ impl Sentinel {
             body: Some(wire::body(&self.config.source_system, payloads).into()),
             idempotent: true, // an object with the same id replaces itself
         };
-        self.http.send(request).await.map_err(unanswered)
+        // A 429 names its wait in the body, if at all: without one the vendor's window of a minute is waited for.
+        self.http.send(request).await.map_err(|failure| SendError::unanswered(failure, wire::DEFAULT_WAIT))
     }
 }
 
@@ -138,16 +139,7 @@ impl Sink for Sentinel {
         let external_id = mapping::stix_id(observable);
         let object = mapping::object(indicator, observable, &external_id, terms, &self.config)?;
         let content = open_ended(&object);
-        let expiration_days = terms.expiration_days.of(observable.kind());
-        Ok(Draft {
-            hash: ContentHash::of(&[&content, &expiration_days.to_be_bytes()]),
-            content,
-            identity: ContentHash::NONE,
-            external_id,
-            created: indicator.date_added,
-            valid_from: indicator.date_added,
-            expiration_days,
-        })
+        Ok(Draft::new((indicator, observable.kind()), terms, content, ContentHash::NONE, external_id))
     }
 
     fn payload(&self, draft: &Draft, stamp: Stamp) -> Vec<u8> {
@@ -188,7 +180,7 @@ fn refused(reply: &Reply, count: usize, correlation: Option<String>) -> Result<V
     }
     let said = excerpt(&reply.body).unwrap_or_else(|| format!("status {}", reply.status));
     let message = format!("Sentinel refused the request: {said}");
-    Err(SendError { kind: SendErrorKind::Refused, message, retry_after: None, correlation })
+    Err(SendError::new(SendErrorKind::Refused, message, correlation))
 }
 
 /// The object's JSON without its closing brace: the times of sending follow.
@@ -212,14 +204,7 @@ fn closed(mut content: Vec<u8>, stamp: Stamp) -> Vec<u8> {
 }
 
 fn no_farewell(reason: &str) -> SendError {
-    SendError { kind: SendErrorKind::Refused, message: reason.to_owned(), retry_after: None, correlation: None }
-}
-
-fn unanswered(failure: Failure) -> SendError {
-    let kind = if failure.transient { SendErrorKind::Transient } else { SendErrorKind::Systemic };
-    // A 429 names its wait in the body, if at all: without one the vendor's window of a minute is waited for.
-    let retry_after = failure.retry_after.or_else(|| (failure.status == Some(429)).then_some(wire::DEFAULT_WAIT));
-    SendError { kind, message: failure.to_string(), retry_after, correlation: failure.request_id }
+    SendError::new(SendErrorKind::Refused, reason.to_owned(), None)
 }
 
 /// What a status means for settings and permissions.
@@ -239,7 +224,7 @@ fn systemic(config: &Config, reply: &Reply, correlation: Option<String>) -> Send
     };
     let said = excerpt(&reply.body).map(|said| format!(" ({said})")).unwrap_or_default();
     let message = format!("failed to upload to Sentinel: {advice}{said}");
-    SendError { kind: SendErrorKind::Systemic, message, retry_after: None, correlation }
+    SendError::new(SendErrorKind::Systemic, message, correlation)
 }
 
 #[cfg(test)]

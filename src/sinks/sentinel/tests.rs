@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::guide::Fill;
-use super::super::tests::{Nobody, indicator, terms};
+use super::super::tests::{Nobody, bare, indicator, terms};
 use super::*;
 use crate::indicator::{ActionToTake, Kind, NetworkUse};
 use crate::platform::clock::SystemClock;
@@ -75,19 +75,7 @@ fn an_indicator_is_sent_with_all_its_context() {
 
 #[test]
 fn what_is_absent_is_left_out() {
-    let bare = Indicator {
-        rating: None,
-        confidence: None,
-        score: None,
-        false_positives: None,
-        last_seen: None,
-        tags: Vec::new(),
-        tlp: None,
-        phases: Vec::new(),
-        network: None,
-        web_link: None,
-        ..indicator()
-    };
+    let bare = bare(indicator());
     let object = sent(&sink(false, true), &bare, Kind::Host, "Bad.Example.").expect("a payload");
     let keys: BTreeSet<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
     assert!(

@@ -5,26 +5,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::sinks::Answer;
+use crate::sinks::{Answer, body_of};
 
 /// Where a 429 says nothing about when to come back.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
-/// The request body; the payloads are JSON already and are not parsed again.
+/// The request body.
 pub(crate) fn body(source_system: &str, payloads: &[&[u8]]) -> Vec<u8> {
-    let size: usize = payloads.iter().map(|payload| payload.len() + 1).sum();
-    let mut body = Vec::with_capacity(size + 100);
-    body.extend_from_slice(b"{\"sourcesystem\":");
-    body.extend_from_slice(serde_json::Value::from(source_system).to_string().as_bytes());
-    body.extend_from_slice(b",\"stixobjects\":[");
-    for (i, payload) in payloads.iter().enumerate() {
-        if i > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(payload);
-    }
-    body.extend_from_slice(b"]}");
-    body
+    let head = format!("{{\"sourcesystem\":{},\"stixobjects\":[", serde_json::Value::from(source_system));
+    body_of(head.as_bytes(), payloads.iter().copied())
 }
 
 #[derive(Deserialize)]
