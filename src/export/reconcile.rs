@@ -105,8 +105,7 @@ impl Listing {
     /// Ids of our other objects about the same.
     fn take_beside(&mut self, key: ObservableKey) -> Vec<String> {
         let places = self.by_key.get(&key).cloned().unwrap_or_default();
-        let ours = |found: &Found| found.ours;
-        places.into_iter().filter_map(|i| self.found[i].take_if(|found| ours(found)).map(|found| found.id)).collect()
+        places.into_iter().filter_map(|i| self.found[i].take_if(|found| found.ours).map(|found| found.id)).collect()
     }
 
     /// What no row took is others', or of ours without a row; how many that are.
