@@ -7,19 +7,12 @@ mod render;
 mod show;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::app::App;
-use crate::platform::clock::Clock;
-use crate::platform::secret::Secret;
-use crate::platform::vault::{Reader, Vault};
-use crate::settings::{self, LoggingLevel, Problem, Settings, vault_secrets};
-use crate::storage::StateStore;
-use crate::storage::sqlite::SqliteStore;
+use crate::app::{App, OpenError, Surroundings};
+use crate::settings::{self, LoggingLevel, Problem};
 
 /// Keeps Microsoft Sentinel and Microsoft Defender equal to the indicators in ThreatConnect. Settings come from the environment; `settings` lists them.
 #[derive(Debug, Parser)]
@@ -99,16 +92,6 @@ enum Shape {
     Markdown,
 }
 
-/// What the command line is given from outside: no other part reads the environment or makes clients.
-#[derive(Debug)]
-pub struct Surroundings {
-    pub environment: BTreeMap<String, String>,
-    pub client: reqwest::Client,
-    pub clock: Arc<dyn Clock>,
-    /// Standard error is a terminal: a progress bar makes sense.
-    pub terminal: bool,
-}
-
 /// How a command ended; the numbers are the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -143,13 +126,7 @@ impl From<Exit> for ExitCode {
 #[must_use]
 pub fn logging_level(arguments: &Arguments, environment: &BTreeMap<String, String>) -> LoggingLevel {
     match arguments.verbose {
-        0 => match environment.get("LOGGING_LEVEL").map(|text| text.trim().to_ascii_lowercase()).as_deref() {
-            Some("trace") => LoggingLevel::Trace,
-            Some("debug") => LoggingLevel::Debug,
-            Some("info") => LoggingLevel::Info,
-            Some("error") => LoggingLevel::Error,
-            _ => LoggingLevel::Warn,
-        },
+        0 => settings::logging_level(environment).unwrap_or(LoggingLevel::Warn),
         1 => LoggingLevel::Info,
         _ => LoggingLevel::Debug,
     }
@@ -198,43 +175,16 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
     }
 }
 
-/// Settings, secrets, store: or what is wrong with them, printed.
+/// The product, or what is wrong with its settings, printed.
 async fn open(around: &Surroundings) -> Result<App, Exit> {
-    let given = secrets(around).await?;
-    let settings = Settings::from_map(&given).map_err(|problems| complain(&problems))?;
-    for note in &settings.notes {
-        tracing::warn!("{note}");
-    }
-    let path: PathBuf = settings.state_file.clone();
-    let store = SqliteStore::open(&path, Arc::clone(&around.clock)).map_err(|error| {
-        render::error(&error.to_string());
-        Exit::Failed
-    })?;
-    let store: Arc<dyn StateStore> = Arc::new(store);
-    App::new(settings, &around.client, &around.clock, store).map_err(|error| {
-        render::error(&error);
-        Exit::Usage
+    App::open(around).await.map_err(|error| match error {
+        OpenError::Settings(problems) => complain(&problems),
+        OpenError::Setting(line) => {
+            render::error(&line);
+            Exit::Usage
+        }
+        OpenError::Failed(line) => failed(&line),
     })
-}
-
-/// The environment with the values of secrets that are in the vault.
-async fn secrets(around: &Surroundings) -> Result<BTreeMap<String, String>, Exit> {
-    let Some(plan) = vault_secrets(&around.environment).map_err(|problems| complain(&problems))? else {
-        return Ok(around.environment.clone());
-    };
-    let managed = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
-    let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
-    let reader = if managed { Reader::Managed { client_id } } else { Reader::Developer };
-    let failed = |error: String| {
-        render::error(&error);
-        Exit::Failed
-    };
-    let vault = Vault::new(plan.url.clone(), &reader, around.client.clone()).map_err(failed)?;
-    let mut values: BTreeMap<String, Secret> = BTreeMap::new();
-    for secret in &plan.secrets {
-        values.insert(secret.name.clone(), vault.secret(&secret.name).await.map_err(failed)?);
-    }
-    Ok(plan.fill(&around.environment, &values))
 }
 
 fn complain(problems: &[Problem]) -> Exit {

@@ -33,7 +33,12 @@ impl JobName {
     }
 
     fn prefix(&self) -> String {
-        format!("{}__", self.0.to_ascii_uppercase().replace('-', "_"))
+        Self::prefix_of(&self.0)
+    }
+
+    /// Before the keys of a job with this name.
+    pub(super) fn prefix_of(name: &str) -> String {
+        format!("{}__", name.to_ascii_uppercase().replace('-', "_"))
     }
 }
 

@@ -7,6 +7,7 @@ use super::*;
 use crate::export::Resend;
 use crate::indicator::{ActionToTake, Confidence, Kind, ThreatAssessScore, ThreatRating, Tlp};
 use crate::platform::secret::Secret;
+use crate::platform::vault::SecretSource;
 use crate::threatconnect::Credentials;
 
 const SECRET: &str = "pa55w0rd~hunter2";
@@ -80,7 +81,9 @@ fn the_least_settings_mean_one_job_with_the_defaults() {
     assert_eq!(job.scope, "https://management.azure.com/.default");
     assert_eq!((job.policy.incremental, job.policy.last_run.is_none()), (false, true));
     assert_eq!((job.policy.resend, job.policy.withdraw, job.policy.withdraw_limit), (Resend::Changed, true, 20));
-    let Identity::ClientSecret { login, secret, .. } = &job.identity else { panic!("a client secret") };
+    let Identity::ClientSecret { login, secret: SecretSource::Given(secret), .. } = &job.identity else {
+        panic!("a client secret")
+    };
     assert_eq!((login.as_str(), secret.expose()), ("https://login.microsoftonline.com/", SECRET));
 }
 
@@ -221,7 +224,9 @@ fn what_was_probably_meant_for_us_is_not_ignored_in_silence() {
 #[test]
 fn a_user_and_a_token_exclude_each_other() {
     let token = accepted(&[("API_USER", ""), ("THREATCONNECT_SECRET_KEY", ""), ("THREATCONNECT_TOKEN", SECRET)]);
-    assert!(matches!(&token.jobs[0].source.credentials, Credentials::Token(token) if token.expose() == SECRET));
+    assert!(
+        matches!(&token.jobs[0].source.credentials, Credentials::Token(SecretSource::Given(token)) if token.expose() == SECRET)
+    );
     let told = refused(&[("THREATCONNECT_TOKEN", SECRET)]);
     assert!(told.contains("THREATCONNECT_TOKEN: cannot be given together with API_USER") && !told.contains(SECRET), "{told}");
     let told = refused(&[("THREATCONNECT_SECRET_KEY", "")]);
@@ -435,9 +440,11 @@ fn the_vault_is_asked_for_the_secrets_that_are_needed_and_no_others() {
         plan.secrets.iter().map(|secret| (secret.name.clone(), Secret::new(&format!("value of {}", secret.name)))).collect();
     let settings = Settings::from_map(&plan.fill(&given, &values)).map_err(|problems| lines(&problems)).expect("settings");
     assert!(
-        matches!(&settings.jobs[0].source.credentials, Credentials::Hmac { secret, .. } if secret.expose() == "value of threatconnect-secret-key")
+        matches!(&settings.jobs[0].source.credentials, Credentials::Hmac { secret: SecretSource::Given(secret), .. } if secret.expose() == "value of threatconnect-secret-key")
     );
-    assert!(matches!(&settings.jobs[1].source.credentials, Credentials::Token(token) if token.expose() == "value of token-of-b"));
+    assert!(
+        matches!(&settings.jobs[1].source.credentials, Credentials::Token(SecretSource::Given(token)) if token.expose() == "value of token-of-b")
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod crash;
 mod defender;
 mod documents;
 mod faults;
+mod functions;
 mod graph;
 mod model;
 mod program;

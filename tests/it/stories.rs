@@ -501,11 +501,12 @@ async fn the_tick_plans_what_is_due_and_workers_take_it_from_the_queue() {
     let mut turns = 0;
     loop {
         let Some(message) = queue.receive(QUEUE, 1, minute).await.expect("a queue").pop() else { break };
-        let handled = app.exporter.handle(&queue, &message.body, &format!("w{turns}"), budget, &progress).await.expect("handled");
+        let handled =
+            app.exporter.handle(&queue, &message.body, ("n", &format!("w{turns}")), budget, &progress).await.expect("handled");
         // The same message once more does no harm.
         drop(
             app.exporter
-                .handle(&queue, &message.body, &format!("again{turns}"), Some(Duration::ZERO), &progress)
+                .handle(&queue, &message.body, ("n", &format!("again{turns}")), Some(Duration::ZERO), &progress)
                 .await
                 .expect("handled"),
         );

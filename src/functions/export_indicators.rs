@@ -1,0 +1,38 @@
+//! `ExportIndicators`: each minute, one message per job that is due, and a look at what nobody else would notice.
+
+use std::sync::Arc;
+
+use super::{Envelope, Failure, Function, Relay, Trigger, names};
+use crate::app::App;
+
+const BINDING: &str = "timer";
+
+pub(super) const FUNCTION: Function = Function {
+    name: "ExportIndicators",
+    trigger: Trigger::Timer { binding: BINDING },
+    answer: |relay, envelope| Box::pin(answer(relay, envelope)),
+};
+
+async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
+    let (app, _) = relay.app().await?;
+    let past_due = envelope.timer(BINDING).is_past_due;
+    let messages = app.exporter.tick(app.queue.as_ref(), || names().0).await.map_err(Failure::new)?;
+    tracing::info!(event = "tick.finished", enqueued = messages.len(), past_due, "looked for runs that are due");
+    watch(&app).await
+}
+
+/// What a person must hear of, though no run tells it.
+async fn watch(app: &App) -> Result<(), Failure> {
+    for job in app.exporter.jobs() {
+        if let Some(age) = app.exporter.overdue(job).await.map_err(Failure::new)? {
+            let (job, minutes) = (&job.name, age.as_secs() / 60);
+            tracing::error!(
+                event = "run.overdue",
+                job,
+                minutes,
+                "job `{job}` has completed no run for {minutes} minutes, more than twice its schedule; `indicator-relay runs` says why"
+            );
+        }
+    }
+    Ok(())
+}
