@@ -4,6 +4,8 @@
 //! Written from the vendors' documents, not from any client, so that what it accepts and refuses is a second opinion. One
 //! world of state is behind all services; tests link it, people run it. It listens on loopback only.
 
+pub mod azurite;
+mod certificates;
 mod control;
 mod defender;
 mod entra;
@@ -96,7 +98,7 @@ impl Emulator {
     /// # Errors
     /// A port is taken.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let (ca_pem, tls) = server::certificates()?;
+        let (ca_pem, tls) = server::tls()?;
         let world = World {
             users: vec![User { access_id: ACCESS_ID.to_owned(), secret: SECRET_KEY.to_owned(), token: API_TOKEN.to_owned() }],
             apps: apps(),

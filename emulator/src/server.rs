@@ -9,12 +9,12 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use crate::certificates::{self, Certified};
 use crate::faults::Effect;
 use crate::time::Time;
 use crate::world::{Logged, Service, World};
@@ -92,25 +92,16 @@ pub(crate) enum Door {
     Control,
 }
 
-/// A certificate authority and a certificate for this machine, made anew.
-pub(crate) fn certificates() -> anyhow::Result<(String, TlsAcceptor)> {
-    let ca_key = KeyPair::generate()?;
-    let mut ca = CertificateParams::default();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(DnType::CommonName, "Indicator Relay emulator");
-    let ca_certificate = ca.self_signed(&ca_key)?;
-    let issuer = Issuer::new(ca, ca_key);
-    let key = KeyPair::generate()?;
-    let mut leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    leaf.distinguished_name.push(DnType::CommonName, "localhost");
-    let certificate = leaf.signed_by(&key, &issuer)?;
+/// TLS with a certificate made anew, and the CA that signed it.
+pub(crate) fn tls() -> anyhow::Result<(String, TlsAcceptor)> {
+    let Certified { ca_pem, certificate, key } = certificates::make()?;
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| anyhow::anyhow!("{e}"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)?;
-    Ok((ca_certificate.pem(), TlsAcceptor::from(Arc::new(config))))
+    Ok((ca_pem, TlsAcceptor::from(Arc::new(config))))
 }
 
 /// Opens a door on loopback; the port, and the task that serves until it is aborted.
