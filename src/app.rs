@@ -24,6 +24,9 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Azure gives it to the process of an app that has a managed identity.
+const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
+
 /// Why the product cannot start; nothing was sent or stored.
 #[derive(Debug)]
 pub enum OpenError {
@@ -130,7 +133,9 @@ struct KeptSecrets {
 
 async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenError> {
     let Some(plan) = vault_secrets(&around.environment).map_err(OpenError::Settings)? else { return Ok(None) };
-    let managed = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
+    // In Azure the app's own identity reads the vault, also where the targets are reached with a client secret.
+    let wanted = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
+    let managed = wanted || around.environment.contains_key(IDENTITY_ENDPOINT);
     let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
     let reader = if managed { Reader::Managed { client_id } } else { Reader::Developer };
     let vault =

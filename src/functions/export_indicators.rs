@@ -6,6 +6,8 @@ use super::{Envelope, Failure, Function, Relay, Trigger, names};
 use crate::app::App;
 
 const BINDING: &str = "timer";
+/// How long before its end a secret is mentioned.
+const WARN_BEFORE_DAYS: i64 = 30;
 
 pub(super) const FUNCTION: Function = Function {
     name: "ExportIndicators",
@@ -31,6 +33,17 @@ async fn watch(app: &App) -> Result<(), Failure> {
                 job,
                 minutes,
                 "job `{job}` has completed no run for {minutes} minutes, more than twice its schedule; `indicator-relay runs` says why"
+            );
+        }
+    }
+    for (secret, ends) in app.vault.iter().flat_map(|vault| vault.ends()) {
+        let days = ends.duration_since(app.exporter.now()).as_hours().div_euclid(24);
+        if days < WARN_BEFORE_DAYS {
+            tracing::warn!(
+                event = "secret.expiring",
+                secret,
+                days,
+                "the secret `{secret}` of the vault ends in {days} days; set a new version, no restart is needed"
             );
         }
     }

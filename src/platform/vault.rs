@@ -157,10 +157,9 @@ impl Vault {
                     (401, _) => "the sign-in is not accepted: the identity is of another tenant than the vault".to_owned(),
                     (403, Some("SecretDisabled")) => "the secret is disabled; enable it, or set a new version".to_owned(),
                     (403, Some("ForbiddenByFirewall" | "ForbiddenByConnection")) => {
-                        "the vault's firewall keeps us out".to_owned()
+                        "the vault's firewall keeps us out; allow this network, or use a private endpoint".to_owned()
                     }
-                    (403, _) => "the identity lacks the role \"Key Vault Secrets User\" on the vault, or the secret is disabled"
-                        .to_owned(),
+                    (403, _) => "the identity lacks the role \"Key Vault Secrets User\" on the vault".to_owned(),
                     (404, _) => format!("there is no such secret; `az keyvault secret set --name {name}` makes it"),
                     (status, _) => {
                         transient = status == 408 || status == 429 || status >= 500;

@@ -34,8 +34,9 @@ pub(super) struct Process {
 pub(super) fn read_process(reader: &mut Reader<'_>) -> Process {
     reader.read(&params::KEY_VAULT_URL, parse::address);
     let sign_in = reader.read(&params::IDENTITY, |text| parse::choice(text, &params::SIGN_INS));
-    if sign_in == Some(SignIn::Secret) && reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).is_some() {
-        reader.note("MANAGED_IDENTITY_CLIENT_ID is ignored, since IDENTITY is `secret`".to_owned());
+    let vault = reader.given(&params::KEY_VAULT_URL).is_some();
+    if sign_in == Some(SignIn::Secret) && !vault && reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).is_some() {
+        reader.note("MANAGED_IDENTITY_CLIENT_ID is ignored, since IDENTITY is `secret` and there is no vault".to_owned());
     }
     let cloud = reader.read(&params::CLOUD, |text| parse::choice(text, &CLOUDS));
     Process {

@@ -69,7 +69,7 @@ impl Connection {
     async fn ask(&mut self, method: &str, target: &str, headers: &[(String, String)], body: &[u8]) -> (u16, Value) {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n");
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            head.extend([name, ": ", value, "\r\n"]);
         }
         let mut bytes = if body.is_empty() {
             (head + "\r\n").into_bytes()

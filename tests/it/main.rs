@@ -12,6 +12,7 @@ mod graph;
 mod model;
 mod program;
 mod rig;
+mod schedule;
 mod storage;
 mod stories;
 mod targets;
