@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 use indicator_relay::cli::{self, Arguments, Surroundings};
-use indicator_relay::platform::clock::SystemClock;
+use indicator_relay::platform::clock::{Clock, SystemClock};
 use indicator_relay::settings::LoggingLevel;
+use indicator_relay::telemetry::{self, Form, Lines};
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
@@ -23,9 +24,7 @@ fn main() -> ExitCode {
         LoggingLevel::Warn => LevelFilter::WARN,
         LoggingLevel::Error => LevelFilter::ERROR,
     };
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
-    match work(arguments, environment, terminal) {
+    match work(arguments, environment, level) {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -34,13 +33,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(arguments: Arguments, environment: BTreeMap<String, String>, terminal: bool) -> anyhow::Result<cli::Exit> {
+fn work(arguments: Arguments, environment: BTreeMap<String, String>, level: LevelFilter) -> anyhow::Result<cli::Exit> {
     // The run itself is on this thread, what goes on beside it on one more: further ones only make memory grow.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")))
         .build()?;
-    let around = Surroundings { environment, client, clock: Arc::new(SystemClock::new()), terminal };
-    Ok(runtime.block_on(cli::run(arguments, &around)))
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let terminal = std::io::stderr().is_terminal();
+    let form = if environment.contains_key("FUNCTIONS_CUSTOMHANDLER_PORT") {
+        Form::Lines(Lines::of_process(Arc::clone(&clock)))
+    } else {
+        Form::Human { colours: terminal }
+    };
+    let telemetry = telemetry::init(telemetry::Options {
+        environment: &environment,
+        form,
+        level,
+        client: &client,
+        clock: &clock,
+        runtime: runtime.handle(),
+    });
+    let around = Surroundings { environment, client, clock, terminal, telemetry: telemetry.clone() };
+    Ok(runtime.block_on(async {
+        let exit = cli::run(arguments, &around).await;
+        telemetry.flush().await;
+        exit
+    }))
 }

@@ -20,6 +20,7 @@ use crate::platform::vault::{Reader, Vault};
 use crate::settings::{self, LoggingLevel, Problem, Settings, vault_secrets};
 use crate::storage::StateStore;
 use crate::storage::sqlite::SqliteStore;
+use crate::telemetry::Telemetry;
 
 /// Keeps Microsoft Sentinel and Microsoft Defender equal to the indicators in ThreatConnect. Settings come from the environment; `settings` lists them.
 #[derive(Debug, Parser)]
@@ -107,6 +108,7 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Standard error is a terminal: a progress bar makes sense.
     pub terminal: bool,
+    pub telemetry: Telemetry,
 }
 
 /// How a command ended; the numbers are the exit codes.

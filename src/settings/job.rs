@@ -32,6 +32,7 @@ pub(super) struct Process {
 
 pub(super) fn read_process(reader: &mut Reader<'_>) -> Process {
     reader.read(&params::KEY_VAULT_URL, parse::address);
+    reader.read(&params::OTEL_EXPORTER_OTLP_ENDPOINT, parse::address);
     let sign_in = reader.read(&params::IDENTITY, |text| parse::choice(text, &params::SIGN_INS));
     if sign_in == Some(SignIn::Secret) && reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).is_some() {
         reader.note("MANAGED_IDENTITY_CLIENT_ID is ignored, since IDENTITY is `secret`".to_owned());

@@ -2,6 +2,7 @@
 #![expect(clippy::panic, reason = "a test that cannot go on says why")]
 
 mod cap;
+mod collector;
 mod crash;
 mod defender;
 mod documents;
@@ -13,5 +14,6 @@ mod rig;
 mod storage;
 mod stories;
 mod targets;
+mod telemetry;
 mod tidy;
 mod vault;

@@ -26,7 +26,7 @@ pub(crate) struct TestClock {
 }
 
 impl TestClock {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { sim: SimClock::at(START.parse().expect("a time")), moved: watch::Sender::new(()) }
     }
 
