@@ -35,15 +35,14 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let root = root();
     let out = root.join(&arguments.out);
-    let binary = match &arguments.binary {
-        Some(binary) => std::fs::read(binary).with_context(|| format!("failed to read {}", binary.display()))?,
-        None => {
-            let places = build::Places::of_this_machine(&root)?;
-            let path = build::build(&root, &places)?;
-            let binary = std::fs::read(&path).with_context(|| format!("failed to read {}", path.display()))?;
-            ship(&binary, &places)?;
-            binary
-        }
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("failed to read {}", path.display()));
+    let binary = if let Some(binary) = &arguments.binary {
+        read(binary)?
+    } else {
+        let places = build::Places::of_this_machine(&root)?;
+        let binary = read(&build::build(&root, &places)?)?;
+        ship(&binary, &places)?;
+        binary
     };
     let zip = pack(&binary, &root, &out)?;
     println!("binary   {:>11} bytes, {} of at most {}", binary.len(), mebibytes(binary.len()), mebibytes(15 << 20));
