@@ -13,6 +13,7 @@ use crate::platform::vault::{Reader, Vault};
 use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
 use crate::storage::sqlite::SqliteStore;
 use crate::storage::{Queue, StateStore};
+use crate::telemetry::Telemetry;
 use crate::threatconnect::Client;
 
 /// What the product is given from outside: no other part reads the environment or makes clients.
@@ -22,6 +23,7 @@ pub struct Surroundings {
     /// Follows no redirects: credentials never go to another host.
     pub client: reqwest::Client,
     pub clock: Arc<dyn Clock>,
+    pub telemetry: Telemetry,
 }
 
 /// Azure gives it to the process of an app that has a managed identity.
@@ -58,6 +60,7 @@ pub struct App {
     pub queue: Arc<dyn Queue>,
     /// Where the secrets are, if not in the environment.
     pub vault: Option<Arc<Vault>>,
+    pub telemetry: Telemetry,
 }
 
 impl App {
@@ -81,7 +84,7 @@ impl App {
         let store = Arc::new(store);
         let app = Self::new(settings, &around.client, &around.clock, Arc::clone(&store) as Arc<dyn StateStore>, store)
             .map_err(OpenError::Setting)?;
-        Ok(Self { vault, ..app })
+        Ok(Self { vault, telemetry: around.telemetry.clone(), ..app })
     }
 
     /// # Errors
@@ -119,7 +122,13 @@ impl App {
                 &job.fingerprint,
             ));
         }
-        Ok(Self { settings, exporter: Exporter::new(store, Arc::clone(clock), jobs), queue, vault: None })
+        Ok(Self {
+            settings,
+            exporter: Exporter::new(store, Arc::clone(clock), jobs),
+            queue,
+            vault: None,
+            telemetry: Telemetry::default(),
+        })
     }
 }
 

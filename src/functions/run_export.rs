@@ -21,7 +21,10 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
     let (queue, progress) = (app.queue.as_ref(), Progress::default());
     let handled = app.exporter.handle(queue, text.as_bytes(), (&run, &worker), budget, &progress).await;
     match handled.map_err(Failure::new)? {
-        Handled::Over(Some(report)) => tell(&report),
+        Handled::Over(Some(report)) => {
+            app.telemetry.record(&report);
+            tell(&report);
+        }
         Handled::Over(None) => tracing::info!("the message names a run that is over: nothing to do"),
         Handled::Later(wait, Some(report)) => put_off(wait.as_secs(), &report),
         Handled::Later(wait, None) => {

@@ -3,6 +3,7 @@
 
 mod azurite;
 mod cap;
+mod collector;
 mod crash;
 mod defender;
 mod documents;
@@ -16,5 +17,6 @@ mod schedule;
 mod storage;
 mod stories;
 mod targets;
+mod telemetry;
 mod tidy;
 mod vault;
