@@ -49,7 +49,9 @@ fn handle(port: &str, environment: Environment) -> anyhow::Result<ExitCode> {
     // One line as every other, not several that the host would take for several errors.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "the program has a bug: {}", panic.payload_as_str().unwrap_or("it panicked"));
+        let payload = panic.payload();
+        let said = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(place, "the program has a bug: {}", said.unwrap_or("it panicked"));
     }));
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
