@@ -14,6 +14,7 @@ pub fn invocation(function: &str, invocation_id: &str, traceparent: Option<&str>
     let parent = traceparent.and_then(|text| Some((text, parse(text)?)));
     // At the level of errors, so that no LOGGING_LEVEL takes the fields from the lines.
     let span = tracing::error_span!(
+        parent: None,
         NAME,
         otel.name = function,
         otel.kind = "server",
