@@ -7,7 +7,6 @@ mod render;
 mod show;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,11 +14,11 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::app::App;
 use crate::platform::clock::Clock;
+use crate::platform::identity::Identity;
 use crate::platform::secret::Secret;
-use crate::platform::vault::{Reader, Vault};
+use crate::platform::vault::Vault;
 use crate::settings::{self, LoggingLevel, Problem, Settings, vault_secrets};
-use crate::storage::StateStore;
-use crate::storage::sqlite::SqliteStore;
+use crate::storage::{self, Queue};
 
 /// Keeps Microsoft Sentinel and Microsoft Defender equal to the indicators in ThreatConnect. Settings come from the environment; `settings` lists them.
 #[derive(Debug, Parser)]
@@ -176,19 +175,19 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
             Exit::Done
         }
         command => {
-            let app = match open(around).await {
-                Ok(app) => app,
+            let (app, queue) = match open(around).await {
+                Ok(opened) => opened,
                 Err(exit) => return exit,
             };
-            with_app(command, &app, around).await
+            with_app(command, &app, queue.as_ref(), around).await
         }
     }
 }
 
-async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
+async fn with_app(command: Command, app: &App, queue: &dyn Queue, around: &Surroundings) -> Exit {
     match command {
         Command::Export(arguments) => export::run(arguments, app, around).await,
-        Command::Check => check::run(app, around).await,
+        Command::Check => check::run(app, queue).await,
         Command::Runs { json, last } => show::runs(app, json, last).await,
         Command::Rejected(Rejected::List(wanted)) => rejected::list(app, &wanted).await,
         Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,
@@ -199,22 +198,18 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
 }
 
 /// Settings, secrets, store: or what is wrong with them, printed.
-async fn open(around: &Surroundings) -> Result<App, Exit> {
+async fn open(around: &Surroundings) -> Result<(App, Arc<dyn Queue>), Exit> {
     let given = secrets(around).await?;
     let settings = Settings::from_map(&given).map_err(|problems| complain(&problems))?;
     for note in &settings.notes {
         tracing::warn!("{note}");
     }
-    let path: PathBuf = settings.state_file.clone();
-    let store = SqliteStore::open(&path, Arc::clone(&around.clock)).map_err(|error| {
-        render::error(&error.to_string());
-        Exit::Failed
-    })?;
-    let store: Arc<dyn StateStore> = Arc::new(store);
-    App::new(settings, &around.client, &around.clock, store).map_err(|error| {
+    let stores = storage::open(&settings.storage, &around.client, &around.clock).map_err(|error| failed(&error))?;
+    let app = App::new(settings, &around.client, &around.clock, stores.state).map_err(|error| {
         render::error(&error);
         Exit::Usage
-    })
+    })?;
+    Ok((app, stores.queue))
 }
 
 /// The environment with the values of secrets that are in the vault.
@@ -224,12 +219,12 @@ async fn secrets(around: &Surroundings) -> Result<BTreeMap<String, String>, Exit
     };
     let managed = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
     let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
-    let reader = if managed { Reader::Managed { client_id } } else { Reader::Developer };
+    let identity = if managed { Identity::Managed { client_id } } else { Identity::Developer };
     let failed = |error: String| {
         render::error(&error);
         Exit::Failed
     };
-    let vault = Vault::new(plan.url.clone(), &reader, around.client.clone()).map_err(failed)?;
+    let vault = Vault::new(plan.url.clone(), &identity, around.client.clone()).map_err(failed)?;
     let mut values: BTreeMap<String, Secret> = BTreeMap::new();
     for secret in &plan.secrets {
         values.insert(secret.name.clone(), vault.secret(&secret.name).await.map_err(failed)?);

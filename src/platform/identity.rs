@@ -7,20 +7,23 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
-use azure_core::credentials::TokenCredential;
+use azure_core::credentials::{AccessToken, TokenCredential};
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, RetryOptions, Transport};
 use azure_identity::{
-    ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
-    UserAssignedId,
+    ClientSecretCredential, ClientSecretCredentialOptions, DeveloperToolsCredential, ManagedIdentityCredential,
+    ManagedIdentityCredentialOptions, UserAssignedId,
 };
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use url::Url;
 
-use super::clock::BoxFuture;
+use super::clock::{BoxFuture, Clock};
 use super::http::{Authorize, AuthorizeError, Authorized};
 use super::secret::Secret;
+
+/// Seconds before its end at which a token is fetched anew.
+const EARLY: i64 = 300;
 
 /// How the product signs in to Microsoft.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub enum Identity {
     ClientSecret { tenant: String, client_id: String, secret: Secret, login: Url },
     /// A managed identity; the client id of a user-assigned one.
     Managed { client_id: Option<String> },
+    /// Who is signed in on this machine (`az login`).
+    Developer,
 }
 
 /// The tokens of one identity.
@@ -71,7 +76,11 @@ impl Tokens {
     }
 }
 
-fn credential(identity: &Identity, client: &reqwest::Client) -> Result<Arc<dyn TokenCredential>, String> {
+/// The official credential of an identity.
+///
+/// # Errors
+/// One line that names the setting, when the official client refuses it.
+pub fn credential(identity: &Identity, client: &reqwest::Client) -> Result<Arc<dyn TokenCredential>, String> {
     let mut options = ClientOptions {
         transport: Some(Transport::new(Arc::new(client.clone()))),
         retry: RetryOptions::none(), // `Http` retries, within the bounds of the call that needs the token
@@ -97,7 +106,12 @@ fn credential(identity: &Identity, client: &reqwest::Client) -> Result<Arc<dyn T
             let options = ManagedIdentityCredentialOptions { user_assigned_id, client_options: options };
             let made = ManagedIdentityCredential::new(Some(options));
             made.map(|made| made as Arc<dyn TokenCredential>)
-                .map_err(|e| format!("IDENTITY=managed cannot be used here: {}", first_line(&e.to_string())))
+                .map_err(|e| format!("a managed identity cannot be used here: {}", first_line(&e.to_string())))
+        }
+        Identity::Developer => {
+            let made = DeveloperToolsCredential::new(None);
+            made.map(|made| made as Arc<dyn TokenCredential>)
+                .map_err(|e| format!("sign in with `az login`, or use a managed identity ({})", first_line(&e.to_string())))
         }
     }
 }
@@ -113,18 +127,61 @@ impl Authorize for Bearer {
     fn headers<'a>(&'a self, _method: &'a Method, _target: &'a str) -> BoxFuture<'a, Authorized> {
         Box::pin(async move {
             let token = self.tokens.current().get_token(&[&self.scope], None).await.map_err(|e| explain(&e))?;
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token.secret())).map_err(|_| AuthorizeError {
-                message: "the token endpoint sent a token that is none".to_owned(),
-                transient: false,
-            })?;
-            value.set_sensitive(true);
-            Ok(vec![(AUTHORIZATION, value)])
+            header(&token)
         })
     }
 
     fn renew(&self) -> bool {
         self.tokens.forget();
         true
+    }
+}
+
+fn header(token: &AccessToken) -> Authorized {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token.secret()))
+        .map_err(|_| AuthorizeError { message: "the token endpoint sent a token that is none".to_owned(), transient: false })?;
+    value.set_sensitive(true);
+    Ok(vec![(AUTHORIZATION, value)])
+}
+
+/// A bearer token of one audience from a credential that may fetch anew for each call, as that of the developer tools does:
+/// kept until five minutes before its end.
+#[must_use]
+pub fn bearer(credential: Arc<dyn TokenCredential>, scope: &'static str, clock: Arc<dyn Clock>) -> Arc<dyn Authorize> {
+    Arc::new(Kept { credential, scope, clock, token: RwLock::default() })
+}
+
+struct Kept {
+    credential: Arc<dyn TokenCredential>,
+    scope: &'static str,
+    clock: Arc<dyn Clock>,
+    token: RwLock<Option<AccessToken>>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+impl Authorize for Kept {
+    fn headers<'a>(&'a self, _method: &'a Method, _target: &'a str) -> BoxFuture<'a, Authorized> {
+        Box::pin(async move {
+            let kept = self.token.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let now = self.clock.now().as_second();
+            if let Some(token) = kept.filter(|token| token.expires_on.unix_timestamp() - now > EARLY) {
+                return header(&token);
+            }
+            // Who signs in on a machine or is signed in by Azure has no setting of ours: the words are the store's.
+            let token = self.credential.get_token(&[self.scope], None).await;
+            let token = token.map_err(|_| AuthorizeError { message: "no sign-in".to_owned(), transient: false })?;
+            *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+            header(&token)
+        })
+    }
+
+    fn renew(&self) -> bool {
+        self.token.write().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 }
 

@@ -2,23 +2,13 @@
 
 use std::sync::Arc;
 
-use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, Transport};
-use azure_identity::{DeveloperToolsCredential, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
 use url::Url;
 
+use super::identity::{self, Identity};
 use super::secret::Secret;
-
-/// Who reads the vault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reader {
-    /// The app's managed identity; the client id of a user-assigned one.
-    Managed { client_id: Option<String> },
-    /// Who is signed in on this machine (`az login`).
-    Developer,
-}
 
 /// Secrets of one vault.
 pub struct Vault {
@@ -35,21 +25,9 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// # Errors
     /// One line, when no credential can be made here.
-    pub fn new(url: Url, reader: &Reader, http: reqwest::Client) -> Result<Self, String> {
+    pub fn new(url: Url, identity: &Identity, http: reqwest::Client) -> Result<Self, String> {
+        let credential = identity::credential(identity, &http).map_err(|e| format!("the vault cannot be read: {e}"))?;
         let transport = Some(Transport::new(Arc::new(http)));
-        let credential: Arc<dyn TokenCredential> = match reader {
-            Reader::Managed { client_id } => ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
-                user_assigned_id: client_id.clone().map(UserAssignedId::ClientId),
-                client_options: ClientOptions { transport: transport.clone(), ..ClientOptions::default() },
-            }))
-            .map_err(|e| format!("the vault cannot be read with IDENTITY=managed here: {}", first_line(&e)))?,
-            Reader::Developer => DeveloperToolsCredential::new(None).map_err(|e| {
-                format!(
-                    "the vault cannot be read: sign in with `az login`, or set IDENTITY=managed in Azure ({})",
-                    first_line(&e)
-                )
-            })?,
-        };
         let options = SecretClientOptions {
             client_options: ClientOptions { transport, ..ClientOptions::default() },
             ..SecretClientOptions::default()

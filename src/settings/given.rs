@@ -153,6 +153,12 @@ impl<'a> Reader<'a> {
                     let guide_name = params::row(rest).and_then(|row| row.guide_name);
                     self.problems.push(Problem { key: key.clone(), guide_name, message: stray_of(job, rest) });
                 }
+                // Other keys of that prefix are the host's own affair.
+                (None, Some((prefix, _))) if prefix.eq_ignore_ascii_case(params::STORAGE.key) => {
+                    let Some(near) = nearest(key, TABLE.iter().map(|row| row.key)) else { continue };
+                    let message = format!("is no setting; is `{near}` meant?");
+                    self.problems.push(Problem { key: key.clone(), guide_name: None, message });
+                }
                 (None, Some((prefix, rest))) => {
                     if params::row(rest).is_some() {
                         self.notes.push(format!("{} is ignored: no job of JOBS has the prefix {}", quote(key), quote(prefix)));
@@ -191,6 +197,7 @@ pub(super) fn may_show(row: &Param, text: &str) -> bool {
         Shape::Address => text.contains(['@', '?', '#']),
         // A secret that was pasted in place of its name.
         Shape::SecretName => parse::secret_name(text).is_err(),
+        Shape::ConnectionString => !text.eq_ignore_ascii_case("UseDevelopmentStorage=true"),
         _ => false,
     };
     !row.secret && !may_hold_one

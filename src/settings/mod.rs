@@ -7,12 +7,12 @@ mod near;
 mod params;
 mod parse;
 mod render;
+mod storage;
 mod target;
 mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 pub use render::{Format, local_settings_example, render};
@@ -21,6 +21,7 @@ pub use vault::{VaultPlan, VaultSecret, vault_secrets};
 use crate::export::Policy;
 use crate::platform::identity::Identity;
 use crate::sinks::{Target, TargetProduct, Terms};
+use crate::storage::Place;
 use crate::threatconnect::{self, Filter};
 
 /// Everything that the product is told, validated.
@@ -28,8 +29,8 @@ use crate::threatconnect::{self, Filter};
 pub struct Settings {
     /// In the order of `JOBS`.
     pub jobs: Vec<Job>,
-    /// Where embedded state lives.
-    pub state_file: PathBuf,
+    /// Where state and queues are.
+    pub storage: Place,
     pub logging_level: LoggingLevel,
     /// Of one invocation; none on the command line.
     pub time_budget: Option<Duration>,
@@ -84,8 +85,8 @@ impl Settings {
         let names = reader.jobs.clone();
         let jobs: Vec<Option<Job>> = names.iter().map(|name| job::read_job(&mut reader, &process, name)).collect();
         reader.judge_strays();
-        let complete = (jobs.into_iter().collect::<Option<Vec<Job>>>(), process.state_file, process.logging_level);
-        let (Some(mut jobs), Some(state_file), Some(logging_level)) = complete else {
+        let complete = (jobs.into_iter().collect::<Option<Vec<Job>>>(), process.storage, process.logging_level);
+        let (Some(mut jobs), Some(storage), Some(logging_level)) = complete else {
             return Err(given::sorted(reader.problems));
         };
         if !reader.problems.is_empty() {
@@ -93,7 +94,7 @@ impl Settings {
         }
         share_requests(&mut jobs);
         reader.notes.extend(two_ways_to_defender(&jobs));
-        Ok(Self { jobs, state_file, logging_level, time_budget: process.time_budget, notes: reader.notes })
+        Ok(Self { jobs, storage, logging_level, time_budget: process.time_budget, notes: reader.notes })
     }
 }
 
@@ -128,6 +129,7 @@ fn share_requests(jobs: &mut [Job]) {
         let who = match &job.identity {
             Identity::ClientSecret { tenant, client_id, .. } => format!("{tenant}/{client_id}"),
             Identity::Managed { client_id } => client_id.clone().unwrap_or_default(),
+            Identity::Developer => String::new(),
         };
         (job.target.url().clone(), who.to_ascii_lowercase())
     };

@@ -65,7 +65,7 @@ fn the_least_settings_mean_one_job_with_the_defaults() {
     let settings = accepted(&[("PATH", "/bin"), ("OWNERS", "  "), ("AzureWebJobsStorage__accountName", "store")]);
     assert_eq!(settings.notes, Vec::<String>::new());
     assert_eq!((settings.logging_level, settings.time_budget), (LoggingLevel::Info, None));
-    assert_eq!(settings.state_file, PathBuf::from("indicator-relay.db"));
+    assert_eq!(settings.storage, Place::Embedded("indicator-relay.db".into()));
     let [job] = &settings.jobs[..] else { panic!("one job") };
     assert_eq!(job.name, "default");
     assert_eq!(job.source.url.as_str(), "https://example.threatconnect.com/api");

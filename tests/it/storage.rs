@@ -38,9 +38,11 @@ fn memory() -> Arc<SqliteStore> {
 }
 
 /// Every implementation, fresh.
-fn stores(folder: &std::path::Path) -> Vec<(&'static str, Arc<dyn StateStore>)> {
+async fn stores(folder: &std::path::Path) -> Vec<(&'static str, Arc<dyn StateStore>)> {
     let file = SqliteStore::open(&folder.join("state.db"), Arc::new(Hand::new())).expect("SQLite");
-    vec![("file", Arc::new(file)), ("memory", memory()), ("overlay", Arc::new(Overlay::new(memory(), memory())))]
+    let overlay = Overlay::new(memory(), memory());
+    let azure = crate::azurite::stores().await.state;
+    vec![("file", Arc::new(file)), ("memory", memory()), ("overlay", Arc::new(overlay)), ("azure", azure)]
 }
 
 fn put(key: &str, value: &str) -> Write {
@@ -62,7 +64,7 @@ async fn keys(store: &dyn StateStore, from: &str, to: &str, limit: usize) -> Vec
 #[tokio::test]
 async fn rows_are_there_in_key_order_within_their_partition() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (name, store) in stores(folder.path()) {
+    for (name, store) in stores(folder.path()).await {
         store.commit("p", vec![put("b", "2"), put("a.1", "1"), put("c", "3"), put("B", "0")]).await.expect(name);
         store.commit("other", vec![put("b", "x")]).await.expect(name);
         assert_eq!(keys(store.as_ref(), "A", "z", 10).await, ["B", "a.1", "b", "c"], "{name}");
@@ -78,7 +80,7 @@ async fn rows_are_there_in_key_order_within_their_partition() {
 #[tokio::test]
 async fn a_transaction_happens_whole_or_not_at_all() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (name, store) in stores(folder.path()) {
+    for (name, store) in stores(folder.path()).await {
         let first = store.commit("p", vec![put_if("lease", "1", None), put("x", "old")]).await.expect(name);
         let stale = first[0].clone();
         let second = store.commit("p", vec![put_if("lease", "2", Some(stale.clone()))]).await.expect(name);
@@ -101,7 +103,7 @@ async fn a_transaction_happens_whole_or_not_at_all() {
 #[tokio::test]
 async fn a_version_never_comes_again() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (name, store) in stores(folder.path()) {
+    for (name, store) in stores(folder.path()).await {
         let first = store.commit("p", vec![put_if("x", "same", None)]).await.expect(name);
         store.commit("p", vec![Write::Delete { key: "x".to_owned() }]).await.expect(name);
         let again = store.commit("p", vec![put_if("x", "same", None)]).await.expect(name);
