@@ -10,6 +10,7 @@ mod faults;
 mod graph;
 mod model;
 mod program;
+mod queues;
 mod rig;
 mod storage;
 mod stories;
