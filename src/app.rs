@@ -1,26 +1,85 @@
 //! The wired parts, built once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::export::{Exporter, Job};
 use crate::platform::clock::Clock;
-use crate::platform::identity::{Identity, Tokens};
+use crate::platform::identity::{Identity, Resident, Tokens};
 use crate::platform::pacer::Lanes;
-use crate::settings::Settings;
-use crate::storage::StateStore;
+use crate::platform::secret::Secret;
+use crate::platform::vault::Vault;
+use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
+use crate::storage::{self, Queue, StateStore};
 use crate::threatconnect::Client;
+
+/// What the product is given from outside: no other part reads the environment or makes clients.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub environment: BTreeMap<String, String>,
+    /// Follows no redirects: credentials never go to another host.
+    pub client: reqwest::Client,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Azure gives it to the process of an app that has a managed identity.
+const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
+
+/// Why the product cannot start; nothing was sent or stored.
+#[derive(Debug)]
+pub enum OpenError {
+    /// All that is wrong with the settings; nothing was contacted.
+    Settings(Vec<Problem>),
+    /// A client refuses a setting: one line.
+    Setting(String),
+    /// A vault or store that is needed does not work: one line with the remedy.
+    Failed(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(problems) => {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                f.write_str(&problems.join("; "))
+            }
+            Self::Setting(line) | Self::Failed(line) => f.write_str(line),
+        }
+    }
+}
 
 /// The product, ready to run.
 #[derive(Debug)]
 pub struct App {
     pub settings: Settings,
     pub exporter: Exporter,
+    pub queue: Arc<dyn Queue>,
+    /// Where the secrets are, if not in the environment.
+    pub vault: Option<Arc<Vault>>,
 }
 
 impl App {
-    /// `client` follows no redirects: credentials never go to another host.
+    /// Reads settings and secrets, and opens the store.
     ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(around: &Surroundings) -> Result<Self, OpenError> {
+        let kept = read_vault(around).await?;
+        let given = kept.as_ref().map_or(&around.environment, |kept| &kept.filled);
+        let mut settings = Settings::from_map(given).map_err(OpenError::Settings)?;
+        let vault = kept.map(|kept| {
+            settings.keep_secrets(&kept.plan, &kept.vault);
+            kept.vault
+        });
+        for note in &settings.notes {
+            tracing::warn!("{note}");
+        }
+        let stores = storage::open(&settings.storage, &around.client, &around.clock).map_err(OpenError::Failed)?;
+        let app = Self::new(settings, &around.client, &around.clock, stores.state, stores.queue).map_err(OpenError::Setting)?;
+        Ok(Self { vault, ..app })
+    }
+
     /// # Errors
     /// One line, when an official client refuses a setting.
     pub fn new(
@@ -28,6 +87,7 @@ impl App {
         client: &reqwest::Client,
         clock: &Arc<dyn Clock>,
         store: Arc<dyn StateStore>,
+        queue: Arc<dyn Queue>,
     ) -> Result<Self, String> {
         let mut identities: Vec<(Identity, Arc<Tokens>)> = Vec::new();
         let mut lanes: HashMap<(String, usize), Lanes> = HashMap::new();
@@ -55,6 +115,32 @@ impl App {
                 &job.fingerprint,
             ));
         }
-        Ok(Self { settings, exporter: Exporter::new(store, Arc::clone(clock), jobs) })
+        Ok(Self { settings, exporter: Exporter::new(store, Arc::clone(clock), jobs), queue, vault: None })
     }
+}
+
+/// The vault of `KEY_VAULT_URL`, after its secrets were read once.
+struct KeptSecrets {
+    vault: Arc<Vault>,
+    plan: VaultPlan,
+    /// The environment with the secrets' values.
+    filled: BTreeMap<String, String>,
+}
+
+async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenError> {
+    let Some(plan) = vault_secrets(&around.environment).map_err(OpenError::Settings)? else { return Ok(None) };
+    // In Azure the app's own identity reads the vault, also where the targets are reached with a client secret.
+    let wanted = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
+    let managed = wanted || around.environment.contains_key(IDENTITY_ENDPOINT);
+    let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
+    let resident = if managed { Resident::Managed { client_id } } else { Resident::Developer };
+    let vault =
+        Vault::new(plan.url.clone(), &resident, around.client.clone(), Arc::clone(&around.clock)).map_err(OpenError::Failed)?;
+    let mut values: BTreeMap<String, Secret> = BTreeMap::new();
+    for secret in &plan.secrets {
+        let value = vault.secret(&secret.name).await.map_err(|error| OpenError::Failed(error.message))?;
+        values.insert(secret.name.clone(), value);
+    }
+    let filled = plan.fill(&around.environment, &values);
+    Ok(Some(KeptSecrets { vault: Arc::new(vault), plan, filled }))
 }

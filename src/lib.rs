@@ -5,6 +5,7 @@
 pub mod app;
 pub mod cli;
 pub mod export;
+pub mod functions;
 pub mod indicator;
 pub mod platform;
 pub mod settings;

@@ -81,6 +81,7 @@ fn fault(body: &Value) -> Option<Fault> {
         "sentinel" => Service::Sentinel,
         "defender" => Service::Defender,
         "graph" => Service::Graph,
+        "identity" => Service::Identity,
         _ => return None,
     };
     let effect = match body["status"].as_u64() {

@@ -31,7 +31,8 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
             "Tenant not found. Check to make sure you have the correct tenant ID.",
         );
     }
-    let Some(app) = world.apps.iter().find(|app| app.tenant == tenant && app.client_id == field("client_id")) else {
+    let Some(app) = world.apps.iter().find(|app| !app.managed && app.tenant == tenant && app.client_id == field("client_id"))
+    else {
         return refuse(now, 400, "unauthorized_client", 700_016, "Application was not found in the directory.");
     };
     if app.secret != field("client_secret") {
@@ -102,6 +103,7 @@ pub(crate) mod testing {
                 secret: String::new(),
                 workspaces: Vec::new(),
                 may_read_vault: false,
+                managed: false,
                 roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             });
             let token = Token {

@@ -24,6 +24,8 @@ pub enum When {
     First(u32),
     /// Only the n-th, counted from 1.
     Nth(u32),
+    /// The n-th and all that follow.
+    From(u32),
     /// So many in a thousand, by a generator with this state.
     Chance {
         permille: u32,
@@ -86,6 +88,7 @@ impl Faults {
                 When::Always => true,
                 When::First(count) => *seen <= *count,
                 When::Nth(n) => *seen == *n,
+                When::From(n) => *seen >= *n,
                 When::Chance { permille, state } => next(state) % 1_000 < u64::from(*permille),
             };
             if hit && found.is_none() {

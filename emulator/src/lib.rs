@@ -13,6 +13,7 @@ pub mod faults;
 mod generate;
 mod graph;
 mod indicator;
+mod managed;
 mod odata;
 mod rate;
 mod sentinel;
@@ -33,6 +34,7 @@ pub use defender::{Defender, DefenderIndicator, DefenderOperation};
 pub use generate::{generate, load_csv};
 pub use graph::{Gone, Graph, GraphObject, GraphOperation, RetryAfter};
 pub use indicator::{Indicator, Quirks};
+pub use managed::{IDENTITY_HEADER, MANAGED_CLIENT_ID};
 pub use time::{SimClock, SystemTime, Time};
 pub use world::{App, Logged, Object, Owner, Sentinel, Service, User, World};
 
@@ -67,7 +69,7 @@ pub struct Options {
     pub time: Arc<dyn Time>,
     /// The sinks count requests and refuse more than their documents allow.
     pub enforce_rate: bool,
-    /// The first of seven ports; 0: any that are free.
+    /// The first of eight ports; 0: any that are free.
     pub port: u16,
 }
 
@@ -89,6 +91,7 @@ pub struct Emulator {
     control: String,
     defender: String,
     graph: String,
+    identity: String,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -118,6 +121,7 @@ impl Emulator {
             (Door::Control, false),
             (Door::Service(Service::Defender), options.tls),
             (Door::Service(Service::Graph), options.tls),
+            (Door::Service(Service::Identity), false),
         ];
         for (i, (door, secure)) in doors.into_iter().enumerate() {
             let port = if options.port == 0 { 0 } else { options.port + u16::try_from(i)? };
@@ -129,15 +133,15 @@ impl Emulator {
                 if secure { "localhost" } else { "127.0.0.1" }
             ));
         }
-        let [threatconnect, login, key_vault, sentinel, control, defender, graph] =
-            <[String; 7]>::try_from(urls).map_err(|_| anyhow::anyhow!("seven doors"))?;
+        let [threatconnect, login, key_vault, sentinel, control, defender, graph, identity] =
+            <[String; 8]>::try_from(urls).map_err(|_| anyhow::anyhow!("eight doors"))?;
         let threatconnect = format!("{threatconnect}/api");
         {
             let mut world = shared.world();
             world.defender.base.clone_from(&defender);
             world.graph.base.clone_from(&graph);
         }
-        Ok(Self { shared, ca_pem, threatconnect, login, key_vault, sentinel, control, defender, graph, tasks })
+        Ok(Self { shared, ca_pem, threatconnect, login, key_vault, sentinel, control, defender, graph, identity, tasks })
     }
 
     /// The world behind the services; they wait while it is held.
@@ -188,6 +192,18 @@ impl Emulator {
         &self.control
     }
 
+    /// What Azure adds to the environment of an app with this managed identity, and how the product is told to use it.
+    #[must_use]
+    pub fn identity_environment(&self) -> BTreeMap<String, String> {
+        let endpoint = format!("{}/msi/token", self.identity);
+        let pairs = [
+            ("IDENTITY_ENDPOINT", endpoint.as_str()),
+            ("IDENTITY_HEADER", IDENTITY_HEADER),
+            ("MANAGED_IDENTITY_CLIENT_ID", MANAGED_CLIENT_ID),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
     /// What a program that talks to the emulator is told, as environment.
     #[must_use]
     pub fn environment(&self) -> BTreeMap<String, String> {
@@ -214,7 +230,8 @@ impl Emulator {
     }
 }
 
-/// One app with all rights on all sinks, and one in a tenant of its own with that on Graph only.
+/// One app with all rights on all sinks, one in a tenant of its own with that on Graph only, and a managed identity with the
+/// rights of the first.
 fn apps() -> Vec<App> {
     let graph = "ThreatIndicators.ReadWrite.OwnedBy".to_owned();
     let first = App {
@@ -223,6 +240,7 @@ fn apps() -> Vec<App> {
         secret: CLIENT_SECRET.to_owned(),
         workspaces: vec![WORKSPACE.to_owned()],
         may_read_vault: true,
+        managed: false,
         roles: vec!["Ti.ReadWrite.All".to_owned(), graph.clone()],
     };
     let second = App {
@@ -231,9 +249,11 @@ fn apps() -> Vec<App> {
         secret: GRAPH_CLIENT_SECRET.to_owned(),
         workspaces: Vec::new(),
         may_read_vault: false,
+        managed: false,
         roles: vec![graph],
     };
-    vec![first, second]
+    let managed = App { client_id: MANAGED_CLIENT_ID.to_owned(), secret: String::new(), managed: true, ..first.clone() };
+    vec![first, second, managed]
 }
 
 impl Drop for Emulator {

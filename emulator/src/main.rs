@@ -13,7 +13,7 @@ struct Arguments {
     /// How many indicators to make up, or a CSV file with the columns type,value,md5,sha1,sha256,tags,description,source,first_seen.
     #[arg(long, default_value = "1000")]
     indicators: String,
-    /// The first of seven ports; any free ones if not given.
+    /// The first of eight ports; any free ones if not given.
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// Where to write the CA that programs must trust.

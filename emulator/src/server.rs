@@ -18,7 +18,7 @@ use crate::certificates::{self, Certified};
 use crate::faults::Effect;
 use crate::time::Time;
 use crate::world::{Logged, Service, World};
-use crate::{control, defender, entra, graph, sentinel, threatconnect, vault};
+use crate::{control, defender, entra, graph, managed, sentinel, threatconnect, vault};
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -164,6 +164,7 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
             Service::Sentinel => sentinel::answer(&mut world, &call, now),
             Service::Defender => defender::answer(&mut world, &call, now),
             Service::Graph => graph::answer(&mut world, &call, now),
+            Service::Identity => managed::answer(&mut world, &call, now),
         }
     };
     let log = |status: u16, items: usize| {

@@ -21,20 +21,25 @@ pub(crate) fn answer(world: &World, call: &Call, now: Timestamp) -> Answer {
         return refused.with("www-authenticate", challenge);
     };
     if !app.may_read_vault {
-        return error(
-            403,
-            "Forbidden",
-            "Caller is not authorized to perform action on resource: Microsoft.KeyVault/vaults/secrets/getSecret/action",
-        );
+        return forbidden("ForbiddenByRbac", "Caller is not authorized to perform action on resource.");
     }
     match world.vault.get(name) {
         None => error(404, "SecretNotFound", &format!("A secret with (name/id) {name} was not found in this key vault.")),
-        Some(None) => error(403, "Forbidden", "Operation get is not allowed on a disabled secret."),
-        Some(Some(value)) => Answer::json(
-            200,
-            &json!({"value": value, "id": format!("https://localhost/secrets/{name}/1"), "attributes": {"enabled": true, "created": 1_700_000_000, "updated": 1_700_000_000}}),
-        ),
+        Some(None) => forbidden("SecretDisabled", "Operation get is not allowed on a disabled secret."),
+        Some(Some(value)) => {
+            let mut attributes = json!({"enabled": true, "created": 1_700_000_000, "updated": 1_700_000_000});
+            if let Some(ends) = world.vault_ends.get(name) {
+                attributes["exp"] = ends.as_second().into();
+            }
+            let id = format!("https://localhost/secrets/{name}/1");
+            Answer::json(200, &json!({"value": value, "id": id, "attributes": attributes}))
+        }
     }
+}
+
+/// Why it is forbidden stands in the inner error only.
+fn forbidden(inner: &str, message: &str) -> Answer {
+    Answer::json(403, &json!({"error": {"code": "Forbidden", "message": message, "innererror": {"code": inner}}}))
 }
 
 fn error(status: u16, code: &str, message: &str) -> Answer {

@@ -25,6 +25,8 @@ pub struct World {
     pub apps: Vec<App>,
     /// Secrets of the vault: name to value; none is disabled.
     pub vault: BTreeMap<String, Option<String>>,
+    /// When the current version of a secret ends.
+    pub vault_ends: BTreeMap<String, Timestamp>,
     pub sentinel: Sentinel,
     pub defender: Defender,
     pub graph: Graph,
@@ -73,6 +75,8 @@ pub struct App {
     /// Workspaces on which it has the contributor role.
     pub workspaces: Vec<String>,
     pub may_read_vault: bool,
+    /// A managed identity: signs in at its endpoint, without a secret.
+    pub managed: bool,
     /// App roles that were consented to; looked at with each call, so that one can be taken away.
     pub roles: Vec<String>,
 }
@@ -94,6 +98,8 @@ pub enum Service {
     Sentinel,
     Defender,
     Graph,
+    /// The endpoint of managed identities.
+    Identity,
 }
 
 /// One request that was answered, or cut.

@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use super::{Exit, render, show};
 use crate::app::App;
 use crate::export::{Job, QUEUE};
-use crate::storage::Queue;
 
-pub(super) async fn run(app: &App, queue: &dyn Queue) -> Exit {
+pub(super) async fn run(app: &App) -> Exit {
     let mut page = String::new();
     let mut good = true;
     let _ = writeln!(page, "ok    settings: {} job(s)", app.exporter.jobs().len());
@@ -15,7 +14,7 @@ pub(super) async fn run(app: &App, queue: &dyn Queue) -> Exit {
         let _ = writeln!(page, "note  {note}");
     }
     // The rows are read below, where they are needed.
-    if let Err(error) = queue.probe(QUEUE).await {
+    if let Err(error) = app.queue.probe(QUEUE).await {
         good = false;
         let _ = writeln!(page, "FAIL  queue: {error}");
     }

@@ -129,7 +129,7 @@ impl<'a> All<'a> {
         let Some(job) = exporter.jobs().iter().find(|job| job.name == name && !self.stopped) else { return Ok(()) };
         let progress =
             folder.map_or_else(|| Ok(Progress::default()), |folder| Journal::new(&folder).map(Progress::with_journal))?;
-        let visible = self.around.terminal && !self.as_json && std::io::stderr().is_terminal();
+        let visible = !self.as_json && std::io::stderr().is_terminal();
         let mut report = one(exporter, job, request, &progress, &bar(name, visible), self.around).await;
         report.dry_run = dry_run;
         self.stopped = progress.is_stopped();
@@ -152,7 +152,7 @@ impl<'a> All<'a> {
             render::print(&render::summary(&self.reports));
         }
         // On a terminal the report above says it already.
-        for report in self.reports.iter().filter(|_| self.as_json || !self.around.terminal) {
+        for report in self.reports.iter().filter(|_| self.as_json || !std::io::stderr().is_terminal()) {
             for line in report.error.iter().cloned().chain(render::refusal(report)) {
                 tracing::error!(job = report.job, "{line}");
             }

@@ -8,17 +8,11 @@ mod show;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::app::App;
-use crate::platform::clock::Clock;
-use crate::platform::identity::Identity;
-use crate::platform::secret::Secret;
-use crate::platform::vault::Vault;
-use crate::settings::{self, LoggingLevel, Problem, Settings, vault_secrets};
-use crate::storage::{self, Queue};
+use crate::app::{App, OpenError, Surroundings};
+use crate::settings::{self, LoggingLevel, Problem};
 
 /// Keeps Microsoft Sentinel and Microsoft Defender equal to the indicators in ThreatConnect. Settings come from the environment; `settings` lists them.
 #[derive(Debug, Parser)]
@@ -98,16 +92,6 @@ enum Shape {
     Markdown,
 }
 
-/// What the command line is given from outside: no other part reads the environment or makes clients.
-#[derive(Debug)]
-pub struct Surroundings {
-    pub environment: BTreeMap<String, String>,
-    pub client: reqwest::Client,
-    pub clock: Arc<dyn Clock>,
-    /// Standard error is a terminal: a progress bar makes sense.
-    pub terminal: bool,
-}
-
 /// How a command ended; the numbers are the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -142,13 +126,7 @@ impl From<Exit> for ExitCode {
 #[must_use]
 pub fn logging_level(arguments: &Arguments, environment: &BTreeMap<String, String>) -> LoggingLevel {
     match arguments.verbose {
-        0 => match environment.get("LOGGING_LEVEL").map(|text| text.trim().to_ascii_lowercase()).as_deref() {
-            Some("trace") => LoggingLevel::Trace,
-            Some("debug") => LoggingLevel::Debug,
-            Some("info") => LoggingLevel::Info,
-            Some("error") => LoggingLevel::Error,
-            _ => LoggingLevel::Warn,
-        },
+        0 => settings::logging_level(environment).unwrap_or(LoggingLevel::Warn),
         1 => LoggingLevel::Info,
         _ => LoggingLevel::Debug,
     }
@@ -175,19 +153,19 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
             Exit::Done
         }
         command => {
-            let (app, queue) = match open(around).await {
-                Ok(opened) => opened,
+            let app = match open(around).await {
+                Ok(app) => app,
                 Err(exit) => return exit,
             };
-            with_app(command, &app, queue.as_ref(), around).await
+            with_app(command, &app, around).await
         }
     }
 }
 
-async fn with_app(command: Command, app: &App, queue: &dyn Queue, around: &Surroundings) -> Exit {
+async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
     match command {
         Command::Export(arguments) => export::run(arguments, app, around).await,
-        Command::Check => check::run(app, queue).await,
+        Command::Check => check::run(app).await,
         Command::Runs { json, last } => show::runs(app, json, last).await,
         Command::Rejected(Rejected::List(wanted)) => rejected::list(app, &wanted).await,
         Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,
@@ -197,39 +175,16 @@ async fn with_app(command: Command, app: &App, queue: &dyn Queue, around: &Surro
     }
 }
 
-/// Settings, secrets, store: or what is wrong with them, printed.
-async fn open(around: &Surroundings) -> Result<(App, Arc<dyn Queue>), Exit> {
-    let given = secrets(around).await?;
-    let settings = Settings::from_map(&given).map_err(|problems| complain(&problems))?;
-    for note in &settings.notes {
-        tracing::warn!("{note}");
-    }
-    let stores = storage::open(&settings.storage, &around.client, &around.clock).map_err(|error| failed(&error))?;
-    let app = App::new(settings, &around.client, &around.clock, stores.state).map_err(|error| {
-        render::error(&error);
-        Exit::Usage
-    })?;
-    Ok((app, stores.queue))
-}
-
-/// The environment with the values of secrets that are in the vault.
-async fn secrets(around: &Surroundings) -> Result<BTreeMap<String, String>, Exit> {
-    let Some(plan) = vault_secrets(&around.environment).map_err(|problems| complain(&problems))? else {
-        return Ok(around.environment.clone());
-    };
-    let managed = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
-    let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
-    let identity = if managed { Identity::Managed { client_id } } else { Identity::Developer };
-    let failed = |error: String| {
-        render::error(&error);
-        Exit::Failed
-    };
-    let vault = Vault::new(plan.url.clone(), &identity, around.client.clone()).map_err(failed)?;
-    let mut values: BTreeMap<String, Secret> = BTreeMap::new();
-    for secret in &plan.secrets {
-        values.insert(secret.name.clone(), vault.secret(&secret.name).await.map_err(failed)?);
-    }
-    Ok(plan.fill(&around.environment, &values))
+/// The product, or what is wrong with its settings, printed.
+async fn open(around: &Surroundings) -> Result<App, Exit> {
+    App::open(around).await.map_err(|error| match error {
+        OpenError::Settings(problems) => complain(&problems),
+        OpenError::Setting(line) => {
+            render::error(&line);
+            Exit::Usage
+        }
+        OpenError::Failed(line) => failed(&line),
+    })
 }
 
 fn complain(problems: &[Problem]) -> Exit {

@@ -108,6 +108,8 @@ pub struct Job {
     pub fingerprint: String,
     /// Between two full runs: [`Policy::interval`], which takes a while to find.
     interval: Duration,
+    /// The longest time between two occurrences of the schedule, which takes a while to find too.
+    gap: Duration,
     /// The jobs of the same destination; [`Exporter::new`] fills it.
     places: Places,
 }
@@ -134,10 +136,15 @@ impl Job {
             terms: Arc::new(terms),
             sink,
             interval: policy.interval(),
+            gap: policy.schedule.longest_gap(),
             policy,
             fingerprint: fingerprint.to_owned(),
             places: Places::default(),
         }
+    }
+
+    pub(crate) fn gap(&self) -> Duration {
+        self.gap
     }
 }
 

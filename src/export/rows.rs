@@ -337,6 +337,9 @@ pub(crate) struct JobState {
     pub full_failed: Option<Timestamp>,
     /// A withdrawal that was refused, and may be approved.
     pub refused: Option<RefusedWithdrawal>,
+    /// When a run was last complete.
+    #[serde(default)]
+    pub completed: Option<Timestamp>,
     /// At a target that was full when the last run ended: who ranks lower has no place.
     #[serde(default)]
     pub lowest: Option<Standing>,

@@ -251,7 +251,12 @@ impl Exporter {
         let paused = matches!(end, Err(Stop::Budget));
         let again = |wait: Option<Duration>| now.checked_add(wait.unwrap_or(TRY_AGAIN_AFTER)).ok();
         match end {
-            Ok(state) => writes.push(write(job_key(&job.name), Some(encode(&state)))),
+            Ok(mut state) => {
+                if record.error.is_none() {
+                    state.completed = Some(now);
+                }
+                writes.push(write(job_key(&job.name), Some(encode(&state))));
+            }
             Err(Stop::Budget) => record.not_before = Some(now),
             Err(Stop::Ledger(error)) => return Err(error),
             Err(Stop::Source(error)) => {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::ledger::{Ledger, LedgerError};
 use super::record::{Phase, RunRecord};
 use super::report::Report;
-use super::rows::{run_key, schedule_key};
+use super::rows::{JobState, job_key, run_key, schedule_key};
 use super::run::Exporter;
 use super::{Job, Progress, Request};
 use crate::storage::{Queue, StoreError};
@@ -22,14 +22,22 @@ pub const QUEUE: &str = "export-runs";
 const HELD: Duration = Duration::from_secs(60);
 /// Between two ticks: what a first tick looks back.
 const TICK: i64 = 1;
+/// A message that may have been lost is put once more after this.
+const PUT_AGAIN: Duration = Duration::from_secs(300);
 
 /// Names a run to a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub job: String,
-    pub run: String,
+    /// None: a new run, now, that a person asked for (or the rest of the unfinished one).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// 0 for a new run; one more for each continuation.
+    #[serde(default)]
     pub version: u32,
+    /// Read everything, whatever is due.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
 }
 
 /// What the tick knows of a job: the tick's own row, written under its version.
@@ -39,6 +47,10 @@ struct Scheduled {
     at: Timestamp,
     /// The run that was planned for it.
     run: String,
+    /// When the job was first scheduled.
+    since: Timestamp,
+    /// When a message was last put.
+    put: Timestamp,
 }
 
 /// What became of a message.
@@ -46,32 +58,31 @@ struct Scheduled {
 pub enum Handled {
     /// The run is over, or there was nothing to do.
     Over(Option<Box<Report>>),
-    /// A delayed copy of the message was put into the queue.
-    Later(Duration),
+    /// A delayed copy of the message was put into the queue; the report so far, if the run was worked on.
+    Later(Duration, Option<Box<Report>>),
 }
 
-/// The rows or the queue could not be used: the message must come again.
+/// The message must come again.
 #[derive(Debug, thiserror::Error)]
 pub enum ScheduleError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Queue(#[from] StoreError),
+    /// Tried again, it ends in the poison queue, where a person finds it.
+    #[error("a message of the queue `{QUEUE}` names no job ({cause}); `{{\"job\": \"NAME\"}}` runs one now")]
+    Unreadable { cause: String },
 }
 
 impl Exporter {
-    /// Enqueues one message per job that is due, and again for unfinished runs that nobody works at. `name` makes names of runs.
+    /// Enqueues one message per job that is due, and again for runs that nobody works at. `name` makes names of runs.
     ///
     /// # Errors
-    /// [`ScheduleError`]; what was enqueued until then stays.
+    /// [`ScheduleError`]; what was enqueued until then stays, and a later tick makes up for the rest.
     pub async fn tick(&self, queue: &dyn Queue, name: impl Fn() -> String) -> Result<Vec<Message>, ScheduleError> {
         let mut messages = Vec::new();
         for job in self.jobs() {
-            let message = match self.unfinished(job).await? {
-                Some(record) => self.wake(job, &record).await?,
-                None => self.plan_due(job, &name).await?,
-            };
-            if let Some(message) = message {
+            if let Some(message) = self.plan_job(job, &name).await? {
                 put(queue, &message, Duration::ZERO).await?;
                 messages.push(message);
             }
@@ -79,41 +90,64 @@ impl Exporter {
         Ok(messages)
     }
 
-    async fn unfinished(&self, job: &Job) -> Result<Option<RunRecord>, LedgerError> {
-        let record: Option<RunRecord> = self.rows(job).read(&run_key(&job.name)).await?;
-        Ok(record.filter(|record| record.phase != Phase::Done))
+    /// The message that a job needs now. That it was put is stored first: of two ticks, one puts it.
+    async fn plan_job(&self, job: &Job, name: &impl Fn() -> String) -> Result<Option<Message>, LedgerError> {
+        let (rows, key, now) = (self.rows(job), schedule_key(&job.name), self.now());
+        let (known, version) = rows.read_versioned::<Scheduled>(&key).await?.unzip();
+        let record: Option<RunRecord> = rows.read(&run_key(&job.name)).await?;
+        let unfinished = record.as_ref().filter(|record| record.phase != Phase::Done);
+        let goes_on = unfinished.filter(|record| record.error.is_none() || record.not_before.is_some());
+        let rested = known.as_ref().is_none_or(|known| known.put.checked_add(PUT_AGAIN).is_ok_and(|at| at <= now));
+        let (at, run, version_of_run) = if let Some(record) = goes_on {
+            // Killed, stopped or put off: it goes on as soon as it may, whatever the schedule says.
+            let waits = record.not_before.is_some_and(|at| at > now);
+            if waits || !rested || !Ledger::is_free_for(&rows, &record.run, now).await? {
+                return Ok(None);
+            }
+            (known.as_ref().map_or(record.started, |known| known.at), record.run.clone(), record.turns)
+        } else if let Some(at) = occurrence(job, known.as_ref().map(|known| known.at), now) {
+            // A run that failed for good is tried again when the schedule says so.
+            let (run, turns) = unfinished.map_or_else(|| (name(), 0), |record| (record.run.clone(), record.turns));
+            (at, run, turns)
+        } else {
+            // Planned, and no worker ever began: the message was lost between the two writes.
+            let Some(known) =
+                known.as_ref().filter(|known| rested && record.as_ref().is_none_or(|record| record.run != known.run))
+            else {
+                return Ok(None);
+            };
+            (known.at, known.run.clone(), 0)
+        };
+        let planned = Scheduled { at, run: run.clone(), since: known.map_or(now, |known| known.since), put: now };
+        let first = rows.write_one(&key, &planned, version).await?;
+        Ok(first.then(|| Message { job: job.name.clone(), run: Some(run), version: version_of_run, full: false }))
     }
 
-    /// An unfinished run whose wait is over and whose destination is free.
-    async fn wake(&self, job: &Job, record: &RunRecord) -> Result<Option<Message>, LedgerError> {
-        let waits = record.not_before.is_some_and(|at| at > self.now());
-        if waits || !Ledger::is_free_for(&self.rows(job), &record.run, self.now()).await? {
+    /// How long ago the job last completed a run (or was first scheduled), if that is more than twice its schedule and no run
+    /// is making progress.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn overdue(&self, job: &Job) -> Result<Option<Duration>, LedgerError> {
+        let (rows, now) = (self.rows(job), self.now());
+        let Some(known) = rows.read::<Scheduled>(&schedule_key(&job.name)).await? else { return Ok(None) };
+        let completed = rows.read::<JobState>(&job_key(&job.name)).await?.and_then(|state| state.completed);
+        let age = Duration::try_from(now.duration_since(completed.unwrap_or(known.since))).unwrap_or_default();
+        if age <= job.gap() * 2 {
             return Ok(None);
         }
-        Ok(Some(Message { job: job.name.clone(), run: record.run.clone(), version: record.turns }))
+        let record: Option<RunRecord> = rows.read(&run_key(&job.name)).await?;
+        let progresses = match record.filter(|record| record.phase != Phase::Done && record.error.is_none()) {
+            None => false,
+            Some(record) => {
+                let handed_over = record.not_before.is_some_and(|at| at.checked_add(PUT_AGAIN).is_ok_and(|until| until > now));
+                handed_over || !Ledger::is_free_for(&rows, &record.run, now).await?
+            }
+        };
+        Ok(Some(age).filter(|_| !progresses))
     }
 
-    /// An occurrence lies between the last one scheduled and now; several missed are one.
-    async fn plan_due(&self, job: &Job, name: &impl Fn() -> String) -> Result<Option<Message>, LedgerError> {
-        let (rows, key, now) = (self.rows(job), schedule_key(&job.name), self.now());
-        let known = rows.read_versioned::<Scheduled>(&key).await?;
-        let since = known.as_ref().map_or_else(|| now.checked_sub(TICK.minutes()).unwrap_or(now), |(last, _)| last.at);
-        let mut due = None;
-        let mut next = job.policy.schedule.next_after(since);
-        while let Some(at) = next.filter(|at| *at <= now) {
-            due = Some(at);
-            // What was missed for days is found in few steps: only the last occurrence counts.
-            let skip = now.checked_sub(job.policy.schedule.longest_gap()).unwrap_or(at).max(at);
-            next = job.policy.schedule.next_after(if skip < now { skip } else { at });
-        }
-        let Some(at) = due else { return Ok(None) };
-        let run = name();
-        let planned = Scheduled { at, run: run.clone() };
-        let first = rows.write_one(&key, &planned, known.map(|(_, version)| version)).await?;
-        Ok(first.then(|| Message { job: job.name.clone(), run, version: 0 }))
-    }
-
-    /// Works on the run that a message names, for at most `budget`.
+    /// Works on the run that a message names, for at most `budget`. `name` and `worker` are new random names.
     ///
     /// # Errors
     /// [`ScheduleError`]: the message must come again.
@@ -121,51 +155,86 @@ impl Exporter {
         &self,
         queue: &dyn Queue,
         body: &[u8],
-        worker: &str,
+        (name, worker): (&str, &str),
         budget: Option<Duration>,
         progress: &Progress,
     ) -> Result<Handled, ScheduleError> {
-        let Ok(message) = serde_json::from_slice::<Message>(body) else {
-            tracing::error!("a message that names no run was dropped");
+        let message: Message =
+            serde_json::from_slice(body).map_err(|error| ScheduleError::Unreadable { cause: error.to_string() })?;
+        let Some(job) = self.jobs().iter().find(|job| job.name == message.job) else {
+            tracing::warn!(job = message.job, "a message asks for a run of a job that JOBS does not name; it is dropped");
             return Ok(Handled::Over(None));
         };
-        let Some(job) = self.jobs().iter().find(|job| job.name == message.job) else { return Ok(Handled::Over(None)) };
-        let rows = self.rows(job);
-        let unfinished = self.unfinished(job).await?;
-        let planned = rows.read::<Scheduled>(&schedule_key(&job.name)).await?.is_some_and(|planned| planned.run == message.run);
-        let record: Option<RunRecord> = rows.read(&run_key(&job.name)).await?;
-        let done = record.is_some_and(|record| record.run == message.run && record.phase == Phase::Done);
-        match &unfinished {
-            Some(record) if record.run == message.run => {
-                if let Some(wait) = record
-                    .not_before
-                    .and_then(|at| Duration::try_from(at.duration_since(self.now())).ok())
-                    .filter(|wait| !wait.is_zero())
-                {
-                    put(queue, &message, wait).await?;
-                    return Ok(Handled::Later(wait));
-                }
+        match self.standing(job, &message).await? {
+            Standing::Over => return Ok(Handled::Over(None)),
+            Standing::Waits(wait) => {
+                put(queue, &message, wait).await?;
+                return Ok(Handled::Later(wait, None));
             }
-            None if planned && !done => {}
-            _ => return Ok(Handled::Over(None)),
+            Standing::Due => {}
         }
-        let request = Request { budget, ..Request::default() };
-        match self.try_run(job, &request, (&message.run, worker), progress).await {
+        let request = Request { budget, full: message.full, ..Request::default() };
+        let run = message.run.as_deref().unwrap_or(name);
+        match self.try_run(job, &request, (run, worker), progress).await {
             Err(LedgerError::Held { .. }) => {
                 put(queue, &message, HELD).await?;
-                Ok(Handled::Later(HELD))
+                Ok(Handled::Later(HELD, None))
             }
             Err(error) => Err(error.into()),
             Ok(report) => match report.not_before {
                 None => Ok(Handled::Over(Some(Box::new(report)))),
                 Some(at) => {
                     let wait = Duration::try_from(at.duration_since(self.now())).unwrap_or(Duration::ZERO);
-                    put(queue, &Message { version: message.version + 1, run: report.run.clone(), ..message }, wait).await?;
-                    Ok(Handled::Later(wait))
+                    // The continuation names the run, and asks for nothing new.
+                    let next =
+                        Message { job: message.job, run: Some(report.run.clone()), version: message.version + 1, full: false };
+                    put(queue, &next, wait).await?;
+                    Ok(Handled::Later(wait, Some(Box::new(report))))
                 }
             },
         }
     }
+
+    /// Whether there is anything to do for a message.
+    async fn standing(&self, job: &Job, message: &Message) -> Result<Standing, LedgerError> {
+        let Some(run) = &message.run else { return Ok(Standing::Due) };
+        let rows = self.rows(job);
+        let record: Option<RunRecord> = rows.read(&run_key(&job.name)).await?;
+        match record {
+            Some(record) if record.run == *run && record.phase == Phase::Done => Ok(Standing::Over),
+            Some(record) if record.run == *run => {
+                let wait = record.not_before.and_then(|at| Duration::try_from(at.duration_since(self.now())).ok());
+                Ok(wait.filter(|wait| !wait.is_zero()).map_or(Standing::Due, Standing::Waits))
+            }
+            Some(record) if record.phase != Phase::Done => Ok(Standing::Over),
+            _ => {
+                let planned = rows.read::<Scheduled>(&schedule_key(&job.name)).await?;
+                Ok(if planned.is_some_and(|planned| planned.run == *run) { Standing::Due } else { Standing::Over })
+            }
+        }
+    }
+}
+
+/// A message against the stored rows.
+enum Standing {
+    /// It names a run that is over, or never was.
+    Over,
+    Waits(Duration),
+    Due,
+}
+
+/// The latest occurrence between the last one scheduled and now: several missed are one.
+fn occurrence(job: &Job, last: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    let schedule = &job.policy.schedule;
+    let mut due = None;
+    let mut next = schedule.next_after(last.unwrap_or_else(|| now.checked_sub(TICK.minutes()).unwrap_or(now)));
+    while let Some(at) = next.filter(|at| *at <= now) {
+        due = Some(at);
+        // What was missed for days is found in few steps: only the last occurrence counts.
+        let skip = now.checked_sub(job.gap()).unwrap_or(at).max(at);
+        next = schedule.next_after(if skip < now { skip } else { at });
+    }
+    due
 }
 
 async fn put(queue: &dyn Queue, message: &Message, delay: Duration) -> Result<(), StoreError> {

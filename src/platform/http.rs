@@ -33,7 +33,7 @@ pub trait Authorize: fmt::Debug + Send + Sync {
     /// Headers for one attempt. `target` is the path and query exactly as they go on the request line.
     fn headers<'a>(&'a self, method: &'a Method, target: &'a str) -> BoxFuture<'a, Authorized>;
 
-    /// The service answered 401: forget what is cached. True if another attempt can differ from the last.
+    /// The service answered 401 or 403: forget what is cached. True if another attempt can differ from the last.
     fn renew(&self) -> bool;
 }
 
@@ -223,7 +223,8 @@ impl Http {
             attempts += 1;
             paced += self.take_place().await;
             let trouble = match self.attempt(&request, attempts).await {
-                Ok(reply) if reply.status == 401 && !renewed && self.authorize.renew() => {
+                // 403 too: a role that was granted just now is not in the token that we have.
+                Ok(reply) if matches!(reply.status, 401 | 403) && !renewed && self.authorize.renew() => {
                     renewed = true;
                     continue;
                 }

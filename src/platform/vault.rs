@@ -1,19 +1,46 @@
-//! Azure Key Vault through the official client: reads secrets by name.
+//! Azure Key Vault through the official client: reads secrets by name, and keeps them for a while.
+//!
+//! A secret is read again after an hour, and at once when a service refuses it, so that a new version is in use without a
+//! restart. While the vault cannot be reached, what was read before goes on being used.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use azure_core::error::ErrorKind;
-use azure_core::http::{ClientOptions, Transport};
+use azure_core::http::{ClientOptions, RawResponse, Transport};
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
+use jiff::Timestamp;
 use url::Url;
 
-use super::identity::{self, Identity};
+use super::clock::Clock;
+use super::http::AuthorizeError;
+use super::identity::Resident;
 use super::secret::Secret;
+
+/// How long a secret is used before the vault is asked again.
+const KEPT_FOR: Duration = Duration::from_secs(3_600);
+/// While the vault gives no answer, it is asked again after this.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Secrets of one vault.
 pub struct Vault {
     client: SecretClient,
     url: Url,
+    clock: Arc<dyn Clock>,
+    kept: Mutex<BTreeMap<String, Kept>>,
+    /// Held while the vault is asked, so that many who need a secret ask once.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// A secret that was read.
+#[derive(Debug, Clone)]
+struct Kept {
+    secret: Secret,
+    /// When its version ends, if somebody set that.
+    ends: Option<Timestamp>,
+    /// When to ask the vault again.
+    good_until: Duration,
 }
 
 impl std::fmt::Debug for Vault {
@@ -25,40 +52,161 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// # Errors
     /// One line, when no credential can be made here.
-    pub fn new(url: Url, identity: &Identity, http: reqwest::Client) -> Result<Self, String> {
-        let credential = identity::credential(identity, &http).map_err(|e| format!("the vault cannot be read: {e}"))?;
+    pub fn new(url: Url, resident: &Resident, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        let credential = resident.credential(&http).map_err(|e| format!("the vault cannot be read: {e}"))?;
         let transport = Some(Transport::new(Arc::new(http)));
         let options = SecretClientOptions {
             client_options: ClientOptions { transport, ..ClientOptions::default() },
             ..SecretClientOptions::default()
         };
         let client = SecretClient::new(url.as_str(), credential, Some(options)).map_err(|e| first_line(&e))?;
-        Ok(Self { client, url })
+        Ok(Self { client, url, clock, kept: Mutex::default(), asking: tokio::sync::Mutex::default() })
     }
 
-    /// The current value of a secret.
+    /// The current value of a secret, which was read within the last hour.
     ///
     /// # Errors
     /// One line that names the secret and the role or state to change; never its value.
-    pub async fn secret(&self, name: &str) -> Result<Secret, String> {
-        let answer = self.client.get_secret(name, None).await.map_err(|e| self.explain(name, &e))?;
-        let secret = answer.into_model().map_err(|e| self.explain(name, &e))?;
-        secret.value.map(|value| Secret::new(&value)).ok_or_else(|| format!("the secret `{name}` of {} has no value", self.url))
+    pub async fn secret(&self, name: &str) -> Result<Secret, AuthorizeError> {
+        if let Some(kept) = self.good(name) {
+            return Ok(kept);
+        }
+        let _asking = self.asking.lock().await;
+        if let Some(kept) = self.good(name) {
+            return Ok(kept);
+        }
+        let read = self.ask(name).await;
+        let now = self.clock.monotonic();
+        let mut all = self.all();
+        match (read, all.get_mut(name)) {
+            (Ok((secret, ends)), _) => {
+                let kept = Kept { secret: secret.clone(), ends, good_until: now + KEPT_FOR };
+                all.insert(name.to_owned(), kept);
+                Ok(secret)
+            }
+            (Err(error), Some(kept)) if error.transient => {
+                tracing::warn!("{}; the value that was read before is still used", error.message);
+                kept.good_until = now + ASK_AGAIN_AFTER;
+                Ok(kept.secret.clone())
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
-    fn explain(&self, name: &str, error: &azure_core::Error) -> String {
-        let advice = match error.kind() {
-            ErrorKind::HttpResponse { status, .. } => match u16::from(*status) {
-                401 => "the sign-in is not accepted".to_owned(),
-                403 => "the role \"Key Vault Secrets User\" is missing, or the secret is disabled".to_owned(),
-                404 => "there is no such secret".to_owned(),
-                status => format!("status {status}"),
-            },
-            ErrorKind::Credential => "no sign-in: use `az login`, or IDENTITY=managed in Azure".to_owned(),
-            _ => "the vault could not be reached; check KEY_VAULT_URL".to_owned(),
-        };
-        format!("failed to read the secret `{name}` from {}: {advice}", self.url)
+    /// A service refused this secret: the vault is asked again when it is next needed.
+    pub fn doubt(&self, name: &str) {
+        if let Some(kept) = self.all().get_mut(name) {
+            kept.good_until = self.clock.monotonic();
+        }
     }
+
+    /// The secrets that were read and have an end, with it.
+    #[must_use]
+    pub fn ends(&self) -> Vec<(String, Timestamp)> {
+        self.all().iter().filter_map(|(name, kept)| Some((name.clone(), kept.ends?))).collect()
+    }
+
+    fn good(&self, name: &str) -> Option<Secret> {
+        let now = self.clock.monotonic();
+        self.all().get(name).filter(|kept| now < kept.good_until).map(|kept| kept.secret.clone())
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, name: &str) -> Result<(Secret, Option<Timestamp>), AuthorizeError> {
+        let answer = self.client.get_secret(name, None).await.map_err(|e| self.explain(name, &e))?;
+        let secret = answer.into_model().map_err(|e| self.explain(name, &e))?;
+        let ends = secret.attributes.and_then(|attributes| attributes.expires);
+        let ends = ends.and_then(|at| Timestamp::from_second(at.unix_timestamp()).ok());
+        let Some(value) = secret.value else {
+            let message = format!("the secret `{name}` of {} has no value; set one", self.url);
+            return Err(AuthorizeError { message, transient: false });
+        };
+        Ok((Secret::new(&value), ends))
+    }
+
+    fn explain(&self, name: &str, error: &azure_core::Error) -> AuthorizeError {
+        let mut transient = false;
+        let advice = match error.kind() {
+            ErrorKind::HttpResponse { status, raw_response, .. } => {
+                match (u16::from(*status), inner_code(raw_response.as_deref()).as_deref()) {
+                    (401, _) => "the sign-in is not accepted: the identity is of another tenant than the vault".to_owned(),
+                    (403, Some("SecretDisabled")) => "the secret is disabled; enable it, or set a new version".to_owned(),
+                    (403, Some("ForbiddenByFirewall" | "ForbiddenByConnection")) => {
+                        "the vault's firewall keeps us out; allow this network, or use a private endpoint".to_owned()
+                    }
+                    (403, _) => "the identity lacks the role \"Key Vault Secrets User\" on the vault".to_owned(),
+                    (404, _) => format!("there is no such secret; `az keyvault secret set --name {name}` makes it"),
+                    (status, _) => {
+                        transient = status == 408 || status == 429 || status >= 500;
+                        format!("status {status}")
+                    }
+                }
+            }
+            ErrorKind::Credential => "no sign-in: use `az login`, or a managed identity in Azure".to_owned(),
+            _ => {
+                transient = true;
+                "the vault gives no answer; check KEY_VAULT_URL, its firewall and private endpoint".to_owned()
+            }
+        };
+        AuthorizeError { message: format!("failed to read the secret `{name}` from {}: {advice}", self.url), transient }
+    }
+}
+
+/// Where a secret comes from. What is kept in a vault may change while we run.
+#[derive(Debug, Clone)]
+pub enum SecretSource {
+    /// Text of a setting.
+    Given(Secret),
+    /// A secret of a vault, by its name.
+    Kept { vault: Arc<Vault>, name: String },
+}
+
+impl SecretSource {
+    /// The secret as it is now, as far as the vault was asked lately.
+    ///
+    /// # Errors
+    /// One line from the vault, which names the secret and what to change.
+    pub async fn read(&self) -> Result<Secret, AuthorizeError> {
+        match self {
+            Self::Given(secret) => Ok(secret.clone()),
+            Self::Kept { vault, name } => vault.secret(name).await,
+        }
+    }
+
+    /// A service refused the secret: the vault is asked again when it is next read. True if it may have changed since.
+    pub fn doubt(&self) -> bool {
+        match self {
+            Self::Given(_) => false,
+            Self::Kept { vault, name } => {
+                vault.doubt(name);
+                true
+            }
+        }
+    }
+}
+
+/// The same text, or the same place of the same vault.
+impl PartialEq for SecretSource {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Given(one), Self::Given(another)) => one == another,
+            (Self::Kept { vault, name }, Self::Kept { vault: other_vault, name: other_name }) => {
+                Arc::ptr_eq(vault, other_vault) && name == other_name
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for SecretSource {}
+
+/// Why the vault forbids it: its own code says only `Forbidden`.
+fn inner_code(response: Option<&RawResponse>) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(response?.body().as_ref()).ok()?;
+    body.pointer("/error/innererror/code").and_then(serde_json::Value::as_str).map(str::to_owned)
 }
 
 fn first_line(error: &azure_core::Error) -> String {

@@ -9,6 +9,9 @@ use super::near::nearest;
 use super::params::{self, Param, Required, TABLE};
 use super::parse::{self, Shape};
 
+/// Set by Azure.
+pub(super) const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
+
 /// A job of `JOBS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct JobName(String);
@@ -33,7 +36,12 @@ impl JobName {
     }
 
     fn prefix(&self) -> String {
-        format!("{}__", self.0.to_ascii_uppercase().replace('-', "_"))
+        Self::prefix_of(&self.0)
+    }
+
+    /// Before the keys of a job with this name.
+    pub(super) fn prefix_of(name: &str) -> String {
+        format!("{}__", name.to_ascii_uppercase().replace('-', "_"))
     }
 }
 
@@ -87,6 +95,11 @@ impl<'a> Reader<'a> {
 
     fn text(&self, key: &str) -> Option<&'a str> {
         self.map.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
+    }
+
+    /// Azure gives each app that has a managed identity an address to ask for its tokens.
+    pub(super) fn in_azure(&self) -> bool {
+        self.text(IDENTITY_ENDPOINT).is_some()
     }
 
     /// What is given, or the default.
@@ -215,7 +228,7 @@ pub(super) fn quote(text: &str) -> String {
 pub(super) fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
     let place = |problem: &Problem| {
         let (job, key) = problem.key.rsplit_once("__").unwrap_or(("", &problem.key));
-        let place = TABLE.iter().position(|row| row.key == key).unwrap_or(TABLE.len());
+        let place = TABLE.iter().position(|row| row.key == key || row.key == problem.key).unwrap_or(TABLE.len());
         (place, job.to_owned(), problem.key.clone())
     };
     problems.sort_by_cached_key(place);

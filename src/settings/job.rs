@@ -14,6 +14,7 @@ use crate::indicator::{Confidence, Kind, NeverSend, ThreatAssessScore};
 use crate::platform::identity::Identity;
 use crate::platform::schedule::Schedule;
 use crate::platform::secret::Secret;
+use crate::platform::vault::SecretSource;
 use crate::sinks::{ExpirationDays, Terms};
 use crate::storage::Place;
 use crate::threatconnect::{self, Credentials, Filter};
@@ -33,8 +34,9 @@ pub(super) struct Process {
 pub(super) fn read_process(reader: &mut Reader<'_>) -> Process {
     reader.read(&params::KEY_VAULT_URL, parse::address);
     let sign_in = reader.read(&params::IDENTITY, |text| parse::choice(text, &params::SIGN_INS));
-    if sign_in == Some(SignIn::Secret) && reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).is_some() {
-        reader.note("MANAGED_IDENTITY_CLIENT_ID is ignored, since IDENTITY is `secret`".to_owned());
+    let vault = reader.given(&params::KEY_VAULT_URL).is_some();
+    if sign_in == Some(SignIn::Secret) && !vault && reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).is_some() {
+        reader.note("MANAGED_IDENTITY_CLIENT_ID is ignored, since IDENTITY is `secret` and there is no vault".to_owned());
     }
     let cloud = reader.read(&params::CLOUD, |text| parse::choice(text, &CLOUDS));
     Process {
@@ -94,7 +96,7 @@ fn read_source(reader: &mut Reader<'_>) -> Option<threatconnect::Config> {
     let url = reader.need(&params::THREATCONNECT_URL, parse::address);
     let page_size = whole(reader, &params::THREATCONNECT_PAGE_SIZE);
     let user = reader.read(&params::API_USER, text);
-    let token = reader.given(&params::THREATCONNECT_TOKEN).map(|given| Secret::new(given.text));
+    let token = reader.given(&params::THREATCONNECT_TOKEN).map(|given| SecretSource::Given(Secret::new(given.text)));
     let credentials = match (user, token) {
         (Some(_), Some(_)) => {
             let message = "cannot be given together with API_USER: leave one of them out";
@@ -259,6 +261,6 @@ fn whole(reader: &mut Reader<'_>, row: &Param) -> Option<u64> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "any text will do, but readers of texts may refuse")]
-fn secret(text: &str) -> Result<Secret, String> {
-    Ok(Secret::new(text))
+fn secret(text: &str) -> Result<SecretSource, String> {
+    Ok(SecretSource::Given(Secret::new(text)))
 }

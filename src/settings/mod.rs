@@ -13,6 +13,7 @@ mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use render::{Format, local_settings_example, render};
@@ -20,6 +21,7 @@ pub use vault::{VaultPlan, VaultSecret, vault_secrets};
 
 use crate::export::Policy;
 use crate::platform::identity::Identity;
+use crate::platform::vault::Vault;
 use crate::sinks::{Target, TargetProduct, Terms};
 use crate::storage::Place;
 use crate::threatconnect::{self, Filter};
@@ -96,6 +98,19 @@ impl Settings {
         reader.notes.extend(two_ways_to_defender(&jobs));
         Ok(Self { jobs, storage, logging_level, time_budget: process.time_budget, notes: reader.notes })
     }
+
+    /// The secrets of `plan` are read from `vault` each time that they are needed, so that they can change there.
+    pub fn keep_secrets(&mut self, plan: &VaultPlan, vault: &Arc<Vault>) {
+        for job in &mut self.jobs {
+            vault::keep(job, plan, vault);
+        }
+    }
+}
+
+/// What `LOGGING_LEVEL` says, before all else is read; none if nothing, or nothing sensible.
+#[must_use]
+pub fn logging_level(given: &BTreeMap<String, String>) -> Option<LoggingLevel> {
+    parse::choice(given.get(params::LOGGING_LEVEL.key)?.trim(), &params::LOGGING_LEVELS).ok()
 }
 
 impl fmt::Display for Problem {
@@ -129,7 +144,6 @@ fn share_requests(jobs: &mut [Job]) {
         let who = match &job.identity {
             Identity::ClientSecret { tenant, client_id, .. } => format!("{tenant}/{client_id}"),
             Identity::Managed { client_id } => client_id.clone().unwrap_or_default(),
-            Identity::Developer => String::new(),
         };
         (job.target.url().clone(), who.to_ascii_lowercase())
     };

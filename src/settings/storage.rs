@@ -8,7 +8,7 @@ use super::cloud::{Cloud, GLOBAL_STORAGE};
 use super::given::{Reader, text};
 use super::params::{self, Param, SignIn};
 use super::parse;
-use crate::platform::identity::Identity;
+use crate::platform::identity::Resident;
 use crate::platform::secret::Secret;
 use crate::storage::Place;
 use crate::storage::azure::{Account, Credential, DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY};
@@ -53,14 +53,14 @@ pub(super) fn read_storage(reader: &mut Reader<'_>, sign_in: Option<SignIn>, clo
     Some(Place::Azure(Box::new(Account { name, blob, queue, table, credential })))
 }
 
-fn read_credential(reader: &mut Reader<'_>, sign_in: Option<SignIn>) -> Option<Identity> {
+fn read_credential(reader: &mut Reader<'_>, sign_in: Option<SignIn>) -> Option<Resident> {
     let managed = match reader.given(&params::STORAGE_CREDENTIAL) {
         Some(given) if given.text.eq_ignore_ascii_case("managedidentity") => true,
         Some(_) => {
             let message = "give `managedidentity`, or leave it out to use who is signed in on this machine (`az login`)";
             return reader.read(&params::STORAGE_CREDENTIAL, |_| Err(message.to_owned()));
         }
-        None => sign_in? == SignIn::Managed,
+        None => sign_in? == SignIn::Managed || reader.in_azure(),
     };
     let own = reader.read(&params::STORAGE_CLIENT_ID, text);
     if !managed {
@@ -71,13 +71,13 @@ fn read_credential(reader: &mut Reader<'_>, sign_in: Option<SignIn>) -> Option<I
             );
             return None;
         }
-        return Some(Identity::Developer);
+        return Some(Resident::Developer);
     }
     // With a credential of its own the account follows the host: no client id means the system-assigned identity.
     let shared = (reader.given(&params::STORAGE_CREDENTIAL).is_none())
         .then(|| reader.read(&params::MANAGED_IDENTITY_CLIENT_ID, text))
         .flatten();
-    Some(Identity::Managed { client_id: own.or(shared) })
+    Some(Resident::Managed { client_id: own.or(shared) })
 }
 
 /// The account's name and the addresses of blob, queue and table.

@@ -96,7 +96,6 @@ fn read_graph(
     }
     let client_id = match identity? {
         Identity::ClientSecret { client_id, .. } => client_id.clone(),
-        Identity::Developer => String::new(),
         Identity::Managed { client_id } => client_id.clone().unwrap_or_default(),
     };
     Some((Target::Graph(graph_ti::Config { url: url?, tenant, client_id, product, sharing: 1 }), scope?))

@@ -1,13 +1,17 @@
 //! Which secrets to read from the vault before the settings can be read. Reads none itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use url::Url;
 
-use super::given::{Reader, sorted};
+use super::given::{JobName, Reader, sorted};
 use super::params::{self, Param, SignIn, TABLE};
-use super::{Problem, Settings, parse};
+use super::{Job, Problem, Settings, parse};
+use crate::platform::identity::Identity;
 use crate::platform::secret::Secret;
+use crate::platform::vault::{SecretSource, Vault};
+use crate::threatconnect::Credentials;
 
 /// What to fetch, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,28 @@ impl VaultPlan {
     #[must_use]
     pub fn fill(&self, given: &BTreeMap<String, String>, values: &BTreeMap<String, Secret>) -> BTreeMap<String, String> {
         fill(given, &self.secrets, |name| values.get(name).map(Secret::expose))
+    }
+}
+
+/// The job's secrets are read from the vault from now on, not from what was filled in.
+pub(super) fn keep(job: &mut Job, plan: &VaultPlan, vault: &Arc<Vault>) {
+    let prefix = JobName::prefix_of(&job.name);
+    let kept = |row: &Param| {
+        let key = format!("{prefix}{}", row.key);
+        let secret = plan.secrets.iter().find(|secret| secret.keys.contains(&key))?;
+        Some(SecretSource::Kept { vault: Arc::clone(vault), name: secret.name.clone() })
+    };
+    let (secret, row) = match &mut job.source.credentials {
+        Credentials::Hmac { secret, .. } => (secret, &params::THREATCONNECT_SECRET_KEY),
+        Credentials::Token(token) => (token, &params::THREATCONNECT_TOKEN),
+    };
+    if let Some(source) = kept(row) {
+        *secret = source;
+    }
+    if let (Identity::ClientSecret { secret, .. }, Some(source)) =
+        (&mut job.identity, kept(&params::MICROSOFT_GRAPH_CLIENT_SECRET))
+    {
+        *secret = source;
     }
 }
 

@@ -16,7 +16,7 @@ use url::Url;
 use crate::indicator::Indicator;
 use crate::platform::clock::Clock;
 use crate::platform::http::{Bounds, ENCODED, Failure, Http, Reply, Request, Traffic, excerpt, http_date};
-use crate::platform::secret::Secret;
+use crate::platform::vault::SecretSource;
 
 pub use filter::{FILTERS, Filter, FilterRow};
 pub use pages::Pages;
@@ -43,8 +43,8 @@ pub struct Config {
 /// The two documented schemes.
 #[derive(Debug, Clone)]
 pub enum Credentials {
-    Hmac { access_id: String, secret: Secret },
-    Token(Secret),
+    Hmac { access_id: String, secret: SecretSource },
+    Token(SecretSource),
 }
 
 /// An owner that the API user sees.

@@ -23,8 +23,11 @@ impl Authorize for Signer {
     fn headers<'a>(&'a self, method: &'a Method, target: &'a str) -> BoxFuture<'a, Authorized> {
         Box::pin(async move {
             match &self.credentials {
-                Credentials::Token(token) => Ok(vec![(AUTHORIZATION, header(&format!("TC-Token {}", token.expose()))?)]),
+                Credentials::Token(token) => {
+                    Ok(vec![(AUTHORIZATION, header(&format!("TC-Token {}", token.read().await?.expose()))?)])
+                }
                 Credentials::Hmac { access_id, secret } => {
+                    let secret = secret.read().await?;
                     let seconds = self.clock.now().as_second();
                     let signature = sign(secret.expose(), method.as_str(), target, seconds);
                     Ok(vec![
@@ -36,9 +39,15 @@ impl Authorize for Signer {
         })
     }
 
-    /// A signature with a fresh time may pass where the last did not; a token cannot change.
+    /// A signature with a fresh time may pass where the last did not; a token changes in the vault only.
     fn renew(&self) -> bool {
-        matches!(self.credentials, Credentials::Hmac { .. })
+        match &self.credentials {
+            Credentials::Token(token) => token.doubt(),
+            Credentials::Hmac { secret, .. } => {
+                secret.doubt();
+                true
+            }
+        }
     }
 }
 

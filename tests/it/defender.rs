@@ -222,7 +222,7 @@ async fn a_permission_lost_in_the_middle_fails_the_run_and_marks_nothing() {
     let mut rig = Rig::at_defender().await;
     rig.set("THREATCONNECT_PAGE_SIZE", "500");
     rig.add_hosts(1_500);
-    rig.emulator.world().faults.push(fault("import", When::Nth(2), status(403, None)));
+    rig.emulator.world().faults.push(fault("import", When::From(2), status(403, None)));
     let report = rig.run().await;
     let error = report.error.clone().expect("an error");
     assert!(error.contains("Ti.ReadWrite.All") && !error.contains('\n'), "{error}");

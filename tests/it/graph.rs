@@ -517,7 +517,7 @@ async fn a_permission_lost_in_the_middle_fails_the_run_and_marks_nothing() {
         let mut rig = Rig::at_graph(product).await;
         rig.set("THREATCONNECT_PAGE_SIZE", "200");
         rig.add_hosts(1_000);
-        rig.emulator.world().faults.push(fault("submitTiIndicators", When::Nth(4), status(403, None)));
+        rig.emulator.world().faults.push(fault("submitTiIndicators", When::From(4), status(403, None)));
         let report = rig.run().await;
         let error = report.error.clone().expect("an error");
         assert!(error.contains("ThreatIndicators.ReadWrite.OwnedBy") && !error.contains('\n'), "{error}");

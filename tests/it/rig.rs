@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use emulator::{Emulator, Indicator, Options, SimClock, TENANT, Time as _, WORKSPACE};
-use indicator_relay::app::App;
+use indicator_relay::app::{App, Surroundings};
 use indicator_relay::export::{Progress, Report, Request};
 use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::settings::Settings;
@@ -123,10 +123,18 @@ impl Rig {
         self.app_over(Arc::clone(&self.store))
     }
 
+    /// What a process of its own would find around it, with its state in `folder`.
+    pub(crate) fn surroundings(&self, folder: &std::path::Path) -> Surroundings {
+        let mut environment = self.settings.clone();
+        environment.insert("STATE_FILE".to_owned(), folder.join("state.db").display().to_string());
+        Surroundings { environment, client: self.client.clone(), clock: Arc::new(self.clock.clone()) }
+    }
+
     pub(crate) fn app_over(&self, store: Arc<dyn StateStore>) -> App {
         let settings = Settings::from_map(&self.settings).unwrap_or_else(|problems| panic!("{problems:?}"));
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
-        App::new(settings, &self.client, &clock, store).expect("an app")
+        let queue = Arc::new(SqliteStore::open_in_memory(Arc::clone(&clock)).expect("SQLite"));
+        App::new(settings, &self.client, &clock, store, queue).expect("an app")
     }
 
     /// One run of a job by a process of its own.

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use emulator::{Indicator, WORKSPACE};
-use indicator_relay::export::{Handled, Mode, QUEUE, Request};
-use indicator_relay::storage::Queue as _;
-use indicator_relay::storage::sqlite::SqliteStore;
+use indicator_relay::export::{Mode, Request};
 
 use crate::rig::{HOUR, Rig};
 
@@ -480,48 +478,6 @@ async fn many_generated_indicators_of_all_types_are_accounted_for() {
     assert_eq!(report.requests.throttled, 0, "the pace stays under the limit");
     let again = rig.run().await;
     assert_eq!((again.outcomes.accepted, again.requests.sink), (0, 0), "{again:#?}");
-}
-
-#[tokio::test]
-async fn the_tick_plans_what_is_due_and_workers_take_it_from_the_queue() {
-    let mut rig = Rig::new().await;
-    rig.set("EXPORT_SCHEDULE", "0 */15 * * * *");
-    rig.set("THREATCONNECT_PAGE_SIZE", "100");
-    rig.add_hosts(1_500);
-    let clock: std::sync::Arc<dyn indicator_relay::platform::clock::Clock> = std::sync::Arc::new(rig.clock.clone());
-    let queue = SqliteStore::open_in_memory(clock).expect("SQLite");
-    let app = rig.app();
-    let counter = std::sync::atomic::AtomicU32::new(0);
-    let name = || format!("tick{}", counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
-    assert_eq!(app.exporter.tick(&queue, name).await.expect("a tick").len(), 1, "nine o'clock is an occurrence");
-    assert!(app.exporter.tick(&queue, name).await.expect("a tick").is_empty(), "not twice");
-    let progress = indicator_relay::export::Progress::default();
-    let budget = Some(Duration::from_secs(3));
-    let minute = Duration::from_secs(60);
-    let mut turns = 0;
-    loop {
-        let Some(message) = queue.receive(QUEUE, 1, minute).await.expect("a queue").pop() else { break };
-        let handled = app.exporter.handle(&queue, &message.body, &format!("w{turns}"), budget, &progress).await.expect("handled");
-        // The same message once more does no harm.
-        drop(
-            app.exporter
-                .handle(&queue, &message.body, &format!("again{turns}"), Some(Duration::ZERO), &progress)
-                .await
-                .expect("handled"),
-        );
-        assert!(queue.delete(QUEUE, &message).await.expect("a queue"));
-        turns += 1;
-        if let Handled::Over(Some(report)) = handled {
-            assert!(report.complete, "{report:#?}");
-            break;
-        }
-        assert!(turns < 60, "it never ends");
-    }
-    assert!(turns > 1, "{turns}");
-    assert_eq!(rig.live().len(), 1_500);
-    rig.clock.advance(HOUR);
-    assert_eq!(app.exporter.tick(&queue, name).await.expect("a tick").len(), 1, "four missed are one");
-    assert!(app.exporter.tick(&queue, name).await.expect("a tick").is_empty());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor: a file may name rooms on lower floors only.
-const FLOORS: [(&str, u32); 9] = [
+const FLOORS: [(&str, u32); 10] = [
     ("indicator", 0),
     ("platform", 1),
     ("storage", 2),
@@ -14,6 +14,7 @@ const FLOORS: [(&str, u32); 9] = [
     ("settings", 5),
     ("app", 6),
     ("cli", 7),
+    ("functions", 7),
 ];
 
 const FILE_LINES: usize = 500;

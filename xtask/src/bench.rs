@@ -257,7 +257,9 @@ fn settings() -> anyhow::Result<Settings> {
 async fn product(arguments: &Arguments) -> anyhow::Result<Measured> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let store = Arc::new(SqliteStore::open(&arguments.state, Arc::clone(&clock))?);
-    let app = App::new(settings()?, &reqwest::Client::builder().build()?, &clock, store).map_err(anyhow::Error::msg)?;
+    let client = reqwest::Client::builder().build()?;
+    let queue = Arc::clone(&store) as Arc<dyn indicator_relay::storage::Queue>;
+    let app = App::new(settings()?, &client, &clock, store, queue).map_err(anyhow::Error::msg)?;
     let name = format!("bench-{}", std::process::id());
     let began = clock.monotonic();
     let (job, request) = (&app.exporter.jobs()[0], Request { full: true, ..Request::default() });

@@ -24,7 +24,7 @@ use self::tables::Tables;
 use super::Stores;
 use crate::platform::clock::{BoxFuture, Clock};
 use crate::platform::http::{Authorize, Authorized, is_loopback};
-use crate::platform::identity::{self, Identity};
+use crate::platform::identity::{self, Resident};
 use crate::platform::secret::Secret;
 pub use queues::MESSAGE_ENCODING;
 
@@ -52,7 +52,7 @@ pub struct Account {
 pub enum Credential {
     /// The account's key, in base64.
     Key(Secret),
-    Identity(Identity),
+    Identity(Resident),
 }
 
 /// The names of what is used in an account; queues are named where they are used.
@@ -159,7 +159,7 @@ pub fn open(account: &Account, names: &Names, http: &reqwest::Client, clock: &Ar
             let sas = Sas::new(&account.name, key, https, Arc::clone(clock));
             Access::Sas(Arc::new(sas.ok_or("AzureWebJobsStorage: its AccountKey is no base64")?))
         }
-        Credential::Identity(identity) => Access::Token(identity::credential(identity, http)?),
+        Credential::Identity(identity) => Access::Token(identity.credential(http)?),
     };
     wire(account, names, http, clock, access)
 }

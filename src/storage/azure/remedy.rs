@@ -7,6 +7,7 @@ use azure_core::error::ErrorKind;
 use jiff::Timestamp;
 
 use crate::platform::http::{Failure, Reply, error_code, excerpt, http_date};
+use crate::platform::identity::NO_SIGN_IN;
 
 /// A resource of the account, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +95,7 @@ impl From<&azure_core::Error> for Refusal {
             innermost = source;
         }
         let detail = match error.kind() {
-            ErrorKind::Credential => "no sign-in".to_owned(),
+            ErrorKind::Credential => NO_SIGN_IN.to_owned(),
             // Below the client that knows the address.
             ErrorKind::Connection | ErrorKind::Io if innermost.is::<std::io::Error>() => format!("no connection: {innermost}"),
             ErrorKind::Connection | ErrorKind::Io => "no connection".to_owned(),
@@ -151,7 +152,7 @@ impl Caller {
             (Some(status), _) => {
                 format!("{} answered with status {status}{}: {}", part.shown(), shown_code(code), refusal.detail)
             }
-            (None, _) if refusal.detail.starts_with("no sign-in") && !self.by_key => {
+            (None, _) if refusal.detail.starts_with(NO_SIGN_IN) && !self.by_key => {
                 "no sign-in: on this machine use `az login`; in Azure set AzureWebJobsStorage__credential=managedidentity"
                     .to_owned()
             }

@@ -1,0 +1,82 @@
+//! What alerts and workbooks wait for: lines of the log with the field `event`. The queries in `infra/` name these and no others;
+//! a test compares.
+
+/// A kind of line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// The value of the field `event`.
+    pub name: &'static str,
+    /// The line's level, as the host shows it.
+    pub level: &'static str,
+    /// The line's own fields.
+    pub fields: &'static [&'static str],
+    /// What it tells.
+    pub meaning: &'static str,
+}
+
+/// Every one, in the order in which a run would write them.
+pub const EVENTS: &[Event] = &[
+    Event {
+        name: "tick.finished",
+        level: "INFO",
+        fields: &["enqueued"],
+        meaning: "the timer looked for runs that are due: the app is alive",
+    },
+    Event {
+        name: "run.finished",
+        level: "INFO",
+        fields: &[
+            "job",
+            "run",
+            "target_product",
+            "delivery",
+            "mode",
+            "complete",
+            "indicators",
+            "observables",
+            "accepted",
+            "unchanged",
+            "duplicate",
+            "skipped",
+            "rejected",
+            "over_cap",
+            "unanswered",
+            "withdrawn",
+            "newly_rejected",
+            "duration_ms",
+        ],
+        meaning: "a run is over, with its numbers",
+    },
+    Event { name: "run.failed", level: "ERROR", fields: &["job", "run", "error"], meaning: "a run failed or is incomplete" },
+    Event {
+        name: "run.overdue",
+        level: "ERROR",
+        fields: &["job", "minutes"],
+        meaning: "no run of a job was complete for twice its schedule",
+    },
+    Event {
+        name: "withdrawal.refused",
+        level: "WARN",
+        fields: &["job", "rows", "of"],
+        meaning: "a run would have taken back too much, and waits for an approval",
+    },
+    Event {
+        name: "items.rejected",
+        level: "WARN",
+        fields: &["job", "newly_rejected"],
+        meaning: "the target refused items that it had not refused before",
+    },
+    Event {
+        name: "queue.poison",
+        level: "ERROR",
+        fields: &["queue", "count"],
+        meaning: "messages could not be handled and wait in the poison queue",
+    },
+    Event {
+        name: "secret.expiring",
+        level: "WARN",
+        fields: &["secret", "days"],
+        meaning: "a secret of the vault ends soon, or has ended",
+    },
+    Event { name: "invocation.failed", level: "ERROR", fields: &["error"], meaning: "a function failed; the host tries again" },
+];

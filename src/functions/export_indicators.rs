@@ -1,0 +1,62 @@
+//! `ExportIndicators`: each minute, one message per job that is due, and a look at what nobody else would notice.
+
+use std::sync::Arc;
+
+use super::{Envelope, Failure, Function, Relay, Trigger, names};
+use crate::app::App;
+use crate::export::QUEUE;
+
+const BINDING: &str = "timer";
+/// How long before its end a secret is mentioned.
+const WARN_BEFORE_DAYS: i64 = 30;
+
+pub(super) const FUNCTION: Function = Function {
+    name: "ExportIndicators",
+    trigger: Trigger::Timer { binding: BINDING },
+    answer: |relay, envelope| Box::pin(answer(relay, envelope)),
+};
+
+async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
+    let (app, _) = relay.app().await?;
+    let past_due = envelope.timer(BINDING).is_past_due;
+    let messages = app.exporter.tick(app.queue.as_ref(), || names().0).await.map_err(Failure::new)?;
+    tracing::info!(event = "tick.finished", enqueued = messages.len(), past_due, "looked for runs that are due");
+    watch(&app).await
+}
+
+/// What a person must hear of, though no run tells it.
+async fn watch(app: &App) -> Result<(), Failure> {
+    for job in app.exporter.jobs() {
+        if let Some(age) = app.exporter.overdue(job).await.map_err(Failure::new)? {
+            let (job, minutes) = (&job.name, age.as_secs() / 60);
+            tracing::error!(
+                event = "run.overdue",
+                job,
+                minutes,
+                "job `{job}` has completed no run for {minutes} minutes, more than twice its schedule; `indicator-relay runs` says why"
+            );
+        }
+    }
+    let queue = format!("{QUEUE}-poison");
+    let count = app.queue.count(&queue).await.map_err(Failure::new)?;
+    if count > 0 {
+        tracing::error!(
+            event = "queue.poison",
+            queue,
+            count,
+            "{count} messages failed five times and lie in the queue `{queue}`: look at them, and delete them there"
+        );
+    }
+    for (secret, ends) in app.vault.iter().flat_map(|vault| vault.ends()) {
+        let days = ends.duration_since(app.exporter.now()).as_hours().div_euclid(24);
+        if days < WARN_BEFORE_DAYS {
+            tracing::warn!(
+                event = "secret.expiring",
+                secret,
+                days,
+                "the secret `{secret}` of the vault ends in {days} days; set a new version, no restart is needed"
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! The Azure Functions custom handler: one router over the functions of `functions/`, thin adapters behind it.
+//!
+//! The host starts the process, asks `GET /` until it answers, and then posts every trigger to `/{FunctionName}`. Each answer
+//! is a JSON object, a failure too, since an empty one would hang the invocation; a panic ends one invocation only. What an
+//! adapter does is one call of the core; decisions are made there.
+
+mod envelope;
+mod events;
+mod export_indicators;
+mod relay;
+mod run_export;
+mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+use tracing::Instrument as _;
+
+pub use envelope::{Envelope, EnvelopeError, TimerInfo};
+pub use events::{EVENTS, Event};
+pub use relay::{FUNCTION_TIMEOUT, Relay};
+pub use server::serve;
+
+use crate::platform::clock::BoxFuture;
+
+/// The host's own limit of a request, in bytes; a message in its envelope is longer than the 2 MB that axum takes by itself.
+const BODY_LIMIT: usize = 104_857_600;
+
+/// A function of the app: a folder of `functions/` with this name and trigger.
+#[derive(Debug, Clone, Copy)]
+pub struct Function {
+    /// Of the folder; the host posts to `/{name}`.
+    pub name: &'static str,
+    /// As in `function.json`.
+    pub trigger: Trigger,
+    answer: fn(Arc<Relay>, Envelope) -> BoxFuture<'static, Result<(), Failure>>,
+}
+
+/// What makes the host call a function. `binding` is the name under which it hands the value over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    Timer { binding: &'static str },
+    Queue { binding: &'static str, queue: &'static str },
+}
+
+/// Every function: the router is made of this table, and a test holds it against the folders.
+pub const FUNCTIONS: [Function; 2] = [export_indicators::FUNCTION, run_export::FUNCTION];
+
+/// Why an invocation failed: one line, without a secret. The host tries again, or a later tick does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+impl Failure {
+    #[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
+    fn new(error: impl ToString) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The routes of all functions, and of the host's own question whether we are there.
+pub fn router(relay: &Arc<Relay>) -> Router {
+    let mut router = Router::new().route("/", get(|| async { object(StatusCode::OK, &json!({"status": "ready"})) }));
+    for function in FUNCTIONS {
+        let relay = Arc::clone(relay);
+        let handler = move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
+            let relay = Arc::clone(&relay);
+            async move { invoke(function, relay, &headers, body).await }
+        };
+        router = router.route(&format!("/{}", function.name), post(handler));
+    }
+    router
+        .fallback(|| async { object(StatusCode::NOT_FOUND, &json!({"error": "there is no such function"})) })
+        .method_not_allowed_fallback(|| async {
+            object(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "not with this method"}))
+        })
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+}
+
+/// One invocation, in a task of its own: it goes on if the connection breaks, and a panic ends only it.
+async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let span = tracing::info_span!(
+        "invocation",
+        function = function.name,
+        invocation_id = header("x-azure-functions-invocationid"),
+        traceparent = header("traceparent")
+    );
+    let work = async move {
+        let envelope = match body {
+            Ok(body) => Envelope::parse(&body).map_err(Failure::new),
+            Err(rejection) => Err(Failure(format!("failed to read the request of the Functions host: {rejection}"))),
+        };
+        match envelope {
+            Ok(envelope) => (function.answer)(relay, envelope).await,
+            Err(failure) => Err(failure),
+        }
+    };
+    let ended = tokio::spawn(work.instrument(span.clone())).await;
+    let outcome = ended.unwrap_or_else(|_| Err(Failure("the program has a bug: the invocation panicked".to_owned())));
+    match outcome {
+        Ok(()) => object(StatusCode::OK, &json!({"Outputs": {}, "Logs": [], "ReturnValue": null})),
+        Err(failure) => {
+            // Before the answer: the host throws the body of a failure away.
+            span.in_scope(|| tracing::error!(event = "invocation.failed", error = failure.0, "the invocation failed: {failure}"));
+            object(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": failure.0}))
+        }
+    }
+}
+
+/// An answer as the host takes it: always an object, never empty.
+fn object(status: StatusCode, body: &serde_json::Value) -> Response {
+    (status, axum::Json(body)).into_response()
+}
+
+/// Two random names: of a run and of its worker.
+fn names() -> (String, String) {
+    let name = || uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
+    (name(), name())
+}
