@@ -18,6 +18,11 @@ pub(crate) async fn shared() -> &'static Azurite {
     SHARED.get_or_init(|| async { Azurite::start(AzuriteOptions::default()).await.unwrap_or_else(|e| panic!("{e:#}")) }).await
 }
 
+/// As the program makes it, each test its own.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::new()
+}
+
 /// The account with its key.
 pub(crate) fn account(azurite: &Azurite) -> Account {
     let [blob, queue, table] =
@@ -44,7 +49,7 @@ fn number() -> u32 {
 /// Rows and queues in the shared Azurite, in a table and container of their own.
 pub(crate) async fn stores() -> Stores {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    azure::open(&account(shared().await), &fresh_names(), &reqwest::Client::new(), &clock).expect("an account")
+    azure::open(&account(shared().await), &fresh_names(), &client(), &clock).expect("an account")
 }
 
 /// Lists tables with a bearer token.

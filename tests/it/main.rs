@@ -1,6 +1,7 @@
 //! The product from outside, over real HTTP against the emulator. Nothing sleeps: the clock is set.
 #![expect(clippy::panic, reason = "a test that cannot go on says why")]
 
+mod azure;
 mod azurite;
 mod cap;
 mod crash;

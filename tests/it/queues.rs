@@ -21,24 +21,18 @@ struct Subject {
 }
 
 impl Subject {
-    /// Takes a message that becomes visible again, or visible at all, in a second.
+    /// Takes the message that becomes visible in a second.
     async fn again(&self, queue: &str) -> Message {
-        self.after(queue, SHORT).await.pop().unwrap_or_else(|| panic!("{}: it never comes again", self.name))
-    }
-
-    /// What is received with this visibility once there is something, or all that was hidden for a short time is visible.
-    async fn after(&self, queue: &str, visibility: Duration) -> Vec<Message> {
         if let Some(clock) = &self.clock {
             clock.0.advance(SHORT);
         }
         // Real time goes on by itself; each turn is a request.
         for _ in 0..20_000 {
-            let found = self.queue.receive(queue, 1, visibility).await.expect("received");
-            if !found.is_empty() || self.clock.is_some() {
-                return found;
+            if let Some(message) = self.queue.receive(queue, 1, SHORT).await.expect("received").pop() {
+                return message;
             }
         }
-        Vec::new()
+        panic!("{}: it never comes again", self.name);
     }
 
     /// Until nothing is in the queue any more, as its poison queue got it.

@@ -121,7 +121,7 @@ impl Access {
 
     fn client_options(&self, http: &reqwest::Client) -> ClientOptions {
         // Within the minute that an invocation can spare: its message comes again.
-        let retry = ExponentialRetryOptions { max_retries: 4, ..ExponentialRetryOptions::default() };
+        let retry = ExponentialRetryOptions { max_retries: 3, ..ExponentialRetryOptions::default() };
         let mut options = ClientOptions {
             transport: Some(Transport::new(Arc::new(http.clone()))),
             retry: RetryOptions::exponential(retry),

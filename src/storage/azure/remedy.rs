@@ -137,7 +137,10 @@ impl Caller {
                 part.role()
             ),
             (Some(403), _) if self.by_key => {
-                format!("the account refuses this machine{}: look at its firewall (networking)", shown_code(code))
+                format!(
+                    "the account refuses this machine{}: is its key right, and does its firewall (networking) let this machine in?",
+                    shown_code(code)
+                )
             }
             (Some(403), _) => format!(
                 "refused{}: give the identity \"{}\" on the storage account, and look at the account's firewall (networking)",
