@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use crate::export::{Exporter, Job};
 use crate::platform::clock::Clock;
-use crate::platform::identity::{Identity, Tokens};
+use crate::platform::identity::{Identity, Resident, Tokens};
 use crate::platform::pacer::Lanes;
 use crate::platform::secret::Secret;
-use crate::platform::vault::{Reader, Vault};
+use crate::platform::vault::Vault;
 use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
-use crate::storage::sqlite::SqliteStore;
-use crate::storage::{Queue, StateStore};
+use crate::storage::{self, Queue, StateStore};
 use crate::telemetry::Telemetry;
 use crate::threatconnect::Client;
 
@@ -79,11 +78,8 @@ impl App {
         for note in &settings.notes {
             tracing::warn!("{note}");
         }
-        let store = SqliteStore::open(&settings.state_file, Arc::clone(&around.clock))
-            .map_err(|error| OpenError::Failed(error.to_string()))?;
-        let store = Arc::new(store);
-        let app = Self::new(settings, &around.client, &around.clock, Arc::clone(&store) as Arc<dyn StateStore>, store)
-            .map_err(OpenError::Setting)?;
+        let stores = storage::open(&settings.storage, &around.client, &around.clock).map_err(OpenError::Failed)?;
+        let app = Self::new(settings, &around.client, &around.clock, stores.state, stores.queue).map_err(OpenError::Setting)?;
         Ok(Self { vault, telemetry: around.telemetry.clone(), ..app })
     }
 
@@ -146,9 +142,9 @@ async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenEr
     let wanted = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
     let managed = wanted || around.environment.contains_key(IDENTITY_ENDPOINT);
     let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
-    let reader = if managed { Reader::Managed { client_id } } else { Reader::Developer };
+    let resident = if managed { Resident::Managed { client_id } } else { Resident::Developer };
     let vault =
-        Vault::new(plan.url.clone(), &reader, around.client.clone(), Arc::clone(&around.clock)).map_err(OpenError::Failed)?;
+        Vault::new(plan.url.clone(), &resident, around.client.clone(), Arc::clone(&around.clock)).map_err(OpenError::Failed)?;
     let mut values: BTreeMap<String, Secret> = BTreeMap::new();
     for secret in &plan.secrets {
         let value = vault.secret(&secret.name).await.map_err(|error| OpenError::Failed(error.message))?;

@@ -2,16 +2,21 @@
 
 use std::fmt::Write as _;
 
-use super::{Exit, Surroundings, render, show};
+use super::{Exit, render, show};
 use crate::app::App;
-use crate::export::Job;
+use crate::export::{Job, QUEUE};
 
-pub(super) async fn run(app: &App, _around: &Surroundings) -> Exit {
+pub(super) async fn run(app: &App) -> Exit {
     let mut page = String::new();
     let mut good = true;
     let _ = writeln!(page, "ok    settings: {} job(s)", app.exporter.jobs().len());
     for note in &app.settings.notes {
         let _ = writeln!(page, "note  {note}");
+    }
+    // The rows are read below, where they are needed.
+    if let Err(error) = app.queue.probe(QUEUE).await {
+        good = false;
+        let _ = writeln!(page, "FAIL  queue: {error}");
     }
     for job in app.exporter.jobs() {
         let mut line = |result: Result<String, String>| {

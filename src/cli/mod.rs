@@ -165,7 +165,7 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
 async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
     match command {
         Command::Export(arguments) => export::run(arguments, app, around).await,
-        Command::Check => check::run(app, around).await,
+        Command::Check => check::run(app).await,
         Command::Runs { json, last } => show::runs(app, json, last).await,
         Command::Rejected(Rejected::List(wanted)) => rejected::list(app, &wanted).await,
         Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,

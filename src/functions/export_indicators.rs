@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Failure, Function, Relay, Trigger, names};
+use super::{Envelope, FUNCTIONS, Failure, Function, Relay, Trigger, names};
 use crate::app::App;
+use crate::export::QUEUE;
+use crate::storage::poison_of;
 
 const BINDING: &str = "timer";
 /// How long before its end a secret is mentioned.
@@ -25,6 +27,19 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
 
 /// What a person must hear of, though no run tells it.
 async fn watch(app: &App) -> Result<(), Failure> {
+    for function in FUNCTIONS {
+        let Trigger::Queue { queue, .. } = function.trigger else { continue };
+        let queue = poison_of(queue);
+        let count = app.queue.count(&queue).await.map_err(Failure::new)?;
+        if count > 0 {
+            tracing::error!(
+                event = "queue.poison",
+                queue,
+                count,
+                "the queue `{queue}` holds {count} messages that could not be handled; the log says why; delete them once that is mended"
+            );
+        }
+    }
     for job in app.exporter.jobs() {
         if let Some(age) = app.exporter.overdue(job).await.map_err(Failure::new)? {
             let (job, minutes) = (&job.name, age.as_secs() / 60);
@@ -35,6 +50,16 @@ async fn watch(app: &App) -> Result<(), Failure> {
                 "job `{job}` has completed no run for {minutes} minutes, more than twice its schedule; `indicator-relay runs` says why"
             );
         }
+    }
+    let queue = format!("{QUEUE}-poison");
+    let count = app.queue.count(&queue).await.map_err(Failure::new)?;
+    if count > 0 {
+        tracing::error!(
+            event = "queue.poison",
+            queue,
+            count,
+            "{count} messages failed five times and lie in the queue `{queue}`: look at them, and delete them there"
+        );
     }
     for (secret, ends) in app.vault.iter().flat_map(|vault| vault.ends()) {
         let days = ends.duration_since(app.exporter.now()).as_hours().div_euclid(24);

@@ -19,7 +19,11 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
     let (app, budget) = relay.app().await?;
     let (run, worker) = names();
     let (queue, progress) = (app.queue.as_ref(), Progress::default());
-    let handled = app.exporter.handle(queue, text.as_bytes(), (&run, &worker), budget, &progress).await;
+    let Some(opened) = queue.open(&text).await.map_err(Failure::new)? else {
+        tracing::info!("the message was handled before: nothing to do");
+        return Ok(());
+    };
+    let handled = app.exporter.handle(queue, &opened.body, (&run, &worker), budget, &progress).await;
     match handled.map_err(Failure::new)? {
         Handled::Over(Some(report)) => {
             app.telemetry.record(&report);

@@ -107,6 +107,8 @@ pub struct Failure {
     pub code: Option<String>,
     /// False if credentials could not be had for a reason that waiting does not mend.
     pub transient: bool,
+    /// The service may have acted on it.
+    pub unknown: bool,
 }
 
 /// What one client sent, for the report.
@@ -116,6 +118,17 @@ pub struct Traffic {
     pub retried: AtomicU64,
     pub throttled: AtomicU64,
 }
+
+/// What a service wants to hear where it is not plain JSON.
+#[derive(Debug, Clone, Copy)]
+pub struct Dialect {
+    pub accept: &'static str,
+    pub content_type: &'static str,
+    /// Sent with each request: names in lower case.
+    pub headers: &'static [(&'static str, &'static str)],
+}
+
+const JSON: Dialect = Dialect { accept: "application/json", content_type: "application/json", headers: &[] };
 
 /// Reads a wait from an error body.
 pub type ReadWait = fn(&[u8]) -> Option<Duration>;
@@ -132,6 +145,7 @@ pub struct Http {
     bounds: Bounds,
     /// Reads a wait from an error body, for services that say it only there.
     wait_in_body: Option<ReadWait>,
+    dialect: Dialect,
     traffic: Arc<Traffic>,
 }
 
@@ -154,6 +168,7 @@ impl Http {
             pacer: None,
             bounds: Bounds::default(),
             wait_in_body: None,
+            dialect: JSON,
             traffic: Arc::default(),
         }
     }
@@ -174,6 +189,12 @@ impl Http {
     #[must_use]
     pub fn reading_wait_from(mut self, read: ReadWait) -> Self {
         self.wait_in_body = Some(read);
+        self
+    }
+
+    #[must_use]
+    pub fn speaking(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
         self
     }
 
@@ -236,6 +257,7 @@ impl Http {
                     request_id: trouble.request_id,
                     code: trouble.code,
                     transient: trouble.transient,
+                    unknown: !trouble.not_taken,
                 });
             }
             tracing::debug!(
@@ -272,12 +294,15 @@ impl Http {
         let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
         let headers = self.authorize.headers(&request.method, &target).await.map_err(Trouble::from)?;
         let mut builder =
-            self.client.request(request.method.clone(), url).timeout(self.bounds.attempt).header(ACCEPT, "application/json");
+            self.client.request(request.method.clone(), url).timeout(self.bounds.attempt).header(ACCEPT, self.dialect.accept);
+        for (name, value) in self.dialect.headers {
+            builder = builder.header(*name, *value);
+        }
         for (name, value) in headers {
             builder = builder.header(name, value);
         }
         if let Some(body) = &request.body {
-            builder = builder.header(CONTENT_TYPE, "application/json").body(body.clone());
+            builder = builder.header(CONTENT_TYPE, self.dialect.content_type).body(body.clone());
         }
         self.traffic.requests.fetch_add(1, Ordering::Relaxed);
         #[expect(clippy::disallowed_methods, reason = "this is the one client that the rule points to")]
@@ -407,18 +432,19 @@ pub fn request_id(headers: &HeaderMap) -> Option<String> {
         .find_map(|name| headers.get(*name)?.to_str().ok().map(str::to_owned))
 }
 
-/// The code of an error body (`{"error":{"code":"…"}}`).
+/// The code of an error body (`{"error":{"code":"…"}}`; OData version 3 calls it `odata.error`).
 #[must_use]
 pub fn error_code(body: &[u8]) -> Option<String> {
     let value = serde_json::from_slice::<serde_json::Value>(body).ok()?;
-    value.pointer("/error/code").and_then(serde_json::Value::as_str).map(str::to_owned)
+    let code = value.pointer("/error/code").or_else(|| value.pointer("/odata.error/code"));
+    code.and_then(serde_json::Value::as_str).map(str::to_owned)
 }
 
 /// What a body says, in one short line: a JSON message, the title of a page, or its first words.
 #[must_use]
 pub fn excerpt(body: &[u8]) -> Option<String> {
     if let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) {
-        let said = ["/message", "/error/message", "/error_description", "/error"]
+        let said = ["/message", "/error/message", "/error_description", "/error", "/odata.error/message/value"]
             .iter()
             .find_map(|path| value.pointer(path).and_then(serde_json::Value::as_str).map(str::to_owned));
         return said.map(|text| one_line(&text));
@@ -454,16 +480,21 @@ pub fn path_below(base: &Url, link: &Url) -> Option<String> {
     Some(link.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")))
 }
 
-/// Plain HTTP is for this machine only.
+/// An address of this machine.
 #[must_use]
-pub fn transport_allowed(url: &Url) -> bool {
-    let loopback = match url.host() {
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
         Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
-    };
-    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+    }
+}
+
+/// Plain HTTP is for this machine only.
+#[must_use]
+pub fn transport_allowed(url: &Url) -> bool {
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
 }
 
 #[cfg(test)]
@@ -508,6 +539,7 @@ mod tests {
     fn only_an_error_body_has_a_code() {
         assert_eq!(error_code(br#"{"error":{"code":"UnknownError","message":""}}"#).as_deref(), Some("UnknownError"));
         assert_eq!(error_code(br#"{"error":"invalid_client"}"#), None);
+        assert_eq!(error_code(br#"{"odata.error":{"code":"TableNotFound"}}"#).as_deref(), Some("TableNotFound"));
         assert_eq!(error_code(b"<html>"), None);
     }
 

@@ -12,17 +12,22 @@ use azure_core::credentials::{AccessToken, TokenCredential};
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, RetryOptions, Transport};
 use azure_identity::{
-    ClientSecretCredential, ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
-    UserAssignedId,
+    ClientSecretCredential, ClientSecretCredentialOptions, DeveloperToolsCredential, ManagedIdentityCredential,
+    ManagedIdentityCredentialOptions, UserAssignedId,
 };
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use url::Url;
 
-use super::clock::BoxFuture;
+use super::clock::{BoxFuture, Clock};
 use super::http::{Authorize, AuthorizeError, Authorized};
 use super::secret::Secret;
 use super::vault::SecretSource;
+
+/// Seconds before its end at which a token is fetched anew.
+const EARLY: i64 = 300;
+/// What an error of [`bearer`] says: the words for it are those of who asked.
+pub const NO_SIGN_IN: &str = "no sign-in";
 
 /// How the product signs in to Microsoft.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +36,42 @@ pub enum Identity {
     ClientSecret { tenant: String, client_id: String, secret: SecretSource, login: Url },
     /// A managed identity; the client id of a user-assigned one.
     Managed { client_id: Option<String> },
+}
+
+/// Who the app itself is, for its own storage and vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resident {
+    /// The app's managed identity; the client id of a user-assigned one.
+    Managed { client_id: Option<String> },
+    /// Who is signed in on this machine (`az login`).
+    Developer,
+}
+
+impl Resident {
+    /// # Errors
+    /// One line, when no credential can be made here.
+    pub fn credential(&self, client: &reqwest::Client) -> Result<Arc<dyn TokenCredential>, String> {
+        match self {
+            Self::Managed { client_id } => {
+                let client_options =
+                    ClientOptions { transport: Some(Transport::new(Arc::new(client.clone()))), ..ClientOptions::default() };
+                managed(client_id.as_deref(), client_options)
+            }
+            Self::Developer => {
+                let made = DeveloperToolsCredential::new(None);
+                made.map(|made| made as Arc<dyn TokenCredential>).map_err(|e| {
+                    format!("sign in with `az login`, or set IDENTITY=managed in Azure ({})", first_line(&e.to_string()))
+                })
+            }
+        }
+    }
+}
+
+fn managed(client_id: Option<&str>, client_options: ClientOptions) -> Result<Arc<dyn TokenCredential>, String> {
+    let user_assigned_id = client_id.map(|id| UserAssignedId::ClientId(id.to_owned()));
+    let made = ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions { user_assigned_id, client_options }));
+    made.map(|made| made as Arc<dyn TokenCredential>)
+        .map_err(|e| format!("IDENTITY=managed cannot be used here: {}", first_line(&e.to_string())))
 }
 
 /// The tokens of one identity.
@@ -139,13 +180,7 @@ fn credential(
                 )
             })
         }
-        Identity::Managed { client_id } => {
-            let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
-            let options = ManagedIdentityCredentialOptions { user_assigned_id, client_options: options };
-            let made = ManagedIdentityCredential::new(Some(options));
-            made.map(|made| made as Arc<dyn TokenCredential>)
-                .map_err(|e| format!("IDENTITY=managed cannot be used here: {}", first_line(&e.to_string())))
-        }
+        Identity::Managed { client_id } => managed(client_id.as_deref(), options),
     }
 }
 
@@ -160,18 +195,62 @@ impl Authorize for Bearer {
     fn headers<'a>(&'a self, _method: &'a Method, _target: &'a str) -> BoxFuture<'a, Authorized> {
         Box::pin(async move {
             let token = self.tokens.token(&self.scope).await?;
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token.secret())).map_err(|_| AuthorizeError {
-                message: "the token endpoint sent a token that is none".to_owned(),
-                transient: false,
-            })?;
-            value.set_sensitive(true);
-            Ok(vec![(AUTHORIZATION, value)])
+            header(&token)
         })
     }
 
     fn renew(&self) -> bool {
         self.tokens.forget();
         true
+    }
+}
+
+fn header(token: &AccessToken) -> Authorized {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.token.secret()))
+        .map_err(|_| AuthorizeError { message: "the token endpoint sent a token that is none".to_owned(), transient: false })?;
+    value.set_sensitive(true);
+    Ok(vec![(AUTHORIZATION, value)])
+}
+
+/// A bearer token of one audience from a credential that may fetch anew for each call, as that of the developer tools does:
+/// kept until five minutes before its end.
+#[must_use]
+pub fn bearer(credential: Arc<dyn TokenCredential>, scope: &'static str, clock: Arc<dyn Clock>) -> Arc<dyn Authorize> {
+    Arc::new(Kept { credential, scope, clock, token: Mutex::default() })
+}
+
+struct Kept {
+    credential: Arc<dyn TokenCredential>,
+    scope: &'static str,
+    clock: Arc<dyn Clock>,
+    token: Mutex<Option<AccessToken>>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+impl Authorize for Kept {
+    fn headers<'a>(&'a self, _method: &'a Method, _target: &'a str) -> BoxFuture<'a, Authorized> {
+        Box::pin(async move {
+            let kept = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let now = self.clock.now().as_second();
+            if let Some(token) = kept.filter(|token| token.expires_on.unix_timestamp() - now > EARLY) {
+                return header(&token);
+            }
+            let token = self.credential.get_token(&[self.scope], None).await.map_err(|error| {
+                let refusal = Refusal::of(&error);
+                AuthorizeError { message: NO_SIGN_IN.to_owned(), transient: refusal.is_busy() }
+            })?;
+            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+            header(&token)
+        })
+    }
+
+    fn renew(&self) -> bool {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 }
 
@@ -204,6 +283,10 @@ impl Refusal {
         refusal
     }
 
+    fn is_busy(&self) -> bool {
+        self.status.is_some_and(|status| status == 429 || status >= 500)
+    }
+
     fn has(&self, code: &str) -> bool {
         self.codes.split(',').any(|known| known == code)
     }
@@ -214,7 +297,7 @@ impl Refusal {
 
     /// What it means for the settings.
     fn explain(&self, identity: &Identity) -> AuthorizeError {
-        let busy = self.status.is_some_and(|status| status == 429 || status >= 500);
+        let busy = self.is_busy();
         let transient = busy || self.status.is_none() && (self.unreached || self.codes.is_empty());
         let detail = match (self.status, self.codes.is_empty()) {
             (Some(status), false) => format!(" (status {status}, AADSTS{})", self.codes),

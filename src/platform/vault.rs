@@ -7,31 +7,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, RawResponse, Transport};
-use azure_identity::{DeveloperToolsCredential, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
 use jiff::Timestamp;
 use url::Url;
 
 use super::clock::Clock;
 use super::http::AuthorizeError;
+use super::identity::Resident;
 use super::secret::Secret;
 
 /// How long a secret is used before the vault is asked again.
 const KEPT_FOR: Duration = Duration::from_secs(3_600);
 /// While the vault gives no answer, it is asked again after this.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
-
-/// Who reads the vault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reader {
-    /// The app's managed identity; the client id of a user-assigned one.
-    Managed { client_id: Option<String> },
-    /// Who is signed in on this machine (`az login`).
-    Developer,
-}
 
 /// Secrets of one vault.
 pub struct Vault {
@@ -62,21 +52,9 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// # Errors
     /// One line, when no credential can be made here.
-    pub fn new(url: Url, reader: &Reader, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, String> {
+    pub fn new(url: Url, resident: &Resident, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        let credential = resident.credential(&http).map_err(|e| format!("the vault cannot be read: {e}"))?;
         let transport = Some(Transport::new(Arc::new(http)));
-        let credential: Arc<dyn TokenCredential> = match reader {
-            Reader::Managed { client_id } => ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
-                user_assigned_id: client_id.clone().map(UserAssignedId::ClientId),
-                client_options: ClientOptions { transport: transport.clone(), ..ClientOptions::default() },
-            }))
-            .map_err(|e| format!("the vault cannot be read with IDENTITY=managed here: {}", first_line(&e)))?,
-            Reader::Developer => DeveloperToolsCredential::new(None).map_err(|e| {
-                format!(
-                    "the vault cannot be read: sign in with `az login`, or set IDENTITY=managed in Azure ({})",
-                    first_line(&e)
-                )
-            })?,
-        };
         let options = SecretClientOptions {
             client_options: ClientOptions { transport, ..ClientOptions::default() },
             ..SecretClientOptions::default()

@@ -14,7 +14,12 @@ pub(super) struct Cloud {
     pub(super) defender: Option<(&'static str, &'static str)>,
     /// Address and scope; whether it serves tiIndicators.
     pub(super) graph: (&'static str, &'static str, bool),
+    /// What follows `{account}.{service}.` in the addresses of storage accounts.
+    pub(super) storage: &'static str,
 }
+
+/// The only one that the Functions host finds by the name of an account.
+pub(super) const GLOBAL_STORAGE: &str = "core.windows.net";
 
 const GOV_DEFENDER: &str = "https://api-gov.securitycenter.microsoft.us";
 
@@ -29,6 +34,7 @@ pub(super) const CLOUDS: [(&str, Cloud); 4] = [
             // Some of Defender's APIs still check the audience of the older host.
             defender: Some(("https://api.security.microsoft.com", "https://api.securitycenter.microsoft.com/.default")),
             graph: ("https://graph.microsoft.com", "https://graph.microsoft.com/.default", true),
+            storage: GLOBAL_STORAGE,
         },
     ),
     (
@@ -39,6 +45,7 @@ pub(super) const CLOUDS: [(&str, Cloud); 4] = [
             sentinel_scope: "https://management.usgovcloudapi.net/.default",
             defender: Some((GOV_DEFENDER, "https://api-gov.securitycenter.microsoft.us/.default")),
             graph: ("https://graph.microsoft.us", "https://graph.microsoft.us/.default", false),
+            storage: "core.usgovcloudapi.net",
         },
     ),
     (
@@ -49,6 +56,7 @@ pub(super) const CLOUDS: [(&str, Cloud); 4] = [
             sentinel_scope: "https://management.usgovcloudapi.net/.default",
             defender: Some((GOV_DEFENDER, "https://api-gov.securitycenter.microsoft.us/.default")),
             graph: ("https://dod-graph.microsoft.us", "https://dod-graph.microsoft.us/.default", false),
+            storage: "core.usgovcloudapi.net",
         },
     ),
     (
@@ -59,6 +67,7 @@ pub(super) const CLOUDS: [(&str, Cloud); 4] = [
             sentinel_scope: "https://management.chinacloudapi.cn/.default",
             defender: None,
             graph: ("https://microsoftgraph.chinacloudapi.cn", "https://microsoftgraph.chinacloudapi.cn/.default", false),
+            storage: "core.chinacloudapi.cn",
         },
     ),
 ];

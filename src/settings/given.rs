@@ -9,6 +9,9 @@ use super::near::nearest;
 use super::params::{self, Param, Required, TABLE};
 use super::parse::{self, Shape};
 
+/// Set by Azure.
+pub(super) const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
+
 /// A job of `JOBS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct JobName(String);
@@ -94,6 +97,11 @@ impl<'a> Reader<'a> {
         self.map.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
+    /// Azure gives each app that has a managed identity an address to ask for its tokens.
+    pub(super) fn in_azure(&self) -> bool {
+        self.text(IDENTITY_ENDPOINT).is_some()
+    }
+
     /// What is given, or the default.
     pub(super) fn effective(&self, row: &Param) -> Option<&'a str> {
         self.given(row).map(|given| given.text).or(row.default)
@@ -158,6 +166,12 @@ impl<'a> Reader<'a> {
                     let guide_name = params::row(rest).and_then(|row| row.guide_name);
                     self.problems.push(Problem { key: key.clone(), guide_name, message: stray_of(job, rest) });
                 }
+                // Other keys of that prefix are the host's own affair.
+                (None, Some((prefix, _))) if prefix.eq_ignore_ascii_case(params::STORAGE.key) => {
+                    let Some(near) = nearest(key, TABLE.iter().map(|row| row.key)) else { continue };
+                    let message = format!("is no setting; is `{near}` meant?");
+                    self.problems.push(Problem { key: key.clone(), guide_name: None, message });
+                }
                 (None, Some((prefix, rest))) => {
                     if params::row(rest).is_some() {
                         self.notes.push(format!("{} is ignored: no job of JOBS has the prefix {}", quote(key), quote(prefix)));
@@ -196,6 +210,7 @@ pub(super) fn may_show(row: &Param, text: &str) -> bool {
         Shape::Address => text.contains(['@', '?', '#']),
         // A secret that was pasted in place of its name.
         Shape::SecretName => parse::secret_name(text).is_err(),
+        Shape::ConnectionString => !text.eq_ignore_ascii_case("UseDevelopmentStorage=true"),
         _ => false,
     };
     !row.secret && !may_hold_one
@@ -213,7 +228,7 @@ pub(super) fn quote(text: &str) -> String {
 pub(super) fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
     let place = |problem: &Problem| {
         let (job, key) = problem.key.rsplit_once("__").unwrap_or(("", &problem.key));
-        let place = TABLE.iter().position(|row| row.key == key).unwrap_or(TABLE.len());
+        let place = TABLE.iter().position(|row| row.key == key || row.key == problem.key).unwrap_or(TABLE.len());
         (place, job.to_owned(), problem.key.clone())
     };
     problems.sort_by_cached_key(place);

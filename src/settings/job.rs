@@ -1,6 +1,5 @@
 //! The second stage: what the texts of one job mean, and which rules hold between them.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -9,7 +8,7 @@ use url::Url;
 use super::cloud::{CLOUDS, Cloud};
 use super::given::{JobName, Reader, address_or, list, quote, switch, text};
 use super::params::{self, Param, SignIn, TABLE};
-use super::{Job, LoggingLevel, parse, target};
+use super::{Job, LoggingLevel, parse, storage, target};
 use crate::export::{LastRun, Policy};
 use crate::indicator::{Confidence, Kind, NeverSend, ThreatAssessScore};
 use crate::platform::identity::Identity;
@@ -17,12 +16,13 @@ use crate::platform::schedule::Schedule;
 use crate::platform::secret::Secret;
 use crate::platform::vault::SecretSource;
 use crate::sinks::{ExpirationDays, Terms};
+use crate::storage::Place;
 use crate::threatconnect::{self, Credentials, Filter};
 
 /// What holds for all jobs.
 #[derive(Debug)]
 pub(super) struct Process {
-    pub(super) state_file: Option<PathBuf>,
+    pub(super) storage: Option<Place>,
     pub(super) logging_level: Option<LoggingLevel>,
     pub(super) time_budget: Option<Duration>,
     sign_in: Option<SignIn>,
@@ -41,7 +41,7 @@ pub(super) fn read_process(reader: &mut Reader<'_>) -> Process {
     }
     let cloud = reader.read(&params::CLOUD, |text| parse::choice(text, &CLOUDS));
     Process {
-        state_file: reader.read(&params::STATE_FILE, text).map(PathBuf::from),
+        storage: storage::read_storage(reader, sign_in, cloud),
         logging_level: reader.read(&params::LOGGING_LEVEL, |text| parse::choice(text, &params::LOGGING_LEVELS)),
         time_budget: reader.read(&params::TIME_BUDGET, parse::duration),
         sign_in,

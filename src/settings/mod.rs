@@ -7,12 +7,12 @@ mod near;
 mod params;
 mod parse;
 mod render;
+mod storage;
 mod target;
 mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::export::Policy;
 use crate::platform::identity::Identity;
 use crate::platform::vault::Vault;
 use crate::sinks::{Target, TargetProduct, Terms};
+use crate::storage::Place;
 use crate::threatconnect::{self, Filter};
 
 /// Everything that the product is told, validated.
@@ -30,8 +31,8 @@ use crate::threatconnect::{self, Filter};
 pub struct Settings {
     /// In the order of `JOBS`.
     pub jobs: Vec<Job>,
-    /// Where embedded state lives.
-    pub state_file: PathBuf,
+    /// Where state and queues are.
+    pub storage: Place,
     pub logging_level: LoggingLevel,
     /// Of one invocation; none on the command line.
     pub time_budget: Option<Duration>,
@@ -86,8 +87,8 @@ impl Settings {
         let names = reader.jobs.clone();
         let jobs: Vec<Option<Job>> = names.iter().map(|name| job::read_job(&mut reader, &process, name)).collect();
         reader.judge_strays();
-        let complete = (jobs.into_iter().collect::<Option<Vec<Job>>>(), process.state_file, process.logging_level);
-        let (Some(mut jobs), Some(state_file), Some(logging_level)) = complete else {
+        let complete = (jobs.into_iter().collect::<Option<Vec<Job>>>(), process.storage, process.logging_level);
+        let (Some(mut jobs), Some(storage), Some(logging_level)) = complete else {
             return Err(given::sorted(reader.problems));
         };
         if !reader.problems.is_empty() {
@@ -95,7 +96,7 @@ impl Settings {
         }
         share_requests(&mut jobs);
         reader.notes.extend(two_ways_to_defender(&jobs));
-        Ok(Self { jobs, state_file, logging_level, time_budget: process.time_budget, notes: reader.notes })
+        Ok(Self { jobs, storage, logging_level, time_budget: process.time_budget, notes: reader.notes })
     }
 
     /// The secrets of `plan` are read from `vault` each time that they are needed, so that they can change there.

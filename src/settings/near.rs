@@ -5,7 +5,7 @@ pub(super) fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Op
     let key = key.to_ascii_uppercase();
     known
         .filter(|known| known.len().abs_diff(key.len()) <= tolerated(known))
-        .map(|known| (known, distance(key.as_bytes(), known.as_bytes())))
+        .map(|known| (known, distance(key.as_bytes(), known.to_ascii_uppercase().as_bytes())))
         .filter(|(known, distance)| *distance <= tolerated(known))
         .min_by_key(|(_, distance)| *distance)
         .map(|(known, _)| known)

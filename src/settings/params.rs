@@ -82,6 +82,8 @@ pub(super) const LOGGING_LEVELS: [(&str, LoggingLevel); 5] = [
 const INDICATOR_TYPE_NAMES: [&str; 10] =
     ["Address", "CIDR", "Email Address", "Email Subject", "MD5", "SHA1", "SHA256", "Host", "URL", "User Agent"];
 
+const STORAGE_CREDENTIAL_NAMES: [&str; 1] = ["managedidentity"];
+
 const TLP_NAMES: [&str; 5] = names(&TLP_LEVELS);
 const TARGET_PRODUCT_NAMES: [&str; 2] = names(&TARGET_PRODUCTS);
 const DELIVERY_NAMES: [&str; 2] = names(&DELIVERIES);
@@ -118,14 +120,16 @@ const PROCESS: Param = Param { per_job: false, ..JOB };
 /// Which secret of the vault to read.
 const SECRET_NAME: Param = Param { shape: Shape::SecretName, ..JOB };
 
-/// The name of a row is its key.
+/// The name of a row is its key, unless it is one of the Functions host's, which come with theirs.
 macro_rules! table {
-    ($($key:ident: $row:expr;)*) => {
-        $(pub(super) static $key: Param = Param { key: stringify!($key), ..$row };)*
+    ($($key:ident $(= $host:literal)?: $row:expr;)*) => {
+        $(pub(super) static $key: Param = Param { key: table!(@key $key $($host)?), ..$row };)*
 
         /// All rows, in order.
         pub(super) static TABLE: &[&Param] = &[$(&$key),*];
     };
+    (@key $key:ident) => { stringify!($key) };
+    (@key $key:ident $host:literal) => { $host };
 }
 
 table! {
@@ -469,10 +473,45 @@ table! {
         help: "Scope of the tokens for Microsoft Graph, in place of the cloud's.",
         ..JOB
     };
+    STORAGE = "AzureWebJobsStorage": Param {
+        shape: Shape::ConnectionString,
+        help: "Storage account for state and queues, by its key: the Functions host's own setting. For Azurite and tests.",
+        ..PROCESS
+    };
+    STORAGE_ACCOUNT_NAME = "AzureWebJobsStorage__accountName": Param {
+        shape: Shape::Text("the name of a storage account"),
+        help: "The same account by identity, without a key: in Azure the managed identity, elsewhere who is signed in (`az login`).",
+        ..PROCESS
+    };
+    STORAGE_CREDENTIAL = "AzureWebJobsStorage__credential": Param {
+        shape: Shape::Choice(&STORAGE_CREDENTIAL_NAMES),
+        help: "Use the managed identity for the account; in Azure always.",
+        ..PROCESS
+    };
+    STORAGE_CLIENT_ID = "AzureWebJobsStorage__clientId": Param {
+        shape: Shape::Text("the client id of a user-assigned managed identity"),
+        help: "For a user-assigned managed identity.",
+        ..PROCESS
+    };
+    STORAGE_BLOB_URI = "AzureWebJobsStorage__blobServiceUri": Param {
+        shape: Shape::Address,
+        help: "Address of the account's blob service, in place of its name: for other clouds and own domains. All three or none.",
+        ..PROCESS
+    };
+    STORAGE_QUEUE_URI = "AzureWebJobsStorage__queueServiceUri": Param {
+        shape: Shape::Address,
+        help: "Address of its queue service.",
+        ..PROCESS
+    };
+    STORAGE_TABLE_URI = "AzureWebJobsStorage__tableServiceUri": Param {
+        shape: Shape::Address,
+        help: "Address of its table service.",
+        ..PROCESS
+    };
     STATE_FILE: Param {
         shape: Shape::Text("a path"),
         default: Some("indicator-relay.db"),
-        help: "File that remembers what was sent.",
+        help: "File that remembers what was sent, where no storage account is given.",
         ..PROCESS
     };
     OTEL_EXPORTER_OTLP_ENDPOINT: Param {
@@ -552,7 +591,8 @@ mod tests {
     fn no_key_is_there_twice_and_none_looks_like_that_of_a_job() {
         let keys: BTreeSet<_> = TABLE.iter().map(|row| row.key).collect();
         assert_eq!(keys.len(), TABLE.len());
-        assert!(keys.iter().all(|key| !key.contains("__") && key.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')));
+        let ours = keys.iter().filter(|key| !key.starts_with(STORAGE.key));
+        assert!({ ours }.all(|key| !key.contains("__") && key.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(super) enum Shape {
     Address,
     /// The name of a secret in a vault.
     SecretName,
+    /// Of a storage account; holds its key.
+    ConnectionString,
 }
 
 impl Shape {
@@ -56,6 +58,9 @@ impl Shape {
             Self::LastRun => "`30 days ago`, a date `2023-11-21`, or a date and time `2023-11-21T10:11:12Z`".to_owned(),
             Self::Address => {
                 "an `https://` address without user name, query and fragment (`http://` for loopback addresses only)".to_owned()
+            }
+            Self::ConnectionString => {
+                "`UseDevelopmentStorage=true`, or a connection string with `AccountName` and `AccountKey`".to_owned()
             }
             Self::SecretName => "the name of a secret in the vault: letters, digits and `-`, at most 127".to_owned(),
         }

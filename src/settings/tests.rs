@@ -1,13 +1,16 @@
 //! Settings as a user meets them: a map goes in, meaning or problems come out.
 
 use proptest::prelude::*;
+use url::Url;
 
 use super::params::TABLE;
 use super::*;
 use crate::export::Resend;
 use crate::indicator::{ActionToTake, Confidence, Kind, ThreatAssessScore, ThreatRating, Tlp};
+use crate::platform::identity::Resident;
 use crate::platform::secret::Secret;
 use crate::platform::vault::SecretSource;
+use crate::storage::azure::{Account, Credential, DEVELOPMENT_KEY};
 use crate::threatconnect::Credentials;
 
 const SECRET: &str = "pa55w0rd~hunter2";
@@ -63,10 +66,10 @@ fn sentinel(job: &Job) -> &crate::sinks::sentinel::Config {
 
 #[test]
 fn the_least_settings_mean_one_job_with_the_defaults() {
-    let settings = accepted(&[("PATH", "/bin"), ("OWNERS", "  "), ("AzureWebJobsStorage__accountName", "store")]);
+    let settings = accepted(&[("PATH", "/bin"), ("OWNERS", "  "), ("AzureWebJobsStorage__tenantId", "the host's")]);
     assert_eq!(settings.notes, Vec::<String>::new());
     assert_eq!((settings.logging_level, settings.time_budget), (LoggingLevel::Info, None));
-    assert_eq!(settings.state_file, PathBuf::from("indicator-relay.db"));
+    assert_eq!(settings.storage, Place::Embedded("indicator-relay.db".into()));
     let [job] = &settings.jobs[..] else { panic!("one job") };
     assert_eq!(job.name, "default");
     assert_eq!(job.source.url.as_str(), "https://example.threatconnect.com/api");
@@ -590,6 +593,103 @@ fn any_value() -> impl Strategy<Value = String> {
     prop_oneof![4 => prop::sample::select(POOL).prop_map(str::to_owned), 1 => "\\PC{0,20}"]
 }
 
+fn account(changes: &[(&str, &str)]) -> Account {
+    match accepted(changes).storage {
+        Place::Azure(account) => *account,
+        Place::Embedded(path) => panic!("{}", path.display()),
+    }
+}
+
+#[test]
+fn a_storage_account_is_named_by_its_key_or_by_identity() {
+    let contoso = |credential| {
+        let [blob, queue, table] = ["blob", "queue", "table"]
+            .map(|service| Url::parse(&format!("https://contoso.{service}.core.windows.net")).expect("an address"));
+        Account { name: "contoso".to_owned(), blob, queue, table, credential }
+    };
+    let by_key = account(&[(
+        "AzureWebJobsStorage",
+        "DefaultEndpointsProtocol=https;AccountName=contoso;AccountKey=a2V5;EndpointSuffix=core.windows.net",
+    )]);
+    assert_eq!(by_key, contoso(Credential::Key(Secret::new("a2V5"))));
+
+    let name = ("AzureWebJobsStorage__accountName", "contoso");
+    let credential = ("AzureWebJobsStorage__credential", "managedidentity");
+    let managed = |id: Option<&str>| Credential::Identity(Resident::Managed { client_id: id.map(str::to_owned) });
+    assert_eq!(account(&[name]), contoso(Credential::Identity(Resident::Developer)));
+    assert_eq!(account(&[name, credential]), contoso(managed(None)));
+    assert_eq!(account(&[name, credential, ("AzureWebJobsStorage__clientId", "id")]), contoso(managed(Some("id"))));
+    assert_eq!(account(&[name, ("IDENTITY", "managed"), ("MANAGED_IDENTITY_CLIENT_ID", "id")]), contoso(managed(Some("id"))));
+    assert_eq!(account(&[name, ("IDENTITY_ENDPOINT", "http://127.0.0.1:41/msi")]), contoso(managed(None)));
+    let addresses = [
+        ("AzureWebJobsStorage__blobServiceUri", "https://contoso.blob.core.windows.net/"),
+        ("AzureWebJobsStorage__queueServiceUri", "https://contoso.queue.core.windows.net/"),
+        ("AzureWebJobsStorage__tableServiceUri", "https://contoso.table.core.windows.net/"),
+        credential,
+    ];
+    assert_eq!(account(&addresses), contoso(managed(None)));
+}
+
+#[test]
+fn azurite_is_named_in_short_or_in_full() {
+    let short = account(&[("AzureWebJobsStorage", "UseDevelopmentStorage=true")]);
+    let full = account(&[(
+        "AzureWebJobsStorage",
+        &format!(
+            "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={DEVELOPMENT_KEY};BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1;TableEndpoint=http://127.0.0.1:10002/devstoreaccount1;"
+        ),
+    )]);
+    assert_eq!(short, full);
+}
+
+#[test]
+fn each_mistake_in_a_connection_string_is_one_line_without_the_key() {
+    let name = "AccountName=contoso";
+    let key = "AccountKey=a2V5aHVudGVyMg==";
+    for (text, said) in [
+        (key.to_owned(), "has no AccountName"),
+        (name.to_owned(), "has no AccountKey"),
+        (format!("{name};AccountKey=hunter2~"), "AccountKey is no base64"),
+        (format!("AccountName=Con toso;{key}"), "AccountName is no name"),
+        (format!("{name};{key};SharedAccessSignature=sv=1&sig=hunter2"), "shared access signature"),
+        (format!("{name};{key};hunter2"), "a part without `=`"),
+        (format!("{name};{key};Hunter2=hunter2"), "no connection string has"),
+        (format!("{name};{key};DefaultEndpointsProtocol=http"), "`http://` elsewhere"),
+        (format!("{name};{key};DefaultEndpointsProtocol=ftp"), "must be `https`"),
+        (format!("{name};{key};TableEndpoint=http://contoso.example"), "TableEndpoint"),
+        ("https://contoso.blob.core.windows.net".to_owned(), "a part without `=`"),
+    ] {
+        let line = refused(&[("AzureWebJobsStorage", &text)]);
+        assert!(line.starts_with("AzureWebJobsStorage: ") && line.contains(said) && !line.contains('\n'), "{line}");
+        assert!(!line.to_lowercase().contains("hunter2") && !line.contains("a2V5"), "{line}");
+        let given = with(&[("AzureWebJobsStorage", &text)]);
+        let shown = [Format::Table, Format::Json, Format::Env].map(|format| render(format, Some(&given))).concat();
+        assert!(!shown.contains("hunter2") && !shown.contains("a2V5"), "{shown}");
+    }
+}
+
+#[test]
+fn storage_settings_that_contradict_each_other_are_refused() {
+    let name = ("AzureWebJobsStorage__accountName", "contoso");
+    for (changes, said) in [
+        (vec![("AzureWebJobsStorage", "UseDevelopmentStorage=true"), name], "an account key given where identity is set"),
+        (vec![name, ("AzureWebJobsStorage__credential", "workload")], "give `managedidentity`"),
+        (vec![name, ("AzureWebJobsStorage__clientId", "id")], "AzureWebJobsStorage__credential=managedidentity"),
+        (vec![("AzureWebJobsStorage__accountName", "Contoso!")], "3 to 24 lower-case letters"),
+        (vec![("AzureWebJobsStorage__credential", "managedidentity")], "AzureWebJobsStorage__blobServiceUri: is required"),
+        (vec![name, ("AzureWebJobsStorage__blobServiceUri", "https://a.example")], "__queueServiceUri: is required"),
+        (vec![name, ("CLOUD", "usgov")], "__tableServiceUri=https://contoso.table.core.usgovcloudapi.net"),
+        (vec![("AzureWebJobsStorage__acountName", "contoso")], "is `AzureWebJobsStorage__accountName` meant?"),
+        (vec![("AZUREWEBJOBSSTORAGE__ACCOUNTNAME", "contoso")], "is `AzureWebJobsStorage__accountName` meant?"),
+        (vec![("AzureWebJobStorage", "x")], "is `AzureWebJobsStorage` meant?"),
+    ] {
+        let line = refused(&changes);
+        assert!(line.contains(said), "{line}");
+    }
+    let notes = accepted(&[("STATE_FILE", "x.db"), name]).notes;
+    assert!(notes.iter().any(|note| note.contains("STATE_FILE is ignored")), "{notes:?}");
+}
+
 proptest! {
     #[test]
     fn any_map_is_accepted_or_refused_without_showing_a_secret(
@@ -606,7 +706,7 @@ proptest! {
         let settings = Settings::from_map(&given);
         let plan = vault_secrets(&given);
         for problem in settings.as_ref().err().into_iter().chain(plan.as_ref().err()).flatten() {
-            let known = problem.key.rsplit("__").next().and_then(params::row);
+            let known = params::row(&problem.key).or_else(|| problem.key.rsplit("__").next().and_then(params::row));
             prop_assert!(known.is_some() || given.contains_key(&problem.key), "{problem}");
             prop_assert!(!problem.message.is_empty());
             prop_assert_eq!(problem.guide_name, known.and_then(|row| row.guide_name));

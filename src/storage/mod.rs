@@ -1,23 +1,31 @@
 //! State that survives: rows with versions, and queues. Two traits, each with two real implementations and one
 //! conformance suite (`tests/it/storage.rs`).
 //!
-//! The narrower of the stores, Azure Table Storage, sets the contract: a transaction holds at most 100 rows and
-//! 4 MiB of one partition, a scan returns rows in key order, keys are short and hold no `/ \ # ?`.
+//! The narrower of the stores, Azure Table Storage, sets the contract: a transaction holds at most 100 rows of one
+//! partition and some MiB, a scan returns rows in key order, keys are short, ASCII and hold no `/ \ # ? %`.
 
+pub mod azure;
 pub mod overlay;
 pub mod sqlite;
 
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::platform::clock::BoxFuture;
+use crate::platform::clock::{BoxFuture, Clock};
 
 /// Rows in one transaction, at most.
 pub const TRANSACTION_ROWS: usize = 100;
-/// Bytes of keys and values in one transaction, at most.
-pub const TRANSACTION_BYTES: usize = 4 << 20;
-/// Bytes of one value, at most (an entity of Table Storage is at most 1 MiB).
-pub const VALUE_BYTES: usize = 900 << 10;
+/// Bytes of keys and values in one transaction, at most: in base64, with what is around each row, they are a request of
+/// 4 MiB, the most that Table Storage takes.
+pub const TRANSACTION_BYTES: usize = 2_750 << 10;
+/// Bytes of one value, at most: an entity of Table Storage is at most 1 MiB, which Azurite counts in base64.
+pub const VALUE_BYTES: usize = 700 << 10;
+/// Receipts after which a message belongs to the poison queue; the Functions host's `maxDequeueCount`.
+pub const TRIES: u32 = 5;
+/// A message is hidden for at most so long; longer delays are cut.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Changes with each write of its row; equal versions mean the same write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,13 +97,23 @@ pub struct Message {
     /// Proves that this receipt is the latest; needed to delete.
     pub receipt: String,
     pub body: Vec<u8>,
+    /// Where the body is kept, if no message can hold it; goes with the message.
+    pub blob: Option<String>,
     /// How often it was received, this time included.
     pub tries: u32,
 }
 
+/// What the text of a message stands for, for who is handed only the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    pub body: Vec<u8>,
+    /// Where the body is kept, if no message can hold it.
+    pub blob: Option<String>,
+}
+
 /// Queues with visibility time-outs. A message that was received five times without being deleted belongs to `{queue}-poison`.
 pub trait Queue: fmt::Debug + Send + Sync {
-    /// Visible after `delay`; kept until it is deleted.
+    /// Visible after `delay`, at most [`LONGEST_DELAY`]; kept until it is deleted.
     fn put<'a>(&'a self, queue: &'a str, body: Vec<u8>, delay: Duration) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// At most `limit` visible messages, invisible to others for `visibility`.
@@ -111,6 +129,54 @@ pub trait Queue: fmt::Debug + Send + Sync {
 
     /// Moves it to `{queue}-poison`, in one step where the store can.
     fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What the text of a message stands for, where somebody else received it (the Functions host) and will delete it.
+    /// None: it was handled already, and its body is gone.
+    fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>>;
+
+    /// Drops what is kept beside a message that was [`Queue::open`]ed, once it is handled.
+    fn discard<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// About how many messages there are, hidden ones included; a queue that does not exist has none.
+    fn count<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// Reaches the queue, and where large bodies are kept, with the least call.
+    fn probe<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// The queue of messages that could not be handled, as the Functions host names it.
+#[must_use]
+pub fn poison_of(queue: &str) -> String {
+    format!("{queue}-poison")
+}
+
+/// Where state and queues are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A SQLite file.
+    Embedded(PathBuf),
+    Azure(Box<azure::Account>),
+}
+
+/// The rows and queues of one place.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    pub state: Arc<dyn StateStore>,
+    pub queue: Arc<dyn Queue>,
+}
+
+/// Opens a place; an account is not asked yet.
+///
+/// # Errors
+/// One line: the file and what is wrong with it, or the setting of the account that cannot be used.
+pub fn open(place: &Place, http: &reqwest::Client, clock: &Arc<dyn Clock>) -> Result<Stores, String> {
+    match place {
+        Place::Embedded(path) => {
+            let store = sqlite::SqliteStore::open(path, Arc::clone(clock)).map_err(|e| e.to_string())?;
+            Ok(Stores { state: Arc::new(store.clone()), queue: Arc::new(store) })
+        }
+        Place::Azure(account) => azure::open(account, &azure::Names::default(), http, clock),
+    }
 }
 
 /// Keys are at most so long (Table Storage: 1 KiB of UTF-16).
@@ -128,7 +194,8 @@ pub(crate) fn check_transaction(writes: &[Write]) -> Result<(), String> {
             Write::Put { key, value } | Write::PutIf { key, value, .. } => (key, value.len()),
             Write::Delete { key } => (key, 0),
         };
-        if key.is_empty() || key.len() > KEY_BYTES || key.chars().any(|c| matches!(c, '/' | '\\' | '#' | '?') || c.is_control()) {
+        let refused = |byte: u8| !(b' '..=b'~').contains(&byte) || matches!(byte, b'/' | b'\\' | b'#' | b'?' | b'%');
+        if key.is_empty() || key.len() > KEY_BYTES || key.bytes().any(refused) {
             return Err("a row key is empty, too long or holds a character that no key may hold".to_owned());
         }
         if value > VALUE_BYTES {

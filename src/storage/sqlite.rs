@@ -12,7 +12,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::{CommitError, Message, Queue, Row, StateStore, StoreError, Version, Write, check_transaction};
+use super::{
+    CommitError, LONGEST_DELAY, Message, Opened, Queue, Row, StateStore, StoreError, TRIES, Version, Write, check_transaction,
+};
 use crate::platform::clock::{BoxFuture, Clock};
 
 /// Written into the file; a file of a later layout is refused.
@@ -21,8 +23,6 @@ const LAYOUT: i64 = 1;
 const SYNCHRONOUS: &str = "FULL";
 /// How long a writer waits for another process.
 const BUSY: Duration = Duration::from_secs(30);
-/// Receipts after which a message belongs to the poison queue.
-const TRIES: u32 = 5;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS partitions (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -254,7 +254,7 @@ fn write_rows(transaction: &Transaction<'_>, partition: &str, writes: &[Write]) 
 
 impl Queue for SqliteStore {
     fn put<'a>(&'a self, queue: &'a str, body: Vec<u8>, delay: Duration) -> BoxFuture<'a, Result<(), StoreError>> {
-        let (queue, visible_at) = (queue.to_owned(), later(self.now_ms(), delay));
+        let (queue, visible_at) = (queue.to_owned(), later(self.now_ms(), delay.min(LONGEST_DELAY)));
         self.call("write", move |connection| {
             connection
                 .prepare_cached("INSERT INTO messages (queue, body, visible_at, tries, receipt) VALUES (?1, ?2, ?3, 0, 0)")?
@@ -284,7 +284,8 @@ impl Queue for SqliteStore {
                 )?
                 .query_map(params![queue, now, until, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
                     let (id, receipt): (i64, i64) = (row.get(0)?, row.get(1)?);
-                    Ok(Message { id: id.to_string(), receipt: receipt.to_string(), body: row.get(2)?, tries: row.get(3)? })
+                    let (body, tries) = (row.get(2)?, row.get(3)?);
+                    Ok(Message { id: id.to_string(), receipt: receipt.to_string(), body, blob: None, tries })
                 })?
                 .collect();
             let messages = messages?;
@@ -313,6 +314,27 @@ impl Queue for SqliteStore {
                 .execute(params![queue, id, receipt, now])?;
             Ok(())
         })
+    }
+
+    fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {
+        Box::pin(std::future::ready(Ok(Some(Opened { body: text.as_bytes().to_vec(), blob: None }))))
+    }
+
+    fn discard<'a>(&'a self, _opened: &'a Opened) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn count<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let queue = queue.to_owned();
+        self.call("read", move |connection| {
+            let count = connection.prepare_cached("SELECT count(*) FROM messages WHERE queue = ?1")?;
+            let count: i64 = { count }.query_row([queue], |row| row.get(0))?;
+            Ok(u64::try_from(count).unwrap_or_default())
+        })
+    }
+
+    fn probe<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.count(queue).await.map(drop) })
     }
 }
 

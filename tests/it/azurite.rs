@@ -1,8 +1,56 @@
 //! Azurite as tests start it: on ports of its own, gone when it is dropped, and over HTTPS with bearer tokens.
 #![expect(clippy::disallowed_methods, reason = "this asks Azurite without the product's client, by the machine's time")]
 
-use emulator::azurite::{Azurite, AzuriteOptions, token};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use emulator::azurite::{ACCOUNT, Azurite, AzuriteOptions, KEY, token};
+use indicator_relay::platform::clock::{Clock, SystemClock};
+use indicator_relay::platform::secret::Secret;
+use indicator_relay::storage::Stores;
+use indicator_relay::storage::azure::{self, Account, Credential, Names};
 use jiff::Timestamp;
+use tokio::sync::OnceCell;
+
+/// The one of this test program: each test uses names of its own. It ends with the program.
+pub(crate) async fn shared() -> &'static Azurite {
+    static SHARED: OnceCell<Azurite> = OnceCell::const_new();
+    SHARED.get_or_init(|| async { Azurite::start(AzuriteOptions::default()).await.unwrap_or_else(|e| panic!("{e:#}")) }).await
+}
+
+/// As the program makes it, each test its own.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::new()
+}
+
+/// The account with its key.
+pub(crate) fn account(azurite: &Azurite) -> Account {
+    let [blob, queue, table] =
+        [azurite.blob_url(), azurite.queue_url(), azurite.table_url()].map(|url| url.parse().expect("an address"));
+    Account { name: ACCOUNT.to_owned(), blob, queue, table, credential: Credential::Key(Secret::new(KEY)) }
+}
+
+/// A table and a container that no other test uses.
+pub(crate) fn fresh_names() -> Names {
+    let number = number();
+    Names { table: format!("rows{number}"), container: format!("bodies{number}") }
+}
+
+/// A queue that no other test uses.
+pub(crate) fn fresh_queue() -> String {
+    format!("queue{}", number())
+}
+
+fn number() -> u32 {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Rows and queues in the shared Azurite, in a table and container of their own.
+pub(crate) async fn stores() -> Stores {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    azure::open(&account(shared().await), &fresh_names(), &client(), &clock).expect("an account")
+}
 
 /// Lists tables with a bearer token.
 async fn tables(client: &reqwest::Client, azurite: &Azurite, token: &str) -> u16 {

@@ -1,6 +1,7 @@
 //! The product from outside, over real HTTP against the emulator. Nothing sleeps: the clock is set.
 #![expect(clippy::panic, reason = "a test that cannot go on says why")]
 
+mod azure;
 mod azurite;
 mod cap;
 mod collector;
@@ -12,6 +13,7 @@ mod functions;
 mod graph;
 mod model;
 mod program;
+mod queues;
 mod rig;
 mod schedule;
 mod storage;

@@ -87,6 +87,30 @@ async fn json_is_one_document_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn every_command_works_with_a_storage_account() {
+    let mut session = Session::new(5).await;
+    let account = crate::azurite::shared().await.connection_string();
+    session.environment.remove("STATE_FILE");
+    session.environment.insert("AzureWebJobsStorage".to_owned(), account.clone());
+    for (arguments, expected) in [
+        (vec!["check"], "ok    job default"),
+        (vec!["export"], "5"),
+        (vec!["runs"], "complete"),
+        (vec!["explain", "h1.example"], "at the target, as it should be"),
+        (vec!["jobs", "retire", "default"], "5 rows withdrawn"),
+    ] {
+        let (code, out, err) = session.run(&arguments).await;
+        assert!(code == 0 && out.contains(expected), "{arguments:?}: {code}\n{out}\n{err}");
+    }
+    assert!(!session.folder.path().join("indicator-relay.db").exists());
+
+    session.environment.insert("AzureWebJobsStorage".to_owned(), account.replace("AccountKey=Eby8", "AccountKey=Ebz8"));
+    let (code, out, err) = session.run(&["check"]).await;
+    assert!(code == 1 && out.contains("FAIL  queue: ") && out.contains("FAIL  state: "), "{code}\n{out}\n{err}");
+    assert!(!format!("{out}{err}").contains("Ebz8"), "{out}{err}");
+}
+
+#[tokio::test]
 async fn every_command_answers() {
     let session = Session::new(5).await;
     assert_eq!(session.run(&["check"]).await.0, 0);
