@@ -1,8 +1,9 @@
-//! What developers run: `cargo demo`, `cargo xtask docs`, `cargo xtask bench`.
+//! What developers run: `cargo demo`, `cargo xtask docs`, `cargo xtask bench`, `cargo xtask infra`.
 
 mod bench;
 mod demo;
 mod docs;
+mod infra;
 
 use clap::{Parser, Subcommand};
 
@@ -21,6 +22,8 @@ enum Task {
     Docs,
     /// Measures exports against a floor program that does the least that must be done.
     Bench(bench::Arguments),
+    /// Checks the infrastructure, the function folders and the pipelines with real tools, offline.
+    Infra(infra::Arguments),
 }
 
 #[tokio::main(worker_threads = 1)]
@@ -29,5 +32,6 @@ async fn main() -> anyhow::Result<()> {
         Task::Demo(arguments) => demo::run(arguments).await,
         Task::Docs => docs::write(),
         Task::Bench(arguments) => bench::run(arguments).await,
+        Task::Infra(arguments) => infra::run(&arguments),
     }
 }
