@@ -394,7 +394,13 @@ module app 'modules/function-app.bicep' = {
 }
 
 module alerts 'modules/alerts.bicep' = {
-  params: { location: location, tags: allTags, workspaceName: workspaceName, alertEmails: alertEmails }
+  params: {
+    location: location
+    tags: allTags
+    workspaceName: workspaceName
+    token: token
+    alertEmails: alertEmails
+  }
   dependsOn: [monitoring]
 }
 

@@ -4,6 +4,9 @@ param location string
 param tags object
 param workspaceName string
 
+@description('In the names of the rules.')
+param token string
+
 var workspaceId = resourceId('Microsoft.OperationalInsights/workspaces', workspaceName)
 
 @description('Who gets an e-mail; nobody if empty, then alerts are seen in the portal only.')
@@ -100,7 +103,7 @@ var rules Rule[] = [
 var toWhom = empty(alertEmails) ? [] : [people.id]
 
 resource people 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(alertEmails)) {
-  name: 'ag-indicator-relay'
+  name: 'ag-${token}'
   location: 'global'
   tags: tags
   properties: {
@@ -117,9 +120,9 @@ resource people 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(alertE
 }
 
 // The queries were checked before the deployment; in a new workspace the tables come with the first line.
-resource found 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
+resource found 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [
   for rule in rules: {
-    name: 'indicator-relay-${rule.name}'
+    name: 'alert-${token}-${rule.name}'
     location: location
     tags: tags
     kind: 'LogAlert'
@@ -151,8 +154,8 @@ resource found 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
 ]
 
 // The one rule that fires when a line is missing.
-resource silent 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
-  name: 'indicator-relay-no-sign-of-life'
+resource silent 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = {
+  name: 'alert-${token}-no-sign-of-life'
   location: location
   tags: tags
   kind: 'LogAlert'

@@ -77,7 +77,7 @@ var charts = map(parts, part => {
 })
 
 resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
-  name: guid(resourceGroup().id, 'indicator-relay')
+  name: guid(resourceGroup().id, workspaceName)
   location: location
   tags: tags
   kind: 'shared'

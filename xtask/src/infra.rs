@@ -93,7 +93,8 @@ fn parameters_are_current(root: &Path, settings: &[Setting]) -> anyhow::Result<O
     let main = fs::read_to_string(root.join("infra/main.bicep")).context("failed to read infra/main.bicep")?;
     let job = fs::read_to_string(root.join("infra/modules/job.bicep")).context("failed to read infra/modules/job.bicep")?;
     let bare = |text: &str| text.split_whitespace().collect::<String>().replace(',', "").replace("(|", "(");
-    let pairs = [("infra/main.bicep", with_parameters(&main, settings)?, main), ("infra/modules/job.bicep", job_type(settings), job)];
+    let pairs =
+        [("infra/main.bicep", with_parameters(&main, settings)?, main), ("infra/modules/job.bicep", job_type(settings), job)];
     let old = pairs.iter().filter(|(_, new, old)| bare(new) != bare(old));
     let problems = old.map(|(file, ..)| format!("{file} is not what the table of settings says: cargo xtask infra --update"));
     let count = settings.iter().filter(|setting| setting.is_parameter()).count();

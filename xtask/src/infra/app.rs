@@ -52,14 +52,20 @@ pub(super) fn violations(snapshots: &[Snapshot], settings: &[Setting]) -> Vec<St
     }
     for snapshot in snapshots.iter().filter(|snapshot| snapshot.has_app()) {
         let given = app_settings(snapshot);
-        let found = [missing(snapshot, &given, settings), unknown(&given, settings), unnamed(snapshot, &given), forbidden(snapshot, &given)];
+        let found = [
+            missing(snapshot, &given, settings),
+            unknown(&given, settings),
+            unnamed(snapshot, &given),
+            forbidden(snapshot, &given),
+        ];
         problems.extend(found.concat().into_iter().map(|problem| format!("{}: {problem}", snapshot.name)));
     }
     problems
 }
 
 fn app_settings(snapshot: &Snapshot) -> BTreeMap<String, String> {
-    let config = snapshot.of("Microsoft.Web/sites/config").find(|r| r["name"].as_str().is_some_and(|n| n.ends_with("/appsettings")));
+    let config =
+        snapshot.of("Microsoft.Web/sites/config").find(|r| r["name"].as_str().is_some_and(|n| n.ends_with("/appsettings")));
     let members = config.and_then(|config| config["properties"].as_object());
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     members.into_iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect()
@@ -88,7 +94,9 @@ fn unknown(given: &BTreeMap<String, String>, settings: &[Setting]) -> Vec<String
         match (never, ours(key)) {
             (Some((_, why)), _) => problems.push(format!("app setting {key}: {why}")),
             (None, Some(setting)) if setting.secret => problems.push(format!("app setting {key} is a secret: into the vault")),
-            (None, Some(setting)) if !setting.per_job && bare(key) != key => problems.push(format!("{key} cannot be given per job")),
+            (None, Some(setting)) if !setting.per_job && bare(key) != key => {
+                problems.push(format!("{key} cannot be given per job"))
+            }
             (None, None) if !from_resources => problems.push(format!("app setting {key} is no setting of the product")),
             _ if value.trim().is_empty() => problems.push(format!("app setting {key} is blank: leave it out")),
             _ => {}
@@ -105,10 +113,17 @@ fn unnamed(snapshot: &Snapshot, given: &BTreeMap<String, String>) -> Vec<String>
         let value = value.to_lowercase();
         ids.iter().any(|id| value.contains(&format!("'{id}'"))) || names.iter().any(|name| value.contains(&format!("'{name}'")))
     };
-    let mut computed: Vec<(&str, &str)> = given.iter().filter(|(_, v)| v.starts_with('[') && v.ends_with(")]")).map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let mut computed: Vec<(&str, &str)> =
+        given.iter().filter(|(_, v)| v.starts_with('[') && v.ends_with(")]")).map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let clients = given.iter().filter(|(key, _)| FROM_RESOURCES.iter().any(|(known, _)| known == key));
-    computed.extend(clients.filter(|(key, _)| !matches!(key.as_str(), "JOBS" | "AzureWebJobsStorage__credential")).map(|(k, v)| (k.as_str(), v.as_str())));
-    let container = snapshot.of("Microsoft.Web/sites").filter_map(|site| site.pointer("/properties/functionAppConfig/deployment/storage/value")?.as_str());
+    computed.extend(
+        clients
+            .filter(|(key, _)| !matches!(key.as_str(), "JOBS" | "AzureWebJobsStorage__credential"))
+            .map(|(k, v)| (k.as_str(), v.as_str())),
+    );
+    let container = snapshot
+        .of("Microsoft.Web/sites")
+        .filter_map(|site| site.pointer("/properties/functionAppConfig/deployment/storage/value")?.as_str());
     computed.extend(container.map(|value| ("the deployment container", value)));
     let wrong: BTreeSet<&str> = computed.iter().filter(|(_, value)| !resolves(value)).map(|(key, _)| *key).collect();
     wrong.into_iter().map(|key| format!("{key} names nothing that is created")).collect()

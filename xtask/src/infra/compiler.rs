@@ -131,7 +131,8 @@ impl Compiler {
             let answer = self.snapshot(copy, file)?;
             let differences = differences(&old, &json(&taken)?);
             if !differences.is_empty() || !answer.is_empty() {
-                problems.push(format!("the snapshot of infra/{file} is not what it deploys: cargo xtask infra --update, and look"));
+                problems
+                    .push(format!("the snapshot of infra/{file} is not what it deploys: cargo xtask infra --update, and look"));
                 problems.extend(answer.into_iter().chain(differences));
             }
         }
@@ -209,7 +210,8 @@ fn copy(root: &Path) -> anyhow::Result<PathBuf> {
     let types = root.join(GRAPH_TYPES);
     if types.exists() {
         let config = copy.join("bicepconfig.json");
-        let mut read: Value = serde_json::from_str(&fs::read_to_string(&config)?).context("failed to read infra/bicepconfig.json")?;
+        let mut read: Value =
+            serde_json::from_str(&fs::read_to_string(&config)?).context("failed to read infra/bicepconfig.json")?;
         read["extensions"]["microsoftGraphV1"] = types.canonicalize()?.display().to_string().into();
         fs::write(&config, read.to_string())?;
     }

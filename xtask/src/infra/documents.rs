@@ -18,7 +18,10 @@ const NOT_IN_SCHEMA: [(&str, &str, &str); 1] = [(
 
 /// References in schemas that are taken as "nothing", each with its reason.
 const CUT: [(&str, &str); 3] = [
-    ("https://raw.githubusercontent.com/Azure/azure-dev/main/cli/azd/extensions/", "files that are not here, for services that are not used"),
+    (
+        "https://raw.githubusercontent.com/Azure/azure-dev/main/cli/azd/extensions/",
+        "files that are not here, for services that are not used",
+    ),
     ("#/definitions/sqlBinding", "accepts every type of binding, so that no other one is ever the only match"),
     ("#/definitions/mySqlBinding", "the same for bindings that write"),
 ];
@@ -117,7 +120,8 @@ fn agreement(host: &Value, functions: &[(String, Value)]) -> Vec<String> {
     if host.pointer("/functionTimeout").is_none() {
         problems.push("host.json: write functionTimeout out, the time budget follows from it".to_owned());
     }
-    let sampling = host.pointer("/logging/applicationInsights/samplingSettings/excludedTypes").and_then(Value::as_str).unwrap_or_default();
+    let sampling =
+        host.pointer("/logging/applicationInsights/samplingSettings/excludedTypes").and_then(Value::as_str).unwrap_or_default();
     if !["Trace", "Request"].iter().all(|kind| sampling.split(';').any(|excluded| excluded == *kind)) {
         problems.push("host.json: exclude Trace and Request from sampling, alerts wait for them".to_owned());
     }

@@ -96,7 +96,15 @@ pub(crate) fn snapshots(root: &Path) -> anyhow::Result<Vec<Snapshot>> {
 
 pub(super) fn violations(snapshots: &[Snapshot]) -> Vec<String> {
     let one = |snapshot: &Snapshot| {
-        let all = [keys(snapshot), unresolved(snapshot), unsaid(snapshot), storage_names(snapshot), labels(snapshot)].concat();
+        let all = [
+            keys(snapshot),
+            unresolved(snapshot),
+            unsaid(snapshot),
+            storage_names(snapshot),
+            labels(snapshot),
+            unheard(snapshot),
+        ]
+        .concat();
         all.into_iter().map(|problem| format!("{}: {problem}", snapshot.name)).collect::<Vec<_>>()
     };
     snapshots.iter().flat_map(one).collect()
@@ -104,7 +112,10 @@ pub(super) fn violations(snapshots: &[Snapshot]) -> Vec<String> {
 
 fn keys(snapshot: &Snapshot) -> Vec<String> {
     let text = snapshot.text.to_lowercase();
-    KEYS.iter().filter(|key| text.contains(**key)).map(|key| format!("holds `{key}`: identities only, secrets in the vault")).collect()
+    KEYS.iter()
+        .filter(|key| text.contains(**key))
+        .map(|key| format!("holds `{key}`: identities only, secrets in the vault"))
+        .collect()
 }
 
 /// Every id of the resource group that is named anywhere is the id of something made here, or of a part of it.
@@ -124,7 +135,8 @@ fn unresolved(snapshot: &Snapshot) -> Vec<String> {
 
 fn unsaid(snapshot: &Snapshot) -> Vec<String> {
     let wrong = |(kind, pointer, value): &(&str, &str, &str)| {
-        let found = snapshot.of(kind).filter(|resource| resource.pointer(pointer).map(Value::to_string).as_deref() != Some(*value));
+        let found =
+            snapshot.of(kind).filter(|resource| resource.pointer(pointer).map(Value::to_string).as_deref() != Some(*value));
         found.map(|resource| format!("{} `{}`: {pointer} must be {value}", kind, resource["name"])).collect::<Vec<_>>()
     };
     MUST_SAY.iter().flat_map(wrong).collect()
@@ -151,7 +163,8 @@ fn storage_names(snapshot: &Snapshot) -> Vec<String> {
 fn labels(snapshot: &Snapshot) -> Vec<String> {
     let mut problems = Vec::new();
     for resource in &snapshot.resources {
-        let name = format!("{} `{}`", resource["type"].as_str().unwrap_or_default(), resource["name"].as_str().unwrap_or_default());
+        let name =
+            format!("{} `{}`", resource["type"].as_str().unwrap_or_default(), resource["name"].as_str().unwrap_or_default());
         if resource.get("location").is_some() && resource.pointer("/tags/azd-env-name").is_none() {
             problems.push(format!("{name} lacks the tag `azd-env-name`"));
         }
@@ -160,4 +173,16 @@ fn labels(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Where there are people to tell, every rule tells them.
+fn unheard(snapshot: &Snapshot) -> Vec<String> {
+    if snapshot.of("Microsoft.Insights/actionGroups").next().is_none() {
+        return Vec::new();
+    }
+    let groups = |rule: &Value| {
+        rule.pointer("/properties/actions/actionGroups").and_then(Value::as_array).is_some_and(|groups| !groups.is_empty())
+    };
+    let rules = snapshot.of("Microsoft.Insights/scheduledQueryRules").filter(|rule| !groups(rule));
+    rules.map(|rule| format!("rule {} tells nobody", rule["name"])).collect()
 }

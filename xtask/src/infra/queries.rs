@@ -48,7 +48,10 @@ pub(super) fn deployed(snapshot: &Snapshot) -> Vec<Query> {
         let data = workbook.pointer("/properties/serializedData").and_then(Value::as_str).unwrap_or_default();
         let read: Value = serde_json::from_str(data).unwrap_or_default();
         for item in read["items"].as_array().into_iter().flatten() {
-            add(format!("workbook, {}", item["name"].as_str().unwrap_or_default()), item.pointer("/content/query").and_then(Value::as_str));
+            add(
+                format!("workbook, {}", item["name"].as_str().unwrap_or_default()),
+                item.pointer("/content/query").and_then(Value::as_str),
+            );
         }
     }
     found
@@ -139,23 +142,28 @@ fn parser(root: &Path) -> anyhow::Result<Result<PathBuf, String>> {
     for file in ["package.json", "package-lock.json"] {
         fs::copy(source.join(file), folder.join(file))?;
     }
-    let output = match Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder).output() {
-        Ok(output) => output,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Err("Node is not at hand: apt-get install nodejs npm, or https://nodejs.org".to_owned()));
-        }
-        Err(error) => return Err(error).context("failed to start `npm`"),
-    };
+    let output =
+        match Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder).output() {
+            Ok(output) => output,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Err("Node is not at hand: apt-get install nodejs npm, or https://nodejs.org".to_owned()));
+            }
+            Err(error) => return Err(error).context("failed to start `npm`"),
+        };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Ok(Err(format!("the parser could not be installed (npm ci in infra/kql): {}", said.lines().next().unwrap_or_default())));
+        return Ok(Err(format!(
+            "the parser could not be installed (npm ci in infra/kql): {}",
+            said.lines().next().unwrap_or_default()
+        )));
     }
     fs::write(stamp, lock)?;
     Ok(Ok(folder))
 }
 
 fn diagnostics(root: &Path, folder: &Path, queries: &[Query]) -> anyhow::Result<Vec<String>> {
-    let tables: Value = serde_json::from_str(&fs::read_to_string(root.join("infra/kql/tables.json"))?).context("failed to read infra/kql/tables.json")?;
+    let tables: Value = serde_json::from_str(&fs::read_to_string(root.join("infra/kql/tables.json"))?)
+        .context("failed to read infra/kql/tables.json")?;
     let texts: Vec<Value> = queries.iter().map(|query| json!({ "name": query.place, "text": query.text })).collect();
     let mut command = Command::new("node");
     command.arg(root.join("infra/kql/check.mjs")).arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -8,7 +8,11 @@ use super::laws::Snapshot;
 
 /// Kind of the resource that a role is given on, the role's id, and what it is for.
 const OF_APP: [(&str, &str, &str); 5] = [
-    ("Microsoft.Storage/storageAccounts", "b7e6dc6d-f1e8-4753-8033-0f276bb0955b", "Storage Blob Data Owner: host, package, bodies"),
+    (
+        "Microsoft.Storage/storageAccounts",
+        "b7e6dc6d-f1e8-4753-8033-0f276bb0955b",
+        "Storage Blob Data Owner: host, package, bodies",
+    ),
     ("Microsoft.Storage/storageAccounts", "974c5e8b-45b9-4653-ba55-5f855dd0fb88", "Storage Queue Data Contributor: queues"),
     ("Microsoft.Storage/storageAccounts", "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3", "Storage Table Data Contributor: state"),
     ("Microsoft.KeyVault/vaults", "4633458b-17de-408a-b874-0445c86b69e6", "Key Vault Secrets User: secrets"),
@@ -33,7 +37,14 @@ pub(super) fn violations(snapshots: &[Snapshot]) -> Vec<String> {
 fn scope(assignment: &Value) -> String {
     let id = assignment["id"].as_str().unwrap_or_default().to_lowercase();
     let start = id.find("/subscriptions/").unwrap_or_default();
-    id[start..].split(['\'', ',']).next().unwrap_or_default().split("/providers/microsoft.authorization").next().unwrap_or_default().to_owned()
+    id[start..]
+        .split(['\'', ','])
+        .next()
+        .unwrap_or_default()
+        .split("/providers/microsoft.authorization")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn role(assignment: &Value) -> &str {
@@ -80,6 +91,7 @@ fn permissions(snapshot: &Snapshot) -> Vec<String> {
         let role = assignment.pointer("/properties/appRoleId").and_then(Value::as_str).unwrap_or_default();
         !PERMISSIONS.iter().any(|permission| role.contains(&format!("'{permission}'")))
     };
-    let assignments = snapshot.resources.iter().filter(|r| r["type"].as_str().is_some_and(|kind| kind.contains("appRoleAssignedTo")));
+    let assignments =
+        snapshot.resources.iter().filter(|r| r["type"].as_str().is_some_and(|kind| kind.contains("appRoleAssignedTo")));
     assignments.filter(named).map(|assignment| format!("a permission that no target asks for: {assignment}")).collect()
 }
