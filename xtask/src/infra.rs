@@ -110,7 +110,9 @@ fn report(checks: &Checks) -> anyhow::Result<()> {
             Outcome::Failed(problems) => {
                 failed += 1;
                 println!("FAILED    {name}");
-                problems.iter().for_each(|problem| println!("          {problem}"));
+                for problem in problems {
+                    println!("          {problem}");
+                }
             }
         }
     }

@@ -95,7 +95,7 @@ fn unknown(given: &BTreeMap<String, String>, settings: &[Setting]) -> Vec<String
             (Some((_, why)), _) => problems.push(format!("app setting {key}: {why}")),
             (None, Some(setting)) if setting.secret => problems.push(format!("app setting {key} is a secret: into the vault")),
             (None, Some(setting)) if !setting.per_job && bare(key) != key => {
-                problems.push(format!("{key} cannot be given per job"))
+                problems.push(format!("{key} cannot be given per job"));
             }
             (None, None) if !from_resources => problems.push(format!("app setting {key} is no setting of the product")),
             _ if value.trim().is_empty() => problems.push(format!("app setting {key} is blank: leave it out")),

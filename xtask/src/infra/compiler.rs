@@ -152,7 +152,10 @@ impl Compiler {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let shown = format!("{}/", folder.canonicalize()?.display());
         let lines = stderr.lines().filter(|line| !line.trim().is_empty());
+        // The same line comes once for each template that names the file.
         let mut problems: Vec<String> = lines.map(|line| line.replace(&shown, "infra/")).collect();
+        problems.sort();
+        problems.dedup();
         if problems.is_empty() && !output.status.success() {
             problems.push(format!("`bicep {}` ended with {}", arguments.join(" "), output.status));
         }

@@ -97,10 +97,9 @@ fn cut(schema: &mut Value) {
 }
 
 fn remove(document: &mut Value, pointer: &str) {
-    if let Some((parent, key)) = pointer.rsplit_once('/') {
-        if let Some(Value::Object(members)) = document.pointer_mut(parent) {
-            members.remove(key);
-        }
+    let Some((parent, key)) = pointer.rsplit_once('/') else { return };
+    if let Some(Value::Object(members)) = document.pointer_mut(parent) {
+        members.remove(key);
     }
 }
 

@@ -137,7 +137,7 @@ impl Setting {
             None => {}
         }
         if let Some((_, better)) = DEFAULTS.iter().find(|(key, _)| *key == self.key) {
-            default = (*better).to_owned();
+            (*better).clone_into(&mut default);
         }
         let default = if default.is_empty() { String::new() } else { format!(" = {default}") };
         // The linter takes the name of a secret for one.
@@ -185,8 +185,8 @@ pub(crate) fn with_parameters(template: &str, settings: &[Setting]) -> anyhow::R
     let (_, after) = rest.split_once(END).with_context(|| format!("main.bicep has no line `{}`", END.trim()))?;
     let parameters: Vec<&Setting> = settings.iter().filter(|setting| setting.is_parameter()).collect();
     let declarations: Vec<String> = parameters.iter().map(|setting| setting.declaration()).collect();
-    let members: String = parameters.iter().map(|setting| format!("  {}: {}\n", setting.key, setting.parameter())).collect();
-    Ok(format!("{before}{BEGIN}\n{}\nvar settings = {{\n{members}}}\n{END}{after}", declarations.join("\n")))
+    let members: Vec<String> = parameters.iter().map(|setting| format!("  {}: {}", setting.key, setting.parameter())).collect();
+    Ok(format!("{before}{BEGIN}\n{}\nvar settings = {{\n{}\n}}\n{END}{after}", declarations.join("\n"), members.join("\n")))
 }
 
 /// The type of a job, as a file.

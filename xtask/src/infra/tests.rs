@@ -84,7 +84,7 @@ fn a_key_is_noticed_wherever_it_is() {
     let said = said_after(STORAGE, |account| account["properties"]["allowSharedKeyAccess"] = true.into());
     assert_says(&said, "allowSharedKeyAccess must be false");
     let said = said_after(STORAGE, |account| {
-        drop(account["properties"].as_object_mut().expect("properties").remove("allowSharedKeyAccess"))
+        drop(account["properties"].as_object_mut().expect("properties").remove("allowSharedKeyAccess"));
     });
     assert_says(&said, "allowSharedKeyAccess must be false");
 }
