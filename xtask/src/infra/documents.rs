@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Value, json};
 
 use super::{Checks, Outcome};
@@ -61,7 +63,7 @@ fn folder(root: &Path, name: &str) -> anyhow::Result<Vec<String>> {
 }
 
 /// JSON as it is, YAML as the same tree.
-fn read(root: &Path, file: &str) -> anyhow::Result<Value> {
+pub(super) fn read(root: &Path, file: &str) -> anyhow::Result<Value> {
     let text = fs::read_to_string(root.join(file)).with_context(|| format!("failed to read {file}"))?;
     match file.rsplit('.').next() {
         Some("yaml" | "yml") => serde_saphyr::from_str(&text).with_context(|| format!("{file} is not YAML")),
@@ -78,7 +80,21 @@ pub(super) fn against(root: &Path, file: &str, document: &Value, schema: &str) -
     for (_, pointer, _) in NOT_IN_SCHEMA.iter().filter(|(excepted, ..)| *excepted == file) {
         remove(&mut document, pointer);
     }
-    Ok(validator.iter_errors(&document).map(|error| format!("{file}{}: {error}", error.instance_path())).collect())
+    Ok(validator.iter_errors(&document).flat_map(|error| innermost(&error, file)).collect())
+}
+
+/// Where a document may have several forms, what is wrong with it in the form that it comes nearest to.
+fn innermost(error: &ValidationError<'_>, file: &str) -> Vec<String> {
+    let forms = match error.kind() {
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => &context[..],
+        _ => &[],
+    };
+    let depth = |form: &&Vec<ValidationError<'_>>| form.iter().map(|error| error.instance_path().as_str().len()).max();
+    let nearest = forms.iter().filter(|form| !form.is_empty()).max_by_key(depth);
+    nearest.map_or_else(
+        || vec![format!("{file}{}: {error}", error.instance_path())],
+        |form| form.iter().flat_map(|error| innermost(error, file)).collect(),
+    )
 }
 
 /// Puts "nothing" in the place of each reference in `CUT`: a document that needs one is refused.
@@ -134,17 +150,23 @@ fn agreement(host: &Value, functions: &[(String, Value)]) -> Vec<String> {
     problems
 }
 
-/// `azd` finds the app by the name of its service, and the package by a path from where it runs.
+/// `azd` finds the app by the name of its service, and the package by a path from where it runs. Its schema leaves host and
+/// language open.
 fn services(root: &Path, azure: &Value) -> anyhow::Result<Vec<String>> {
     let main = fs::read_to_string(root.join("infra/main.bicep")).context("failed to read infra/main.bicep")?;
+    let wanted = [
+        ("/host", "function"),
+        ("/language", "custom"),
+        ("/dist", "dist/indicator-relay.zip"),
+        ("/hooks/prepackage/run", "cargo xtask package"),
+    ];
     let mut problems = Vec::new();
     for (name, service) in azure["services"].as_object().into_iter().flatten() {
         if !main.contains(&format!("serviceName: '{name}'")) {
             problems.push(format!("azure.yaml: service `{name}` is not the app's tag in infra/main.bicep"));
         }
-        if !service["dist"].as_str().is_some_and(|dist| dist.ends_with("dist/indicator-relay.zip")) {
-            problems.push(format!("azure.yaml: service `{name}` must take dist/indicator-relay.zip as it is"));
-        }
+        let wrong = wanted.iter().filter(|(pointer, value)| service.pointer(pointer).and_then(Value::as_str) != Some(*value));
+        problems.extend(wrong.map(|(pointer, value)| format!("azure.yaml: service `{name}`: {pointer} must be `{value}`")));
     }
     Ok(problems)
 }

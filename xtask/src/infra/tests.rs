@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::documents::{against, read};
 use super::laws::{Snapshot, snapshots};
 use super::parameters::settings;
 use super::queries::{Query, deployed, unlike_events, unwatched};
@@ -169,4 +170,33 @@ fn every_event_that_somebody_must_hear_of_has_a_rule() {
     assert_eq!(unwatched(&queries), Vec::<String>::new());
     let without: Vec<Query> = queries.into_iter().filter(|query| !query.place.ends_with("queue-poison")).collect();
     assert_eq!(unwatched(&without), ["no alert rule waits for `queue.poison`"]);
+}
+
+/// What the schema says of a committed document, changed in one place.
+fn said_of(file: &str, schema: &str, pointer: &str, value: Value) -> String {
+    let mut document = read(&root(), file).expect("a document");
+    assert_eq!(against(&root(), file, &document, schema).expect("a schema"), Vec::<String>::new());
+    *document.pointer_mut(pointer).expect("such a place") = value;
+    against(&root(), file, &document, schema).expect("a schema").join("\n")
+}
+
+#[test]
+fn documents_that_their_schemas_refuse_are_noticed() {
+    let workflow = ".github/workflows/deploy.yml";
+    assert_says(
+        &said_of("host.json", "host.json", "/extensions/queues/messageEncoding", 64.into()),
+        "/extensions/queues/messageEncoding",
+    );
+    assert_says(
+        &said_of("host.json", "host.json", "/customHandler", json!({ "enableForwardingHttpRequest": "yes" })),
+        "/customHandler",
+    );
+    let function = "functions/RunExport/function.json";
+    assert_says(&said_of(function, "function.json", "/bindings/0/direction", "out".into()), "/bindings/0");
+    assert_says(
+        &said_of("azure.yaml", "azure.yaml.json", "/services/indicator-relay/hooks/prepackage/shell", "zsh".into()),
+        "zsh",
+    );
+    assert_says(&said_of(workflow, "github-workflow.json", "/jobs/deploy/steps/0", json!({ "use": "x" })), "/jobs/deploy");
+    assert_says(&said_of("local.settings.example.json", "local.settings.json", "/Values", "x".into()), "/Values");
 }
