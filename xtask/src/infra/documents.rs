@@ -120,7 +120,7 @@ fn remove(document: &mut Value, pointer: &str) {
 }
 
 /// What schemas cannot say: the settings that the handler relies on.
-fn agreement(host: &Value, functions: &[(String, Value)]) -> Vec<String> {
+pub(super) fn agreement(host: &Value, functions: &[(String, Value)]) -> Vec<String> {
     let wanted = [
         ("/version", json!("2.0")),
         ("/customHandler/description/defaultExecutablePath", json!("handler")),

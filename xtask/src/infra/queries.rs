@@ -132,6 +132,9 @@ fn parsed(root: &Path, queries: &[Query]) -> anyhow::Result<Outcome> {
 
 /// The folder that holds the parser, installed there from the lock file if it is not yet; or why there is none.
 fn parser(root: &Path) -> anyhow::Result<Result<PathBuf, String>> {
+    if Command::new("node").arg("--version").output().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Ok(Err("Node is not at hand: apt-get install nodejs npm, or https://nodejs.org".to_owned()));
+    }
     let (source, folder) = (root.join("infra/kql"), root.join("target/infra/kql"));
     let lock = fs::read_to_string(source.join("package-lock.json")).context("failed to read infra/kql/package-lock.json")?;
     let stamp = folder.join("installed");
@@ -142,20 +145,12 @@ fn parser(root: &Path) -> anyhow::Result<Result<PathBuf, String>> {
     for file in ["package.json", "package-lock.json"] {
         fs::copy(source.join(file), folder.join(file))?;
     }
-    let output =
-        match Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder).output() {
-            Ok(output) => output,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok(Err("Node is not at hand: apt-get install nodejs npm, or https://nodejs.org".to_owned()));
-            }
-            Err(error) => return Err(error).context("failed to start `npm`"),
-        };
+    let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+    let output = Command::new("npm").args(install).current_dir(&folder).output().context("failed to start `npm`")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Ok(Err(format!(
-            "the parser could not be installed (npm ci in infra/kql): {}",
-            said.lines().next().unwrap_or_default()
-        )));
+        let first = said.lines().next().unwrap_or_default();
+        return Ok(Err(format!("the parser could not be installed: npm ci in infra/kql said `{first}`")));
     }
     fs::write(stamp, lock)?;
     Ok(Ok(folder))

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::documents::{against, read};
+use super::documents::{against, agreement, read};
 use super::laws::{Snapshot, snapshots};
 use super::parameters::settings;
 use super::queries::{Query, deployed, unlike_events, unwatched};
@@ -199,4 +199,16 @@ fn documents_that_their_schemas_refuse_are_noticed() {
     );
     assert_says(&said_of(workflow, "github-workflow.json", "/jobs/deploy/steps/0", json!({ "use": "x" })), "/jobs/deploy");
     assert_says(&said_of("local.settings.example.json", "local.settings.json", "/Values", "x".into()), "/Values");
+}
+
+#[test]
+fn a_host_that_the_handler_does_not_expect_is_noticed() {
+    let mut host = read(&root(), "host.json").expect("a document");
+    assert_eq!(agreement(&host, &[]), Vec::<String>::new());
+    host["extensions"]["queues"]["messageEncoding"] = "none".into();
+    host["logging"]["applicationInsights"]["samplingSettings"]["excludedTypes"] = "Request".into();
+    let said = agreement(&host, &[("RunExport".to_owned(), json!({ "bindings": [] }))]).join("\n");
+    assert_says(&said, "/extensions/queues/messageEncoding must be \"base64\"");
+    assert_says(&said, "exclude Trace and Request from sampling");
+    assert_says(&said, "functions/RunExport: exactly one trigger");
 }
