@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use indicator_relay::settings::vault_secrets;
 use serde_json::Value;
 
 use super::laws::Snapshot;
@@ -57,6 +58,7 @@ pub(super) fn violations(snapshots: &[Snapshot], settings: &[Setting]) -> Vec<St
             unknown(&given, settings),
             unnamed(snapshot, &given),
             forbidden(snapshot, &given),
+            refused(&given),
         ];
         problems.extend(found.concat().into_iter().map(|problem| format!("{}: {problem}", snapshot.name)));
     }
@@ -146,4 +148,15 @@ fn forbidden(snapshot: &Snapshot, given: &BTreeMap<String, String>) -> Vec<Strin
         }
     }
     problems
+}
+
+/// What the product itself says of the settings, with something in place of what only the deployment knows.
+fn refused(given: &BTreeMap<String, String>) -> Vec<String> {
+    let mut settings = given.clone();
+    for (key, stand_in) in [("KEY_VAULT_URL", "https://vault.example"), ("MANAGED_IDENTITY_CLIENT_ID", "an-identity")] {
+        settings.entry(key.to_owned()).and_modify(|value| stand_in.clone_into(value));
+    }
+    // Storage is checked by the names of what is created.
+    settings.retain(|key, _| !key.starts_with("AzureWebJobsStorage"));
+    vault_secrets(&settings).err().into_iter().flatten().map(|problem| format!("the handler would say: {problem}")).collect()
 }

@@ -71,6 +71,14 @@ fn a_setting_that_the_product_does_not_know_is_noticed() {
 }
 
 #[test]
+fn a_value_that_the_product_refuses_is_noticed() {
+    let said = said_after(CONFIG, |config| *setting(config, "EXPORT_SCHEDULE") = "0 */15 * * *  * *".into());
+    assert_says(&said, "full: the handler would say: EXPORT_SCHEDULE");
+    let said = said_after(CONFIG, |config| *setting(config, "DEFENDER__ACTION_TO_TAKE") = "Blok".into());
+    assert_says(&said, "full: the handler would say: DEFENDER__ACTION_TO_TAKE");
+}
+
+#[test]
 fn a_secret_in_a_setting_is_noticed() {
     let said = said_after(CONFIG, |config| *setting(config, "DEFENDER__THREATCONNECT_TOKEN") = "x".into());
     assert_says(&said, "DEFENDER__THREATCONNECT_TOKEN is a secret");
