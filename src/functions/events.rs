@@ -12,6 +12,8 @@ pub struct Event {
     pub fields: &'static [&'static str],
     /// What it tells.
     pub meaning: &'static str,
+    /// Somebody is to be told: of it, or of its absence.
+    pub alerts: bool,
 }
 
 /// Every one, in the order in which a run would write them.
@@ -21,6 +23,7 @@ pub const EVENTS: &[Event] = &[
         level: "INFO",
         fields: &["enqueued"],
         meaning: "the timer looked for runs that are due: the app is alive",
+        alerts: true,
     },
     Event {
         name: "run.finished",
@@ -46,37 +49,55 @@ pub const EVENTS: &[Event] = &[
             "duration_ms",
         ],
         meaning: "a run is over, with its numbers",
+        alerts: false,
     },
-    Event { name: "run.failed", level: "ERROR", fields: &["job", "run", "error"], meaning: "a run failed or is incomplete" },
+    Event {
+        name: "run.failed",
+        level: "ERROR",
+        fields: &["job", "run", "error"],
+        meaning: "a run failed or is incomplete",
+        alerts: true,
+    },
     Event {
         name: "run.overdue",
         level: "ERROR",
         fields: &["job", "minutes"],
         meaning: "no run of a job was complete for twice its schedule",
+        alerts: true,
     },
     Event {
         name: "withdrawal.refused",
         level: "WARN",
         fields: &["job", "rows", "of"],
         meaning: "a run would have taken back too much, and waits for an approval",
+        alerts: true,
     },
     Event {
         name: "items.rejected",
         level: "WARN",
         fields: &["job", "newly_rejected"],
         meaning: "the target refused items that it had not refused before",
+        alerts: true,
     },
     Event {
         name: "queue.poison",
         level: "ERROR",
         fields: &["queue", "count"],
         meaning: "messages could not be handled and wait in the poison queue",
+        alerts: true,
     },
     Event {
         name: "secret.expiring",
         level: "WARN",
         fields: &["secret", "days"],
         meaning: "a secret of the vault ends soon, or has ended",
+        alerts: true,
     },
-    Event { name: "invocation.failed", level: "ERROR", fields: &["error"], meaning: "a function failed; the host tries again" },
+    Event {
+        name: "invocation.failed",
+        level: "ERROR",
+        fields: &["error"],
+        meaning: "a function failed; the host tries again",
+        alerts: true,
+    },
 ];

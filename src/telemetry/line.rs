@@ -21,8 +21,8 @@ const TEXT: usize = 4_000;
 /// Bytes that the event's texts have together. A row of `AppTraces` ends at 32,768 characters, and half a JSON object cannot be
 /// read; there must be room for keys, numbers, the invocation's fields and what an ERROR line adds.
 const LINE: usize = 24_000;
-/// Written by this layer: an event's own field of that name gets a `_` at its end.
-const TAKEN: [&str; 6] = ["time", "level", "message", "function", "invocation_id", "traceparent"];
+/// What this layer writes into each line; an event's own field of that name gets a `_` at its end.
+pub const COMMON: [&str; 6] = ["time", "level", "message", "function", "invocation_id", "traceparent"];
 
 /// Where lines go.
 pub type Writer = Box<dyn Write + Send>;
@@ -75,7 +75,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let level = *event.metadata().level();
-        let mut fields = Fields { taken: &TAKEN, ..Fields::default() };
+        let mut fields = Fields { taken: &COMMON, ..Fields::default() };
         event.record(&mut fields);
         let mut line = format!("{{\"time\":\"{:.3}\",\"level\":\"{level}\",\"message\":", self.clock.now());
         push_text(&mut line, &fields.message, TEXT);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use invocation::{fail, invocation};
-pub use line::{Lines, Writer};
+pub use line::{COMMON, Lines, Writer};
 use tokio::runtime::Handle;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{FilterFn, LevelFilter};
@@ -26,8 +26,8 @@ use otlp::Otlp;
 
 /// How long the end of an invocation, or of a command, waits for telemetry at most.
 const WAIT: Duration = Duration::from_secs(2);
-/// The field that tells a line which alerts and workbooks read.
-const EVENT: &str = "event";
+/// The field of a line that alerts and workbooks read.
+pub const EVENT: &str = "event";
 /// Between two lines that say that telemetry cannot be sent.
 const QUIET: Duration = Duration::from_secs(60);
 

@@ -94,6 +94,11 @@ fn long_functions(text: &str) -> Vec<(String, usize)> {
         if !is_function || trimmed.starts_with("//") {
             continue;
         }
+        // What a trait only asks for has no body.
+        let ends = lines[i..].iter().find(|l| l.ends_with('{') || l.ends_with(';'));
+        if ends.is_none_or(|l| l.ends_with(';')) {
+            continue;
+        }
         let indent = line.len() - trimmed.len();
         let end = lines[i..].iter().position(|l| l.trim() == "}" && l.len() - l.trim_start().len() == indent).unwrap_or(0);
         if end + 1 > FUNCTION_LINES {

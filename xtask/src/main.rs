@@ -1,8 +1,9 @@
-//! What developers run: `cargo demo`, `cargo xtask docs`, `cargo xtask bench`, `cargo xtask package`.
+//! What developers run: `cargo demo`, `cargo xtask docs`, `cargo xtask bench`, `cargo xtask package`, `cargo xtask infra`.
 
 mod bench;
 mod demo;
 mod docs;
+mod infra;
 
 use clap::{Parser, Subcommand};
 use xtask::package;
@@ -24,6 +25,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Builds the release binary for every Functions image and packs it as the host wants it: `dist/indicator-relay.zip`.
     Package(package::Arguments),
+    /// Checks the infrastructure, the function folders and the pipelines with real tools, offline.
+    Infra(infra::Arguments),
 }
 
 #[tokio::main(worker_threads = 1)]
@@ -33,5 +36,6 @@ async fn main() -> anyhow::Result<()> {
         Task::Docs => docs::write(),
         Task::Bench(arguments) => bench::run(arguments).await,
         Task::Package(arguments) => package::run(&arguments),
+        Task::Infra(arguments) => infra::run(&arguments),
     }
 }

@@ -55,6 +55,11 @@ pub enum Credential {
     Identity(Resident),
 }
 
+/// The table of all state.
+pub const TABLE: &str = "indicatorrelay";
+/// The container of bodies that no message can hold.
+pub const CONTAINER: &str = "indicator-relay";
+
 /// The names of what is used in an account; queues are named where they are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -64,7 +69,7 @@ pub struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { table: "indicatorrelay".to_owned(), container: "indicator-relay".to_owned() }
+        Self { table: TABLE.to_owned(), container: CONTAINER.to_owned() }
     }
 }
 

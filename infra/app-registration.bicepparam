@@ -1,0 +1,4 @@
+using 'app-registration.bicep'
+
+param defender = true
+param graphIndicators = true

@@ -1,0 +1,186 @@
+// The guide's failure e-mails: rules over the lines that the handler writes. Queries: ../queries.
+
+param location string
+param tags object
+param workspaceName string
+
+@description('In the names of the rules.')
+param token string
+
+var workspaceId = resourceId('Microsoft.OperationalInsights/workspaces', workspaceName)
+
+@description('Who gets an e-mail; nobody if empty, then alerts are seen in the portal only.')
+param alertEmails string[]
+
+type Rule = {
+  name: string
+  title: string
+  @description('What to do, in the e-mail.')
+  remedy: string
+  query: string
+  @description('0 critical to 4 verbose.')
+  severity: int
+  @description('How often it looks, and how far back. An alert ends when nothing was found for that long.')
+  every: string
+  window: string
+  @description('One alert for each value of this column.')
+  by: string?
+}
+
+var rules Rule[] = [
+  {
+    name: 'run-failed'
+    title: 'A run failed'
+    remedy: 'The error is in the alert\'s search results. `indicator-relay check` names the permission or setting to change; the job tries again at its next occurrence.'
+    query: loadTextContent('../queries/run-failed.kql')
+    severity: 1
+    every: 'PT5M'
+    window: 'PT30M'
+    by: 'job'
+  }
+  {
+    name: 'run-overdue'
+    title: 'No complete run for twice the schedule'
+    remedy: 'Look at the job\'s latest runs (`indicator-relay runs`, or the workbook). A run that fails or hands over again and again is the usual cause.'
+    query: loadTextContent('../queries/run-overdue.kql')
+    severity: 1
+    every: 'PT5M'
+    window: 'PT15M'
+    by: 'job'
+  }
+  {
+    name: 'invocation-failed'
+    title: 'An invocation failed'
+    remedy: 'The host repeats it. If it lasts, the error names the remedy; `indicator-relay check` looks at settings, storage, vault and permissions.'
+    query: loadTextContent('../queries/invocation-failed.kql')
+    severity: 2
+    every: 'PT5M'
+    window: 'PT30M'
+    by: 'function'
+  }
+  {
+    name: 'queue-poison'
+    title: 'Messages in a poison queue'
+    remedy: 'Five tries failed. Mend the cause, then delete the messages: the next tick enqueues the job\'s unfinished run again.'
+    query: loadTextContent('../queries/queue-poison.kql')
+    severity: 1
+    every: 'PT5M'
+    window: 'PT15M'
+    by: 'queue'
+  }
+  {
+    name: 'withdrawal-refused'
+    title: 'A withdrawal waits for approval'
+    remedy: 'More indicators vanished at once than WITHDRAW_LIMIT allows. Look whether that is right, then `indicator-relay export --approve-withdraw JOB`.'
+    query: loadTextContent('../queries/withdrawal-refused.kql')
+    severity: 2
+    every: 'PT15M'
+    window: 'P1D'
+    by: 'job'
+  }
+  {
+    name: 'items-rejected'
+    title: 'The target refused indicators'
+    remedy: '`indicator-relay rejected list` shows each with its reason; `rejected retry` sends them again.'
+    query: loadTextContent('../queries/items-rejected.kql')
+    severity: 3
+    every: 'PT15M'
+    window: 'PT1H'
+    by: 'job'
+  }
+  {
+    name: 'secret-expiring'
+    title: 'A secret ends soon'
+    remedy: 'Make a new one, and put it into the vault under the same name: it is taken over without a restart.'
+    query: loadTextContent('../queries/secret-expiring.kql')
+    severity: 2
+    every: 'PT1H'
+    window: 'P1D'
+    by: 'secret'
+  }
+]
+
+var toWhom = empty(alertEmails) ? [] : [people.id]
+
+resource people 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(alertEmails)) {
+  name: 'ag-${token}'
+  location: 'global'
+  tags: tags
+  properties: {
+    groupShortName: 'IndRelay'
+    enabled: true
+    emailReceivers: [
+      for address in alertEmails: {
+        name: address
+        emailAddress: address
+        useCommonAlertSchema: true
+      }
+    ]
+  }
+}
+
+// The queries were checked before the deployment; in a new workspace the tables come with the first line.
+resource found 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [
+  for rule in rules: {
+    name: 'alert-${token}-${rule.name}'
+    location: location
+    tags: tags
+    kind: 'LogAlert'
+    properties: {
+      displayName: 'Indicator Relay: ${rule.title}'
+      description: rule.remedy
+      severity: rule.severity
+      enabled: true
+      scopes: [workspaceId]
+      evaluationFrequency: rule.every
+      windowSize: rule.window
+      autoMitigate: true
+      skipQueryValidation: true
+      criteria: {
+        allOf: [
+          {
+            query: rule.query
+            timeAggregation: 'Count'
+            operator: 'GreaterThan'
+            threshold: 0
+            dimensions: rule.?by == null ? [] : [{ name: rule.?by ?? '', operator: 'Include', values: ['*'] }]
+            failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
+          }
+        ]
+      }
+      actions: { actionGroups: toWhom }
+    }
+  }
+]
+
+// The one rule that fires when a line is missing.
+resource silent 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = {
+  name: 'alert-${token}-no-sign-of-life'
+  location: location
+  tags: tags
+  kind: 'LogAlert'
+  properties: {
+    displayName: 'Indicator Relay: no sign of life'
+    description: 'The timer has not ticked for a quarter of an hour. Is the app stopped, or ExportIndicators disabled? If not, look at the host\'s log: a handler that does not start, or storage that refuses the identity.'
+    severity: 1
+    enabled: true
+    scopes: [workspaceId]
+    evaluationFrequency: 'PT5M'
+    windowSize: 'PT15M'
+    autoMitigate: true
+    skipQueryValidation: true
+    criteria: {
+      allOf: [
+        {
+          query: loadTextContent('../queries/no-sign-of-life.kql')
+          timeAggregation: 'Total'
+          metricMeasureColumn: 'ticks'
+          operator: 'LessThan'
+          threshold: 1
+          failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
+        }
+      ]
+    }
+    actions: { actionGroups: toWhom }
+  }
+}
