@@ -12,6 +12,7 @@ mod entra;
 pub mod faults;
 mod generate;
 mod graph;
+pub mod host;
 mod indicator;
 mod odata;
 mod rate;
