@@ -127,7 +127,7 @@ pub(crate) fn host_json(folder: &Path, settings: &Settings) -> anyhow::Result<Ho
     let function_timeout = match json["functionTimeout"].as_str() {
         Some("-1") => None,
         Some(text) => Some(time_span(text).context("host.json: `functionTimeout` is not hh:mm:ss")?),
-        None => Some(Duration::from_mins(30)),
+        None => Some(Duration::from_secs(1_800)),
     };
     Ok(HostJson {
         executable: expand(executable, settings),
@@ -149,7 +149,7 @@ fn queues(json: &Value) -> anyhow::Result<Queues> {
     if !(1..=32).contains(&batch_size) {
         bail!("host.json: `extensions.queues.batchSize` must be from 1 to 32");
     }
-    let max_polling_interval = span(&json["maxPollingInterval"])?.unwrap_or(Duration::from_mins(1));
+    let max_polling_interval = span(&json["maxPollingInterval"])?.unwrap_or(Duration::from_secs(60));
     if max_polling_interval < Duration::from_millis(100) {
         bail!("host.json: `extensions.queues.maxPollingInterval` must be at least 00:00:00.100");
     }
@@ -391,8 +391,8 @@ mod tests {
 
     #[test]
     fn time_spans_are_read() {
-        assert_eq!(time_span("00:30:00"), Some(Duration::from_mins(30)));
-        assert_eq!(time_span("1.02:00:00"), Some(Duration::from_hours(26)));
+        assert_eq!(time_span("00:30:00"), Some(Duration::from_secs(1_800)));
+        assert_eq!(time_span("1.02:00:00"), Some(Duration::from_secs(93_600)));
         assert_eq!(time_span("00:00:00.100"), Some(Duration::from_millis(100)));
         assert_eq!(time_span("25:00:00"), None);
     }

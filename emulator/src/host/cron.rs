@@ -12,8 +12,8 @@ use jiff::{Timestamp, ToSpan as _};
 
 use super::app::time_span;
 
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+const MONTHS: &str = "january february march april may june july august september october november december";
+const DAYS: &str = "sunday monday tuesday wednesday thursday friday saturday";
 
 /// When a timer is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,32 +52,34 @@ impl FromStr for Schedule {
         let [second, minute, hour, day, month, weekday] = fields[..] else {
             bail!("`{text}` is not a schedule: give six fields (second minute hour day month weekday)");
         };
-        let read = |text: &str, from: u32, to: u32, names: &[&str]| {
+        let read = |text: &str, from: u32, to: u32, names: &str| {
             field(text, from, to, names).with_context(|| format!("`{text}` is not a field of a schedule"))
         };
         Ok(Self::Cron(Box::new(Cron {
-            second: read(second, 0, 59, &[])?,
-            minute: read(minute, 0, 59, &[])?,
-            hour: read(hour, 0, 23, &[])?,
-            day: read(day, 1, 31, &[])?,
-            month: read(month, 1, 12, &MONTHS)?,
-            weekday: read(weekday, 0, 6, &DAYS)?,
+            second: read(second, 0, 59, "")?,
+            minute: read(minute, 0, 59, "")?,
+            hour: read(hour, 0, 23, "")?,
+            day: read(day, 1, 31, "")?,
+            month: read(month, 1, 12, MONTHS)?,
+            weekday: read(weekday, 0, 6, DAYS)?,
             only_seconds: fields[1..].iter().all(|field| *field == "*"),
         })))
     }
 }
 
-/// A list of `*`, `n`, `n-m`, each with an optional `/step`.
-fn field(text: &str, from: u32, to: u32, names: &[&str]) -> Option<u64> {
+/// A list of `*`, `n`, `n-m`, each with an optional `/step`; names may be cut short.
+fn field(text: &str, from: u32, to: u32, names: &str) -> Option<u64> {
     let number = |text: &str| {
-        let named = names.iter().position(|name| name.eq_ignore_ascii_case(text));
-        let value = named.map_or_else(|| text.parse().ok(), |i| Some(u32::try_from(i).ok()? + from))?;
+        let lower = text.to_ascii_lowercase();
+        let place = names.split(' ').position(|name| !lower.is_empty() && name.starts_with(&lower));
+        let value = place.map_or_else(|| text.parse().ok(), |i| Some(u32::try_from(i).ok()? + from))?;
         (from..=to).contains(&value).then_some(value)
     };
     let mut bits = 0;
     for part in text.split(',') {
         let (range, step) = match part.split_once('/') {
-            Some((range, step)) => (range, Some(step.parse::<usize>().ok().filter(|step| *step > 0)?)),
+            // A step of 0 counts as 1.
+            Some((range, step)) => (range, Some(step.parse::<usize>().ok()?.max(1))),
             None => (part, None),
         };
         let (low, high) = match range.split_once('-') {
@@ -92,7 +94,7 @@ fn field(text: &str, from: u32, to: u32, names: &[&str]) -> Option<u64> {
 }
 
 impl Schedule {
-    /// The first due time after `after`; none within eight years (31 February).
+    /// The first due time after `after`; none within twelve years (31 February).
     #[must_use]
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         match self {
@@ -104,7 +106,7 @@ impl Schedule {
     /// A schedule that is due more than once a minute has no stored status.
     pub(crate) fn is_frequent(&self) -> bool {
         match self {
-            Self::Every(span) => *span < Duration::from_mins(1),
+            Self::Every(span) => *span < Duration::from_secs(60),
             Self::Cron(cron) => cron.only_seconds && cron.second.count_ones() > 1,
         }
     }
@@ -123,7 +125,7 @@ impl Cron {
     fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let start = Offset::UTC.to_datetime(after).with().subsec_nanosecond(0).build().ok()?;
         let mut at = start.checked_add(1.second()).ok()?;
-        let limit = at.checked_add(8.years()).ok()?;
+        let limit = at.checked_add(12.years()).ok()?;
         let midnight = |at: DateTime| at.date().to_datetime(jiff::civil::Time::midnight());
         while at < limit {
             if !has(self.month, at.month()) {
@@ -147,6 +149,27 @@ impl Cron {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn schedules_are_read_as_the_hosts_library_reads_them() {
+        let vectors = include_str!("../../../tests/fixtures/ncrontab-vectors.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        for case in vectors["cases"].as_array().unwrap() {
+            let text = case["expression"].as_str().unwrap();
+            let schedule = text.parse::<Schedule>().ok();
+            // A time span is read before a schedule is tried.
+            let schedule = schedule.filter(|schedule| matches!(schedule, Schedule::Cron(_)));
+            assert_eq!(case["valid"], schedule.is_some(), "{text}");
+            let (Some(schedule), Some(series)) = (schedule, case["next"].as_array()) else { continue };
+            for series in series {
+                let mut after: Timestamp = series["after"].as_str().unwrap().parse().unwrap();
+                for occurrence in series["occurrences"].as_array().unwrap() {
+                    after = schedule.next(after).unwrap();
+                    assert_eq!(after.to_string(), occurrence.as_str().unwrap(), "{text}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn schedules_are_evaluated_in_utc() {

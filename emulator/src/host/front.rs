@@ -147,8 +147,8 @@ async fn answer(core: &Arc<Core>, request: Request<Incoming>, text: &[u8], peer:
 
 /// The key in the header wins over the one in the query; the master key opens all.
 fn allowed(core: &Core, auth: AuthLevel, request: &HttpRequest) -> bool {
-    let code = request.query().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("code")).and_then(|(_, mut v)| v.pop());
-    let key = request.header("x-functions-key").map(str::to_owned).or(code);
+    let in_query = request.query().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("code")).and_then(|(_, mut v)| v.pop());
+    let key = request.header("x-functions-key").map(str::to_owned).or(in_query);
     match auth {
         AuthLevel::Anonymous => true,
         AuthLevel::Function => key.is_some_and(|key| key == core.function_key || key == core.master_key),

@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(25);
 /// So many errors stop the host…
 const ERRORS: usize = 3;
 /// …unless two of them are further apart than this.
-const WINDOW: Duration = Duration::from_mins(30);
+const WINDOW: Duration = Duration::from_secs(1_800);
 
 /// How handlers are started.
 #[derive(Debug)]
@@ -50,10 +50,13 @@ pub(crate) enum State {
 enum Order {
     Kill,
     TimedOut,
+    /// The host shuts down.
+    End,
 }
 
 /// How a process ended.
 enum End {
+    Shutdown,
     Code(i32),
     TimedOut,
     NotReady,
@@ -95,6 +98,13 @@ impl Group {
         _ = self.commands.send(Order::TimedOut);
     }
 
+    /// SIGKILL for good; waits until the process is gone.
+    pub(crate) async fn end(&self) {
+        if self.launch.attach.is_none() && self.commands.send(Order::End).is_ok() {
+            self.commands.closed().await;
+        }
+    }
+
     /// The connections to the handler, once it is ready; none if it never will be.
     pub(crate) async fn wire(&self) -> Option<Arc<Wire>> {
         let mut state = self.state.subscribe();
@@ -105,14 +115,18 @@ impl Group {
     async fn supervise(self: Arc<Self>, mut commands: mpsc::UnboundedReceiver<Order>) {
         let mut errors: Vec<Instant> = Vec::new();
         loop {
-            self.state.send_replace(State::Starting);
             let end = match self.launch.attach {
                 Some(port) => self.attached(port).await,
                 None => self.one_life(&mut commands).await,
             };
             self.pid.store(0, Ordering::SeqCst);
+            // After an exit with 0 the host goes on calling a port where nobody listens.
+            let given_up = matches!(end, End::Code(0)) && !self.launch.restart_after_zero;
+            if !given_up {
+                self.state.send_replace(State::Starting);
+            }
             let what = match end {
-                End::Code(0) if !self.launch.restart_after_zero => {
+                End::Code(0) if given_up => {
                     self.journal.line(
                         Some(&self.name),
                         Level::Warning,
@@ -120,6 +134,7 @@ impl Group {
                     );
                     return;
                 }
+                End::Shutdown => return,
                 End::Code(0 | 200) | End::TimedOut => continue,
                 End::Code(code) => format!("the handler exited with code {code}"),
                 End::NotReady => "the handler was not ready in time".to_owned(),
@@ -172,7 +187,7 @@ impl Group {
         let wire = Arc::new(Wire::new(port));
         let mut starting = std::pin::pin!(ready(&wire, self.launch.start_limit));
         let mut is_ready = false;
-        let mut timed_out = false;
+        let mut ordered = None;
         let end = loop {
             tokio::select! {
                 status = child.wait() => break End::Code(status.map_or(1, exit_code)),
@@ -185,7 +200,11 @@ impl Group {
                     self.state.send_replace(State::Ready(Arc::clone(&wire)));
                 }
                 Some(command) = commands.recv() => {
-                    timed_out |= matches!(command, Order::TimedOut);
+                    ordered = match command {
+                        Order::Kill => ordered,
+                        Order::TimedOut => ordered.or(Some(End::TimedOut)),
+                        Order::End => Some(End::Shutdown),
+                    };
                     drop(child.start_kill());
                 }
             }
@@ -194,7 +213,7 @@ impl Group {
         for task in [stdout, stderr].into_iter().flatten() {
             drop(tokio::time::timeout(Duration::from_secs(1), task).await);
         }
-        if timed_out { End::TimedOut } else { end }
+        ordered.unwrap_or(end)
     }
 
     fn spawn(&self) -> std::io::Result<(Child, u16)> {
@@ -248,11 +267,14 @@ impl Group {
 /// The level of a line.
 fn level(text: &str, on_stderr: bool, errors_only: bool) -> Level {
     let text = text.to_ascii_lowercase();
-    match (on_stderr, text.contains("warn"), errors_only || text.contains("error")) {
-        (false, ..) => Level::Information,
-        (true, true, _) => Level::Warning,
-        (true, false, true) => Level::Error,
-        (true, false, false) => Level::Information,
+    if !on_stderr {
+        Level::Information
+    } else if text.contains("warn") {
+        Level::Warning
+    } else if errors_only || text.contains("error") {
+        Level::Error
+    } else {
+        Level::Information
     }
 }
 

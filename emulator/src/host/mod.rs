@@ -48,6 +48,7 @@ pub use self::failure::{Exception, Failure};
 pub use self::json::Json;
 pub use self::outputs::{HttpOutput, Value};
 pub use self::pump::QueueTimes;
+pub use self::queue_client::{Message, QueueClient};
 pub use self::record::{ContractError, Invocation, Level, Line, Outcome, Record};
 pub use self::request::HttpRequest;
 pub use self::timers::TimerStatuses;
@@ -304,6 +305,9 @@ impl FunctionsHost {
 
     /// Kills the handlers (SIGKILL, as the host does) and waits until they are gone.
     pub async fn stop(mut self) {
+        for group in self.core.groups.values() {
+            group.end().await;
+        }
         for task in self.tasks.drain(..) {
             task.abort();
             drop(task.await);

@@ -30,7 +30,7 @@ pub struct QueueTimes {
 
 impl Default for QueueTimes {
     fn default() -> Self {
-        Self { lease: Duration::from_mins(10), first_poll: Duration::from_millis(100), longest_poll: None, after_failure: None }
+        Self { lease: Duration::from_secs(600), first_poll: Duration::from_millis(100), longest_poll: None, after_failure: None }
     }
 }
 

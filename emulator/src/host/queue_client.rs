@@ -45,9 +45,9 @@ impl Storage {
     }
 }
 
-/// One account.
+/// The queues of one account.
 #[derive(Clone)]
-pub(crate) struct QueueClient {
+pub struct QueueClient {
     http: reqwest::Client,
     endpoint: Url,
     account: String,
@@ -63,7 +63,7 @@ impl std::fmt::Debug for QueueClient {
 
 /// A message that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Message {
+pub struct Message {
     pub id: String,
     pub insertion: String,
     pub expiration: String,
@@ -74,7 +74,8 @@ pub(crate) struct Message {
 }
 
 impl QueueClient {
-    pub(crate) fn new(connection: &str) -> anyhow::Result<Self> {
+    /// From a connection string; `UseDevelopmentStorage=true` is Azurite on its usual port.
+    pub fn new(connection: &str) -> anyhow::Result<Self> {
         let part = |text: &str, name: &str| {
             let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
             let mut found = pairs.filter(|(key, _)| key.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned());
@@ -104,43 +105,55 @@ impl QueueClient {
     }
 
     /// Fetches messages and hides them for `lease` (whole seconds); none: the queue does not exist.
-    pub(crate) async fn fetch(&self, queue: &str, count: usize, lease: Duration) -> anyhow::Result<Option<Vec<Message>>> {
+    pub async fn fetch(&self, queue: &str, count: usize, lease: Duration) -> anyhow::Result<Option<Vec<Message>>> {
         let path = format!("{queue}/messages");
         let query = [("numofmessages", count.to_string()), ("visibilitytimeout", seconds(lease))];
         let response = self.send(Method::GET, &path, &query, None).await?;
         if response.status() == 404 {
             return Ok(None);
         }
-        let text = checked(response, "fetch messages of", queue).await?.text().await?;
+        let text = checked(response, "fetch messages of", queue)?.text().await?;
         Ok(Some(messages(&text)))
     }
 
     /// Hides a message for so long from now; its new pop receipt.
-    pub(crate) async fn hide(&self, queue: &str, id: &str, receipt: &str, span: Duration) -> anyhow::Result<String> {
+    pub async fn hide(&self, queue: &str, id: &str, receipt: &str, span: Duration) -> anyhow::Result<String> {
         let query = [("popreceipt", receipt.to_owned()), ("visibilitytimeout", seconds(span))];
         let response = self.send(Method::PUT, &format!("{queue}/messages/{id}"), &query, None).await?;
-        let response = checked(response, "update a message of", queue).await?;
+        let response = checked(response, "update a message of", queue)?;
         let receipt = response.headers().get("x-ms-popreceipt").and_then(|value| value.to_str().ok());
         Ok(receipt.context("the update of a message came without a pop receipt")?.to_owned())
     }
 
-    pub(crate) async fn delete(&self, queue: &str, id: &str, receipt: &str) -> anyhow::Result<()> {
+    /// How many messages a queue holds, hidden ones too; none: it does not exist.
+    pub async fn count(&self, queue: &str) -> anyhow::Result<Option<u64>> {
+        let response = self.send(Method::GET, queue, &[("comp", "metadata".to_owned())], None).await?;
+        if response.status() == 404 {
+            return Ok(None);
+        }
+        let response = checked(response, "count the messages of", queue)?;
+        let count = response.headers().get("x-ms-approximate-messages-count").and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Some(count.context("the queue service gave no count of messages")?))
+    }
+
+    /// Deletes a message; the receipt must be the newest.
+    pub async fn delete(&self, queue: &str, id: &str, receipt: &str) -> anyhow::Result<()> {
         let query = [("popreceipt", receipt.to_owned())];
         let response = self.send(Method::DELETE, &format!("{queue}/messages/{id}"), &query, None).await?;
-        checked(response, "delete a message of", queue).await.map(drop)
+        checked(response, "delete a message of", queue).map(drop)
     }
 
     /// Puts a message; the queue is made if it is not there.
-    pub(crate) async fn put_creating(&self, queue: &str, text: &str) -> anyhow::Result<()> {
+    pub async fn put_creating(&self, queue: &str, text: &str) -> anyhow::Result<()> {
         let body = format!("<QueueMessage><MessageText>{}</MessageText></QueueMessage>", escaped(text));
         let path = format!("{queue}/messages");
         let mut response = self.send(Method::POST, &path, &[], Some(body.clone())).await?;
         if response.status() == 404 {
             let created = self.send(Method::PUT, queue, &[], None).await?;
-            checked(created, "create", queue).await?;
+            checked(created, "create", queue)?;
             response = self.send(Method::POST, &path, &[], Some(body)).await?;
         }
-        checked(response, "put a message into", queue).await.map(drop)
+        checked(response, "put a message into", queue).map(drop)
     }
 
     async fn send(&self, method: Method, path: &str, query: &[(&str, String)], body: Option<String>) -> anyhow::Result<Response> {
@@ -186,7 +199,7 @@ fn seconds(span: Duration) -> String {
     (span.as_secs() + u64::from(span.subsec_nanos() > 0)).to_string()
 }
 
-async fn checked(response: Response, doing: &str, queue: &str) -> anyhow::Result<Response> {
+fn checked(response: Response, doing: &str, queue: &str) -> anyhow::Result<Response> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);

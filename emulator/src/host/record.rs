@@ -134,6 +134,9 @@ impl Journal {
     }
 
     pub(crate) fn end(&self, ended: &Invocation) {
+        if let Outcome::Failure(failure) = &ended.outcome {
+            self.line(None, Level::Error, format!("{}: invocation {} failed: {failure}", ended.function, ended.id));
+        }
         self.change(|record| {
             if let Some(place) = record.invocations.iter().position(|known| known.id == ended.id) {
                 record.invocations[place] = ended.clone();

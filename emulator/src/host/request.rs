@@ -2,6 +2,8 @@
 //!
 //! Not imitated: identities (one anonymous one; a real host adds the key's claims), HTTPS, cookies as a collection.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 
 use super::json::Json;
@@ -42,12 +44,11 @@ impl HttpRequest {
     pub fn ordered(headers: &[(String, String)]) -> Vec<(String, Vec<String>)> {
         let mut listed: Vec<(String, Vec<String>)> = Vec::new();
         for (name, value) in headers {
-            match listed.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
-                Some((_, values)) => values.push(value.clone()),
-                None => {
-                    let spelling = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(name)).copied().unwrap_or(name);
-                    listed.push((spelling.to_owned(), vec![value.clone()]));
-                }
+            if let Some((_, values)) = listed.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+                values.push(value.clone());
+            } else {
+                let spelling = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(name)).copied().unwrap_or(name);
+                listed.push((spelling.to_owned(), vec![value.clone()]));
             }
         }
         listed.sort_by_key(|(name, _)| KNOWN.iter().position(|known| known == name).unwrap_or(KNOWN.len()));
@@ -194,7 +195,7 @@ pub(crate) fn encoded_path(path: &str, keep: bool) -> String {
         if byte.is_ascii_alphanumeric() || b"!$&'()*+,-./:;=@_~".contains(&byte) || (keep && byte == b'%' && escape(i)) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            _ = write!(out, "%{byte:02X}");
         }
     }
     out
@@ -207,7 +208,7 @@ pub(crate) fn encoded_query(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"!$()*,-.;@_~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            _ = write!(out, "%{byte:02X}");
         }
     }
     out

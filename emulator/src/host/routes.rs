@@ -77,10 +77,9 @@ fn matches(segments: &[Segment], path: &str) -> Option<Parameters> {
             }
             Segment::Parameter { name, constraint, optional, default } => match parts.next() {
                 Some(part) if allows(constraint, part) => parameters.push((name.clone(), Some(part.to_owned()))),
-                Some(_) => return None,
                 None if default.is_some() => parameters.push((name.clone(), default.clone())),
                 None if *optional => absent.push((name.clone(), None)),
-                None => return None,
+                Some(_) | None => return None,
             },
         }
     }

@@ -168,7 +168,8 @@ fn unreadable(error: &JsonError) -> Failure {
 fn undecodable(body: &[u8], error: &std::str::Utf8Error) -> Failure {
     let at = error.valid_up_to();
     let bad = &body[at..(at + error.error_len().unwrap_or(1)).min(body.len())];
-    let hex: String = bad.iter().map(|byte| format!("[{byte:02X}]")).collect();
+    let hex: Vec<String> = bad.iter().map(|byte| format!("[{byte:02X}]")).collect();
+    let hex = hex.concat();
     Failure::new(
         "System.Text.DecoderFallbackException",
         format!("Unable to translate bytes {hex} at index {at} from specified code page to Unicode."),
@@ -178,13 +179,14 @@ fn undecodable(body: &[u8], error: &std::str::Utf8Error) -> Failure {
 /// The host's description of an answer that it could not read.
 fn invalid(answer: &Answer) -> String {
     let (of_body, general): (Vec<_>, Vec<_>) = answer.headers.iter().partition(|(name, _)| is_content_header(name));
-    let mut headers: String =
+    let lines: Vec<String> =
         general.into_iter().chain(of_body).map(|(name, value)| format!("  {}: {value}\n", title_case(name))).collect();
-    headers.insert_str(0, "{\n");
     let content = content_text(answer);
     format!(
-        "Invalid HttpResponseMessage:\nStatusCode: {}, ReasonPhrase: '{}', Version: 1.1, Content: System.Net.Http.HttpConnectionResponseContent, Headers:\n{headers}}}\n {content}",
-        answer.status, answer.reason
+        "Invalid HttpResponseMessage:\nStatusCode: {}, ReasonPhrase: '{}', Version: 1.1, Content: System.Net.Http.HttpConnectionResponseContent, Headers:\n{{\n{}}}\n {content}",
+        answer.status,
+        answer.reason,
+        lines.concat()
     )
 }
 

@@ -215,7 +215,8 @@ async fn write(stream: &mut TcpStream, answer: &Value) -> bool {
     match answer["headers"].as_array() {
         Some(headers) => {
             for header in headers {
-                head += &format!("{}: {}\r\n", header[0].as_str().expect("a name"), header[1].as_str().expect("a value"));
+                let (name, value) = (header[0].as_str().expect("a name"), header[1].as_str().expect("a value"));
+                head += [name, ": ", value, "\r\n"].concat().as_str();
             }
         }
         None => head += "Content-Type: application/json\r\n",
