@@ -90,12 +90,20 @@ impl Group {
 
     /// SIGKILL, as if the process crashed.
     pub(crate) fn kill(&self) {
-        _ = self.commands.send(Order::Kill);
+        self.order(Order::Kill);
     }
 
     /// SIGKILL and a restart that does not count as an error.
     pub(crate) fn time_out(&self) {
-        _ = self.commands.send(Order::TimedOut);
+        self.order(Order::TimedOut);
+    }
+
+    /// From now on, invocations wait for the next process.
+    fn order(&self, order: Order) {
+        if self.launch.attach.is_none() && !self.commands.is_closed() {
+            self.state.send_replace(State::Starting);
+            _ = self.commands.send(order);
+        }
     }
 
     /// SIGKILL for good; waits until the process is gone.

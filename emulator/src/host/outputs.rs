@@ -166,6 +166,9 @@ impl ClientAnswer {
             if *value == Json::Null || !sendable || name.is_empty() {
                 return Self::empty(500);
             }
+            if ["content-length", "transfer-encoding"].iter().any(|own| name.eq_ignore_ascii_case(own)) {
+                continue;
+            }
             if name.eq_ignore_ascii_case("content-type") {
                 let has_charset = text.to_ascii_lowercase().contains("charset=");
                 content_type = if has_charset { text } else { text + "; charset=utf-8" };

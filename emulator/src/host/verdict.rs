@@ -91,7 +91,7 @@ struct Members {
 fn read(answer: &Answer) -> Result<Option<Members>, Failure> {
     let content_type = answer.header("content-type").unwrap_or("application/octet-stream");
     let mut parts = content_type.split(';').map(str::trim);
-    let media_type = parts.next().unwrap_or_default();
+    let media_type = parts.next().filter(|kind| kind.contains('/')).unwrap_or("application/octet-stream");
     if !media_type.eq_ignore_ascii_case("application/json") && !media_type.eq_ignore_ascii_case("text/json") {
         return Err(Failure::new(
             "System.Net.Http.UnsupportedMediaTypeException",

@@ -183,11 +183,11 @@ impl Wire {
             let location = reply.response.headers().get("location").and_then(|value| value.to_str().ok());
             let Some(target) = location.and_then(|location| self.here(location)) else { return Ok(reply) };
             match status {
-                301..=303 if outgoing.method != "GET" => {
+                300..=303 if outgoing.method != "GET" => {
                     outgoing = Outgoing { method: "GET".to_owned(), payload: Payload::None, ..outgoing };
                     outgoing.headers.retain(|(name, _)| !super::verdict::is_content_header(name));
                 }
-                301..=303 | 307 | 308 => {}
+                300..=303 | 307 | 308 => {}
                 _ => return Ok(reply),
             }
             outgoing.target = target;
@@ -199,7 +199,11 @@ impl Wire {
     /// The path of a location, if it is at this handler.
     fn here(&self, location: &str) -> Option<String> {
         let target = location.strip_prefix(&format!("http://127.0.0.1:{}", self.port)).unwrap_or(location);
-        target.starts_with('/').then(|| target.to_owned())
+        if target.contains("://") || target.starts_with("//") {
+            return None;
+        }
+        // An envelope's path has one segment: what is relative to it begins at the root.
+        Some(format!("/{}", target.trim_start_matches('/')))
     }
 
     /// Keeps a connection whose answer was read to its end.

@@ -194,7 +194,10 @@ fn scalar(value: &Json) -> Value {
     match value {
         Json::Null => Value::Null,
         Json::Bool(value) => json!({"clr": "System.Boolean", "value": value}),
-        Json::Integer(digits) => json!({"clr": "System.Int64", "value": digits.parse::<i64>().expect("small")}),
+        Json::Integer(digits) => match digits.parse::<i64>() {
+            Ok(number) => json!({"clr": "System.Int64", "value": number}),
+            Err(_) => json!({"clr": "System.Numerics.BigInteger", "value": digits}),
+        },
         Json::Float(number, _) => json!({"clr": "System.Double", "value": number}),
         Json::Text(text) => json!({"clr": "System.String", "value": text}),
         Json::Date(date, _) => {

@@ -206,8 +206,8 @@ async fn write(stream: &mut TcpStream, answer: &Value) -> bool {
         None => {}
     }
     if let Some(delay) = answer["delay_ms"].as_u64() {
-        // A sixth of what was recorded is slow enough.
-        let _ = tokio::time::timeout(Duration::from_millis(delay / 6), std::future::pending::<()>()).await;
+        // Half a second is slow enough.
+        let _ = tokio::time::timeout(Duration::from_millis(delay.min(500)), std::future::pending::<()>()).await;
     }
     let status = u16::try_from(answer["status"].as_u64().expect("a status")).expect("small");
     let reason = hyper::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();

@@ -288,7 +288,9 @@ async fn readiness(case: &Value) -> Differences {
         return differences;
     }
     let rig = Rig::start(case, Readiness::Scripted, Some(limit)).await;
-    let ready = tokio::time::timeout(limit * 2, rig.host.ready()).await;
+    let answers = outcome["IsWorkerReady"] == true;
+    let patience = if answers { Duration::from_secs(60) } else { limit * 2 };
+    let ready = tokio::time::timeout(patience, rig.host.ready()).await;
     let mut differences = compare::requests(case, &rig.listener.requests(), rig.listener.port);
     match (&outcome["IsWorkerReady"], ready) {
         (Value::Bool(true), Ok(true)) | (Value::String(_), Err(_)) => {}
