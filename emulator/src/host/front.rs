@@ -213,7 +213,8 @@ fn head(status: u16, headers: &[(String, String)], body: Body) -> Response<Body>
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let known = response.headers_mut();
     for (name, value) in headers {
-        if let (Ok(name), Ok(value)) = (name.parse::<hyper::header::HeaderName>(), value.parse()) {
+        let value = hyper::header::HeaderValue::from_bytes(value.as_bytes());
+        if let (Ok(name), Ok(value)) = (name.parse::<hyper::header::HeaderName>(), value) {
             known.append(name, value);
         }
     }

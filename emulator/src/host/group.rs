@@ -1,6 +1,7 @@
 //! One handler process: its environment, when it is ready, its console, and what the host does when it ends.
 //!
-//! Not imitated: the health monitor, placeholders, the platform's own restart of a stopped host.
+//! Each group has a host of its own, as on Flex Consumption: if that stops, the others go on. Not imitated: the health monitor,
+//! placeholders.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub(crate) struct Launch {
     pub attach: Option<u16>,
     /// Later hosts restart a handler that exits with 0.
     pub restart_after_zero: bool,
+    /// The platform starts a stopped host anew.
+    pub recycle: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -153,11 +156,17 @@ impl Group {
                 errors.clear();
             }
             errors.push(Instant::now());
-            if errors.len() >= ERRORS {
+            if errors.len() < ERRORS {
+                continue;
+            }
+            let reason = format!("{}: exceeded restart retry count; the host stops", self.name);
+            if !self.launch.recycle {
                 self.state.send_replace(State::Stopped);
-                self.journal.stop(&format!("{}: exceeded restart retry count; the host stops", self.name));
+                self.journal.stop(&reason);
                 return;
             }
+            self.journal.line(None, Level::Error, reason);
+            errors.clear();
         }
     }
 

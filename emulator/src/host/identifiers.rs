@@ -21,7 +21,9 @@ pub(crate) fn guid() -> String {
 
 /// A W3C trace context: of the same trace as `parent`, if that is one.
 pub(crate) fn traceparent(parent: Option<&str>) -> String {
-    let known = parent.filter(|text| text.len() == 55 && text.starts_with("00-")).map(|text| (&text[3..35], &text[53..]));
+    let known = parent
+        .filter(|text| text.len() == 55 && text.is_ascii() && text.starts_with("00-"))
+        .map(|text| (&text[3..35], &text[53..]));
     match known {
         Some((trace, flags)) => format!("00-{trace}-{}-{flags}", hex(8)),
         None => format!("00-{}-{}-00", hex(16), hex(8)),

@@ -67,6 +67,7 @@ pub const HOST_VERSION: &str = "4.1037.0.0";
 
 /// How a host is started.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own, set by its name")]
 pub struct HostOptions {
     /// The folder that holds `host.json`, or a zip of it.
     pub app: PathBuf,
@@ -88,6 +89,9 @@ pub struct HostOptions {
     pub allow_execution: bool,
     /// A handler that exits with 0 is started again, as by hosts of 2026; before, it was not.
     pub restart_after_zero: bool,
+    /// Start a host anew that stopped after three crashes, as the platform does in its own time. If not, that group of functions
+    /// stays stopped, so that a test notices.
+    pub recycle: bool,
     /// Use the handler that listens on this port, for all functions, and start none.
     pub attach: Option<u16>,
     /// The front door; 0: any free port.
@@ -112,6 +116,7 @@ impl HostOptions {
             function_timeout: None,
             allow_execution: true,
             restart_after_zero: false,
+            recycle: false,
             attach: None,
             port: 0,
             function_key: "emulated-function-key".to_owned(),
@@ -159,6 +164,7 @@ impl FunctionsHost {
             start_limit,
             attach: options.attach,
             restart_after_zero: options.restart_after_zero,
+            recycle: options.recycle,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await.context("failed to open the front door")?;
         let url = format!("http://127.0.0.1:{}", listener.local_addr()?.port());
@@ -191,11 +197,16 @@ impl FunctionsHost {
         for function in &core.functions {
             let (core, function) = (Arc::clone(&core), Arc::clone(function));
             match function.trigger {
-                TriggerKind::Timer { .. } if options.timers => tasks.push(tokio::spawn(timers::keep(core, function))),
+                TriggerKind::Timer { .. } => {
+                    let start = timers::begin(&core, &function).await;
+                    if options.timers {
+                        tasks.push(tokio::spawn(timers::keep(core, function, start)));
+                    }
+                }
                 TriggerKind::Queue { .. } => {
                     tasks.push(tokio::spawn(pump::keep(core, function, options.queue_times.clone(), Arc::clone(&nudge))));
                 }
-                _ => {}
+                TriggerKind::Http { .. } => {}
             }
         }
         Ok(Self { core, url, tasks, nudge, _folder: folder })

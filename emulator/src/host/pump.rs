@@ -45,7 +45,7 @@ struct Pump {
     times: QueueTimes,
 }
 
-/// Pumps for ever; `nudge` ends a wait.
+/// Pumps until the handler is stopped for good; `nudge` ends a wait.
 pub(crate) async fn keep(core: Arc<Core>, function: Arc<Function>, times: QueueTimes, nudge: Arc<Notify>) {
     let TriggerKind::Queue { queue, connection, binary } = &function.trigger else { return };
     let Some(client) = core.storage.client(connection).cloned() else {
@@ -68,6 +68,9 @@ pub(crate) async fn keep(core: Arc<Core>, function: Arc<Function>, times: QueueT
             return;
         };
         drop(batch);
+        if pump.core.group_of(&pump.function).wire().await.is_none() {
+            return;
+        }
         let found = pump.client.fetch(&pump.queue, limits.batch_size, pump.times.lease).await;
         let found = found.unwrap_or_else(|error| {
             pump.core.journal.line(None, Level::Warning, format!("{}: {error:#}", pump.function.name));

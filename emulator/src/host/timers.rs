@@ -82,26 +82,49 @@ fn check_past_due(stored: &TimerStatuses, name: &str, schedule: &Schedule, now: 
     false
 }
 
-/// Runs a timer whenever it is due, for ever.
-pub(crate) async fn keep(core: Arc<Core>, function: Arc<Function>) {
-    let TriggerKind::Timer { schedule, run_on_startup, monitored } = &function.trigger else { return };
-    let Some(status) = core.timers.running.get(&function.name) else { return };
+/// What a timer is to do when the host has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    Wait,
+    RunAtOnce,
+    /// It missed an occurrence.
+    MakeUp,
+}
+
+/// Reads the status of a timer, or makes one.
+pub(crate) async fn begin(core: &Core, function: &Function) -> Start {
+    let TriggerKind::Timer { schedule, run_on_startup, monitored } = &function.trigger else { return Start::Wait };
+    let Some(status) = core.timers.running.get(&function.name) else { return Start::Wait };
     let now = core.time.now();
     let earlier = core.timers.stored.get(&function.name).filter(|_| *monitored);
     let past_due = *monitored && check_past_due(&core.timers.stored, &function.name, schedule, now);
-    let Some(first) = schedule.next(now) else { return };
+    let Some(first) = schedule.next(now) else { return Start::Wait };
     // The listener does not read back what it just wrote for a timer that it did not know.
     let current = earlier.and_then(|_| core.timers.stored.get(&function.name)).unwrap_or_else(|| never_run(first, ZERO));
     *status.lock().await = Some(current);
-    let mut due_at_once = past_due || *run_on_startup;
+    match (past_due, run_on_startup) {
+        (true, _) => Start::MakeUp,
+        (false, true) => Start::RunAtOnce,
+        (false, false) => Start::Wait,
+    }
+}
+
+/// Runs a timer whenever it is due, until its handler is stopped for good.
+pub(crate) async fn keep(core: Arc<Core>, function: Arc<Function>, start: Start) {
+    let Some(status) = core.timers.running.get(&function.name) else { return };
+    if start != Start::Wait {
+        run(&core, &function, start == Start::MakeUp).await;
+    }
     let mut looks = tokio::time::interval(LOOK);
     loop {
         looks.tick().await;
         let next = status.lock().await.and_then(|status| instant(status.next));
         let Some(next) = next else { return };
-        if due_at_once || core.time.now() >= next {
-            run(&core, &function, due_at_once && past_due).await;
-            due_at_once = false;
+        if core.time.now() >= next {
+            if core.group_of(&function).wire().await.is_none() {
+                return;
+            }
+            run(&core, &function, false).await;
         }
     }
 }

@@ -88,7 +88,7 @@ impl Outgoing {
             builder = builder.header("Host", authority);
         }
         for (name, value) in &self.headers {
-            builder = builder.header(name.as_str(), value.as_str());
+            builder = builder.header(name.as_str(), value.as_bytes());
         }
         let stream = |bytes: Bytes| stream::iter([Ok(Frame::data(bytes))]);
         let never = |never: std::convert::Infallible| match never {};

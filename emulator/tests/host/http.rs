@@ -2,8 +2,8 @@
 
 use emulator::host::{Fault, FunctionsHost};
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::App;
 use crate::listener::{Raw, read};
@@ -66,4 +66,34 @@ async fn a_get_survives_one_broken_connection_and_a_post_does_not() {
     host.inject("Open", Fault::DropConnection).unwrap();
     assert_eq!(status(&send(&host, "POST /api/Open", "", "body").await), "500");
     assert_eq!(status(&send(&host, "POST /api/Open", "", "body").await), "200");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxied_answer_arrives_while_it_is_still_being_written() {
+    let handler = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = App::new().http("Open", &json!({"authLevel": "anonymous"}));
+    let mut options = app.options();
+    options.attach = Some(handler.local_addr().unwrap().port());
+    let host = FunctionsHost::start(options).await.unwrap();
+    let (mut asked, _) = handler.accept().await.unwrap();
+    let mut buffer = Vec::new();
+    read(&mut asked, &mut buffer).await.unwrap();
+    asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert!(host.ready().await);
+    let mut client = TcpStream::connect(host.url().trim_start_matches("http://")).await.unwrap();
+    client.write_all(b"POST /api/Open HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n").await.unwrap();
+    // The handler gets the first half of the body, and answers with the first half of its own.
+    let until = async |stream: &mut TcpStream, wanted: &str| {
+        let mut bytes = Vec::new();
+        while !String::from_utf8_lossy(&bytes).contains(wanted) {
+            assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "{}", String::from_utf8_lossy(&bytes));
+        }
+    };
+    until(&mut asked, "\r\nhe\r\n").await;
+    asked.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nwo\r\n").await.unwrap();
+    until(&mut client, "\r\nwo\r\n").await;
+    client.write_all(b"3\r\nllo\r\n0\r\n\r\n").await.unwrap();
+    until(&mut asked, "llo\r\n0\r\n").await;
+    asked.write_all(b"3\r\nrld\r\n0\r\n\r\n").await.unwrap();
+    until(&mut client, "rld\r\n0\r\n").await;
 }

@@ -86,6 +86,20 @@ async fn a_crash_restarts_at_once_and_the_third_stops_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_platform_starts_a_stopped_host_anew() {
+    let app = App::new().queue("Work", "work");
+    let mut options = app.options();
+    options.recycle = true;
+    let host = FunctionsHost::start(options).await.unwrap();
+    for _ in 0..7 {
+        assert!(host.ready().await);
+        host.kill("Work").unwrap();
+    }
+    assert!(host.invoke_manually("Work", "do:ok").await.unwrap().succeeded());
+    assert_eq!(host.lines().iter().filter(|line| line.text.contains("exceeded restart retry count")).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_200_is_a_restart_and_exit_0_the_end() {
     let app = App::new().queue("Work", "work");
     let host = FunctionsHost::start(app.options()).await.unwrap();

@@ -97,6 +97,7 @@ async fn a_retry_policy_repeats_a_run_and_says_why() {
     std::fs::write(&path, json.to_string()).unwrap();
     let mut options = app.options();
     options.settings.insert("DO".to_owned(), "fail".to_owned());
+    options.timers = false;
     let host = FunctionsHost::start(options).await.unwrap();
     assert!(!host.fire("Tick").await.unwrap().succeeded());
     assert_eq!(host.invocations().len(), 3);
