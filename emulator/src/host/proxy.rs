@@ -24,12 +24,11 @@ use super::wire::{Body, Broken, Outgoing, Payload};
 const TRIES: u32 = 10;
 
 /// Headers of one connection, and others that the proxy does not pass on.
-const OF_CONNECTION: [&str; 17] = [
+const OF_CONNECTION: [&str; 15] = [
     "alpn",
     "alt-svc",
     "close",
     "connection",
-    "http2-settings",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authentication-info",
@@ -41,7 +40,6 @@ const OF_CONNECTION: [&str; 17] = [
     "te",
     "transfer-encoding",
     "upgrade",
-    "upgrade-insecure-requests",
 ];
 
 /// A client's request, with its body not read yet.
@@ -129,6 +127,11 @@ fn proxied_request(client: Client, invocation: &str) -> Outgoing {
     }
     outgoing = outgoing.with("X-Forwarded-For", peer).with("X-Forwarded-Proto", "http");
     outgoing = outgoing.with("X-Forwarded-Host", request.header("host").unwrap_or_default());
+    let of_body = |(name, _): &(String, String)| is_content_header(name);
+    if !has_body && outgoing.headers.iter().any(of_body) {
+        // Such headers travel with a body; the proxy makes an empty one.
+        outgoing = outgoing.with("Content-Length", "0");
+    }
     if has_body {
         let data = body.into_data_stream().map(|data| data.map_err(std::io::Error::other)).boxed();
         outgoing.payload = Payload::Stream(data, length);
