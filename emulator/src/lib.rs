@@ -3,6 +3,8 @@
 //!
 //! Written from the vendors' documents, not from any client, so that what it accepts and refuses is a second opinion. One
 //! world of state is behind all services; tests link it, people run it. It listens on loopback only.
+//!
+//! Beside them, and started by themselves: [`azurite`] is real storage, [`host`] the Azure Functions host.
 
 pub mod azurite;
 mod certificates;
@@ -12,6 +14,7 @@ mod entra;
 pub mod faults;
 mod generate;
 mod graph;
+pub mod host;
 mod indicator;
 mod managed;
 mod odata;
