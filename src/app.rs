@@ -12,6 +12,7 @@ use crate::platform::secret::Secret;
 use crate::platform::vault::Vault;
 use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
 use crate::storage::{self, Queue, StateStore};
+use crate::telemetry::Telemetry;
 use crate::threatconnect::Client;
 
 /// What the product is given from outside: no other part reads the environment or makes clients.
@@ -21,6 +22,7 @@ pub struct Surroundings {
     /// Follows no redirects: credentials never go to another host.
     pub client: reqwest::Client,
     pub clock: Arc<dyn Clock>,
+    pub telemetry: Telemetry,
 }
 
 /// Azure gives it to the process of an app that has a managed identity.
@@ -57,6 +59,7 @@ pub struct App {
     pub queue: Arc<dyn Queue>,
     /// Where the secrets are, if not in the environment.
     pub vault: Option<Arc<Vault>>,
+    pub telemetry: Telemetry,
 }
 
 impl App {
@@ -77,7 +80,7 @@ impl App {
         }
         let stores = storage::open(&settings.storage, &around.client, &around.clock).map_err(OpenError::Failed)?;
         let app = Self::new(settings, &around.client, &around.clock, stores.state, stores.queue).map_err(OpenError::Setting)?;
-        Ok(Self { vault, ..app })
+        Ok(Self { vault, telemetry: around.telemetry.clone(), ..app })
     }
 
     /// # Errors
@@ -115,7 +118,13 @@ impl App {
                 &job.fingerprint,
             ));
         }
-        Ok(Self { settings, exporter: Exporter::new(store, Arc::clone(clock), jobs), queue, vault: None })
+        Ok(Self {
+            settings,
+            exporter: Exporter::new(store, Arc::clone(clock), jobs),
+            queue,
+            vault: None,
+            telemetry: Telemetry::default(),
+        })
     }
 }
 

@@ -11,4 +11,5 @@ pub mod platform;
 pub mod settings;
 pub mod sinks;
 pub mod storage;
+pub mod telemetry;
 pub mod threatconnect;

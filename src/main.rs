@@ -11,22 +11,27 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use futures_util::FutureExt as _;
 use indicator_relay::app::Surroundings;
 use indicator_relay::cli::{self, Arguments};
 use indicator_relay::functions::{self, Relay};
-use indicator_relay::platform::clock::SystemClock;
+use indicator_relay::platform::clock::{Clock, SystemClock};
 use indicator_relay::settings::{self, LoggingLevel};
+use indicator_relay::telemetry::{self, Form, Lines};
+use tokio::runtime::{Builder, Handle};
 use tracing_subscriber::filter::LevelFilter;
 
 /// Where the Functions host expects us.
 const PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
 
+type Environment = BTreeMap<String, String>;
+
 fn main() -> ExitCode {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
-    let environment: BTreeMap<String, String> =
+    let environment: Environment =
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect();
-    let handled = match environment.get(PORT) {
-        Some(port) if std::env::args_os().len() < 2 => handle(&port.clone(), environment),
+    let handled = match environment.get(PORT).cloned() {
+        Some(port) if std::env::args_os().len() < 2 => handle(&port, environment),
         _ => command(environment),
     };
     handled.unwrap_or_else(|error| {
@@ -36,31 +41,62 @@ fn main() -> ExitCode {
 }
 
 /// The custom handler: listens before anything else, since the host waits for it.
-fn handle(port: &str, environment: BTreeMap<String, String>) -> anyhow::Result<ExitCode> {
+fn handle(port: &str, environment: Environment) -> anyhow::Result<ExitCode> {
     let number: u16 = port.trim().parse().with_context(|| format!("{PORT} is `{port}`, which is no port"))?;
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, number)).with_context(|| format!("failed to listen on port {number}"))?;
     listener.set_nonblocking(true)?;
-    log(settings::logging_level(&environment).unwrap_or(LoggingLevel::Info));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // One line as every other, not several that the host would take for several errors.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let payload = panic.payload();
+        let said = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(place, "the program has a bug: {}", said.unwrap_or("it panicked"));
+    }));
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let relay = Relay::new(move || surroundings(environment.clone()).map_err(|error| format!("{error:#}")));
-        functions::serve(listener, functions::router(&relay), Arc::new(SystemClock::new())).await;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let lines = Form::Lines(Lines::of_process(Arc::clone(&clock)));
+        let level = settings::logging_level(&environment).unwrap_or(LoggingLevel::Info);
+        // Beside the listener, for whoever needs it first: certificates are read meanwhile.
+        let around = {
+            let (runtime, clock) = (Handle::current(), Arc::clone(&clock));
+            tokio::task::spawn_blocking(move || surroundings(environment, lines, level, clock, &runtime))
+        };
+        let around = around.map(|built| match built {
+            Ok(built) => built.map_err(|error| format!("{error:#}")),
+            Err(error) => Err(error.to_string()),
+        });
+        let around = around.shared();
+        let relay = Relay::new(move || around.clone().boxed());
+        functions::serve(listener, functions::router(&relay), clock).await;
         Ok(ExitCode::FAILURE)
     })
 }
 
-fn command(environment: BTreeMap<String, String>) -> anyhow::Result<ExitCode> {
+fn command(environment: Environment) -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    log(cli::logging_level(&arguments, &environment));
     // The run itself is on this thread, what goes on beside it on one more: further ones only make memory grow.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let around = surroundings(environment)?;
-    Ok(runtime.block_on(cli::run(arguments, &around)).into())
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let form = Form::Human { colours: std::io::stderr().is_terminal() };
+    let level = cli::logging_level(&arguments, &environment);
+    let around = surroundings(environment, form, level, Arc::new(SystemClock::new()), runtime.handle())?;
+    let exit = runtime.block_on(async {
+        let exit = cli::run(arguments, &around).await;
+        around.telemetry.flush().await;
+        exit
+    });
+    Ok(exit.into())
 }
 
-fn surroundings(environment: BTreeMap<String, String>) -> anyhow::Result<Surroundings> {
+fn surroundings(
+    environment: Environment,
+    form: Form,
+    level: LoggingLevel,
+    clock: Arc<dyn Clock>,
+    runtime: &Handle,
+) -> anyhow::Result<Surroundings> {
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         // For the official clients, which set none: nobody waits for ever.
@@ -68,10 +104,6 @@ fn surroundings(environment: BTreeMap<String, String>) -> anyhow::Result<Surroun
         .read_timeout(Duration::from_secs(60))
         .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")))
         .build()?;
-    Ok(Surroundings { environment, client, clock: Arc::new(SystemClock::new()) })
-}
-
-fn log(level: LoggingLevel) {
     let level = match level {
         LoggingLevel::Trace => LevelFilter::TRACE,
         LoggingLevel::Debug => LevelFilter::DEBUG,
@@ -79,6 +111,7 @@ fn log(level: LoggingLevel) {
         LoggingLevel::Warn => LevelFilter::WARN,
         LoggingLevel::Error => LevelFilter::ERROR,
     };
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    let options = telemetry::Options { environment: &environment, form, level, client: &client, clock: &clock, runtime };
+    let telemetry = telemetry::init(options);
+    Ok(Surroundings { environment, client, clock, telemetry })
 }

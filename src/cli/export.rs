@@ -132,6 +132,7 @@ impl<'a> All<'a> {
         let visible = !self.as_json && std::io::stderr().is_terminal();
         let mut report = one(exporter, job, request, &progress, &bar(name, visible), self.around).await;
         report.dry_run = dry_run;
+        self.around.telemetry.record(&report);
         self.stopped = progress.is_stopped();
         if let Some(journal) = progress.into_journal() {
             journal.finish()?;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Failure, Function, Relay, Trigger, names};
+use super::{Envelope, FUNCTIONS, Failure, Function, Relay, Trigger, names};
 use crate::app::App;
 use crate::export::QUEUE;
+use crate::storage::poison_of;
 
 const BINDING: &str = "timer";
 /// How long before its end a secret is mentioned.
@@ -26,6 +27,19 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
 
 /// What a person must hear of, though no run tells it.
 async fn watch(app: &App) -> Result<(), Failure> {
+    for function in FUNCTIONS {
+        let Trigger::Queue { queue, .. } = function.trigger else { continue };
+        let queue = poison_of(queue);
+        let count = app.queue.count(&queue).await.map_err(Failure::new)?;
+        if count > 0 {
+            tracing::error!(
+                event = "queue.poison",
+                queue,
+                count,
+                "the queue `{queue}` holds {count} messages that could not be handled; the log says why; delete them once that is mended"
+            );
+        }
+    }
     for job in app.exporter.jobs() {
         if let Some(age) = app.exporter.overdue(job).await.map_err(Failure::new)? {
             let (job, minutes) = (&job.name, age.as_secs() / 60);

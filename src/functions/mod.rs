@@ -29,6 +29,7 @@ pub use relay::{FUNCTION_TIMEOUT, Relay};
 pub use server::serve;
 
 use crate::platform::clock::BoxFuture;
+use crate::telemetry;
 
 /// The host's own limit of a request, in bytes; a message in its envelope is longer than the 2 MB that axum takes by itself.
 const BODY_LIMIT: usize = 104_857_600;
@@ -86,13 +87,10 @@ pub fn router(relay: &Arc<Relay>) -> Router {
 
 /// One invocation, in a task of its own: it goes on if the connection breaks, and a panic ends only it.
 async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let span = tracing::info_span!(
-        "invocation",
-        function = function.name,
-        invocation_id = header("x-azure-functions-invocationid"),
-        traceparent = header("traceparent")
-    );
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let id = header("x-azure-functions-invocationid").unwrap_or_default();
+    let span = telemetry::invocation(function.name, id, header("traceparent"));
+    let shared = Arc::clone(&relay);
     let work = async move {
         let envelope = match body {
             Ok(body) => Envelope::parse(&body).map_err(Failure::new),
@@ -105,13 +103,16 @@ async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body
     };
     let ended = tokio::spawn(work.instrument(span.clone())).await;
     let outcome = ended.unwrap_or_else(|_| Err(Failure("the program has a bug: the invocation panicked".to_owned())));
+    if let Err(failure) = &outcome {
+        // Before the answer: the host throws the body of a failure away.
+        span.in_scope(|| tracing::error!(event = "invocation.failed", error = failure.0, "the invocation failed: {failure}"));
+        telemetry::fail(&span, &failure.0);
+    }
+    drop(span);
+    shared.flush().await;
     match outcome {
         Ok(()) => object(StatusCode::OK, &json!({"Outputs": {}, "Logs": [], "ReturnValue": null})),
-        Err(failure) => {
-            // Before the answer: the host throws the body of a failure away.
-            span.in_scope(|| tracing::error!(event = "invocation.failed", error = failure.0, "the invocation failed: {failure}"));
-            object(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": failure.0}))
-        }
+        Err(failure) => object(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": failure.0})),
     }
 }
 

@@ -10,13 +10,14 @@ use tokio::sync::OnceCell;
 
 use super::Failure;
 use crate::app::{App, Surroundings};
+use crate::platform::clock::BoxFuture;
 
 /// `functionTimeout` of `host.json`: the host kills the process, and all that it does, when an invocation takes longer.
 pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// An app setting that overrides it.
 const TIMEOUT_KEY: &str = "AzureFunctionsJobHost__functionTimeout";
 
-type Look = Box<dyn Fn() -> Result<Surroundings, String> + Send + Sync>;
+type Look = Box<dyn Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync>;
 
 /// The product behind the functions.
 pub struct Relay {
@@ -32,14 +33,21 @@ impl std::fmt::Debug for Relay {
 
 impl Relay {
     /// `look` gives what is around; it is called when it is first needed, and again after a failure.
-    pub fn new(look: impl Fn() -> Result<Surroundings, String> + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(look: impl Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self { look: Box::new(look), app: OnceCell::new() })
+    }
+
+    /// Sends what the invocation that ends now has measured; the process may be gone before the next one.
+    pub(super) async fn flush(&self) {
+        if let Some((app, _)) = self.app.get() {
+            app.telemetry.flush().await;
+        }
     }
 
     /// The product, and how long an invocation may take; none: as long as it likes.
     pub(super) async fn app(&self) -> Result<(Arc<App>, Option<Duration>), Failure> {
         let opened = self.app.get_or_try_init(|| async {
-            let around = (self.look)().map_err(Failure)?;
+            let around = (self.look)().await.map_err(Failure)?;
             let app = App::open(&around).await.map_err(Failure::new)?;
             let timeout = function_timeout(around.environment.get(TIMEOUT_KEY).map(String::as_str))?;
             let budget = budget(app.settings.time_budget, timeout)?;

@@ -24,10 +24,11 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
         return Ok(());
     };
     let handled = app.exporter.handle(queue, &opened.body, (&run, &worker), budget, &progress).await;
-    let handled = handled.map_err(Failure::new)?;
-    queue.discard(&opened).await.map_err(Failure::new)?;
-    match handled {
-        Handled::Over(Some(report)) => tell(&report),
+    match handled.map_err(Failure::new)? {
+        Handled::Over(Some(report)) => {
+            app.telemetry.record(&report);
+            tell(&report);
+        }
         Handled::Over(None) => tracing::info!("the message names a run that is over: nothing to do"),
         Handled::Later(wait, Some(report)) => put_off(wait.as_secs(), &report),
         Handled::Later(wait, None) => {

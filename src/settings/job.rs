@@ -33,6 +33,7 @@ pub(super) struct Process {
 
 pub(super) fn read_process(reader: &mut Reader<'_>) -> Process {
     reader.read(&params::KEY_VAULT_URL, parse::address);
+    reader.read(&params::OTEL_EXPORTER_OTLP_ENDPOINT, parse::address);
     let sign_in = reader.read(&params::IDENTITY, |text| parse::choice(text, &params::SIGN_INS));
     let vault = reader.given(&params::KEY_VAULT_URL).is_some();
     if sign_in == Some(SignIn::Secret) && !vault && reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).is_some() {

@@ -514,6 +514,11 @@ table! {
         help: "File that remembers what was sent, where no storage account is given.",
         ..PROCESS
     };
+    OTEL_EXPORTER_OTLP_ENDPOINT: Param {
+        shape: Shape::Address,
+        help: "OpenTelemetry collector that gets spans and metrics (OTLP over HTTP). The other standard OTEL variables hold too.",
+        ..PROCESS
+    };
     TIME_BUDGET: Param {
         shape: Shape::Duration,
         help: "Time that one invocation may take before it hands over to the next.",

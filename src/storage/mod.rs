@@ -144,6 +144,12 @@ pub trait Queue: fmt::Debug + Send + Sync {
     fn probe<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
+/// The queue of messages that could not be handled, as the Functions host names it.
+#[must_use]
+pub fn poison_of(queue: &str) -> String {
+    format!("{queue}-poison")
+}
+
 /// Where state and queues are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicator_relay::app::Surroundings;
 use indicator_relay::export::{Message, QUEUE};
 use indicator_relay::functions::{self, EVENTS, Envelope, FUNCTION_TIMEOUT, FUNCTIONS, Relay, Trigger};
-use indicator_relay::platform::clock::Clock;
+use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::storage::Queue as _;
 use indicator_relay::storage::sqlite::SqliteStore;
 use serde_json::{Value, json};
@@ -31,6 +31,10 @@ fn vectors(name: &str) -> Vec<Value> {
     all.as_array().expect("cases").clone()
 }
 
+fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
+    Box::pin(std::future::ready(value))
+}
+
 /// A handler that listens, as the host would find it.
 struct Handler {
     address: std::net::SocketAddr,
@@ -46,7 +50,7 @@ impl Handler {
 
     async fn of(rig: &Rig, folder: &Path) -> Self {
         let around = rig.surroundings(folder);
-        Self::start(Relay::new(move || Ok(around.clone())), Arc::new(rig.clock.clone())).await
+        Self::start(Relay::new(move || ready(Ok(around.clone()))), Arc::new(rig.clock.clone())).await
     }
 
     async fn connect(&self) -> Connection {
@@ -275,7 +279,7 @@ async fn a_panic_ends_one_invocation_and_a_failure_to_start_is_tried_anew() {
     let (panicked, refused) = (AtomicBool::new(false), AtomicBool::new(false));
     let relay = Relay::new(move || {
         assert!(panicked.swap(true, Ordering::SeqCst), "the first time");
-        Ok(if refused.swap(true, Ordering::SeqCst) { good.clone() } else { bad.clone() })
+        ready(Ok(if refused.swap(true, Ordering::SeqCst) { good.clone() } else { bad.clone() }))
     });
     let handler = Handler::start(relay, Arc::new(rig.clock.clone())).await;
     let mut connection = handler.connect().await;

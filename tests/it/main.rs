@@ -4,6 +4,7 @@
 mod azure;
 mod azurite;
 mod cap;
+mod collector;
 mod crash;
 mod defender;
 mod documents;
@@ -18,5 +19,6 @@ mod schedule;
 mod storage;
 mod stories;
 mod targets;
+mod telemetry;
 mod tidy;
 mod vault;

@@ -11,6 +11,7 @@ use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::settings::Settings;
 use indicator_relay::storage::StateStore;
 use indicator_relay::storage::sqlite::SqliteStore;
+use indicator_relay::telemetry::Telemetry;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -26,7 +27,7 @@ pub(crate) struct TestClock {
 }
 
 impl TestClock {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { sim: SimClock::at(START.parse().expect("a time")), moved: watch::Sender::new(()) }
     }
 
@@ -127,7 +128,12 @@ impl Rig {
     pub(crate) fn surroundings(&self, folder: &std::path::Path) -> Surroundings {
         let mut environment = self.settings.clone();
         environment.insert("STATE_FILE".to_owned(), folder.join("state.db").display().to_string());
-        Surroundings { environment, client: self.client.clone(), clock: Arc::new(self.clock.clone()) }
+        Surroundings {
+            environment,
+            client: self.client.clone(),
+            clock: Arc::new(self.clock.clone()),
+            telemetry: Telemetry::default(),
+        }
     }
 
     pub(crate) fn app_over(&self, store: Arc<dyn StateStore>) -> App {

@@ -4,17 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor: a file may name rooms on lower floors only.
-const FLOORS: [(&str, u32); 10] = [
+const FLOORS: [(&str, u32); 11] = [
     ("indicator", 0),
     ("platform", 1),
     ("storage", 2),
     ("threatconnect", 3),
     ("sinks", 3),
     ("export", 4),
-    ("settings", 5),
-    ("app", 6),
-    ("cli", 7),
-    ("functions", 7),
+    ("telemetry", 5),
+    ("settings", 6),
+    ("app", 7),
+    ("cli", 8),
+    ("functions", 8),
 ];
 
 const FILE_LINES: usize = 500;

@@ -1,10 +1,11 @@
-//! What developers run: `cargo demo`, `cargo xtask docs`, `cargo xtask bench`.
+//! What developers run: `cargo demo`, `cargo xtask docs`, `cargo xtask bench`, `cargo xtask package`.
 
 mod bench;
 mod demo;
 mod docs;
 
 use clap::{Parser, Subcommand};
+use xtask::package;
 
 #[derive(Debug, Parser)]
 #[command(name = "xtask", about = "What developers run")]
@@ -21,6 +22,8 @@ enum Task {
     Docs,
     /// Measures exports against a floor program that does the least that must be done.
     Bench(bench::Arguments),
+    /// Builds the release binary for every Functions image and packs it as the host wants it: `dist/indicator-relay.zip`.
+    Package(package::Arguments),
 }
 
 #[tokio::main(worker_threads = 1)]
@@ -29,5 +32,6 @@ async fn main() -> anyhow::Result<()> {
         Task::Demo(arguments) => demo::run(arguments).await,
         Task::Docs => docs::write(),
         Task::Bench(arguments) => bench::run(arguments).await,
+        Task::Package(arguments) => package::run(&arguments),
     }
 }

@@ -21,7 +21,7 @@ use super::blobs::Blobs;
 use super::remedy::{Caller, Part, Refusal};
 use super::{Access, Account};
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::storage::{LONGEST_DELAY, Message, Opened, Queue, StoreError, TRIES};
+use crate::storage::{LONGEST_DELAY, Message, Opened, Queue, StoreError, TRIES, poison_of};
 
 /// How bodies are written in messages: what `host.json` must say as `messageEncoding`.
 pub const MESSAGE_ENCODING: &str = "base64";
@@ -214,7 +214,7 @@ impl Queues {
 
     /// First the copy, then the original: in between it is there twice, never not at all. A blob stays where it is.
     async fn move_away(&self, queue: &str, message: &Message, text: &[u8]) -> Result<(), StoreError> {
-        self.send(&format!("{queue}-poison"), text, Duration::ZERO).await?;
+        self.send(&poison_of(queue), text, Duration::ZERO).await?;
         self.remove(queue, message).await.map(drop)
     }
 }
