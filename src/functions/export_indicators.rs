@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::{Envelope, FUNCTIONS, Failure, Function, Relay, Trigger, names};
 use crate::app::App;
-use crate::export::QUEUE;
 use crate::storage::poison_of;
 
 const BINDING: &str = "timer";
@@ -50,16 +49,6 @@ async fn watch(app: &App) -> Result<(), Failure> {
                 "job `{job}` has completed no run for {minutes} minutes, more than twice its schedule; `indicator-relay runs` says why"
             );
         }
-    }
-    let queue = format!("{QUEUE}-poison");
-    let count = app.queue.count(&queue).await.map_err(Failure::new)?;
-    if count > 0 {
-        tracing::error!(
-            event = "queue.poison",
-            queue,
-            count,
-            "{count} messages failed five times and lie in the queue `{queue}`: look at them, and delete them there"
-        );
     }
     for (secret, ends) in app.vault.iter().flat_map(|vault| vault.ends()) {
         let days = ends.duration_since(app.exporter.now()).as_hours().div_euclid(24);

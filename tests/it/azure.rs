@@ -177,6 +177,16 @@ async fn a_commit_that_was_not_taken_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_message_never_expires_and_waits_in_whole_seconds() {
+    let sent = "<?xml version=\"1.0\" encoding=\"utf-8\"?><QueueMessagesList><QueueMessage><MessageId>1</MessageId></QueueMessage></QueueMessagesList>";
+    let (account, served) = scripted(vec![answer("201 Created", "content-type: application/xml\r\n", sent)]).await;
+    let stores = azure::open(&account, &Names::default(), &client(), &system_clock()).expect("an account");
+    stores.queue.put("q", b"m".to_vec(), Duration::from_millis(1_500)).await.expect("put");
+    let asked = served.await.expect("served");
+    assert!(asked[0].starts_with("POST /contoso/q/messages?messagettl=-1&visibilitytimeout=2&sv="), "{asked:?}");
+}
+
+#[tokio::test]
 async fn each_refusal_of_an_account_has_its_remedy() {
     let body = |code: &str| format!(r#"{{"odata.error":{{"code":"{code}","message":{{"lang":"en-US","value":"sig=abc"}}}}}}"#);
     for (status, code, remedy) in [

@@ -123,6 +123,10 @@ async fn bodies_of_every_size_and_kind_come_back() {
             let message = queue.receive(&q, 1, LONG).await.expect("received").remove(0);
             assert!(message.body == body, "{name}: {} bytes", body.len());
             assert!(queue.delete(&q, &message).await.expect("deleted"), "{name}");
+            if let Some(blob) = message.blob {
+                let text = format!(r#"{{"indicator-relay-blob":"{blob}"}}"#);
+                assert_eq!(queue.open(&text).await.expect("answered"), None, "{name}: the blob goes with its message");
+            }
         }
     }
 }

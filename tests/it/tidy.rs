@@ -94,9 +94,9 @@ fn long_functions(text: &str) -> Vec<(String, usize)> {
         if !is_function || trimmed.starts_with("//") {
             continue;
         }
-        // What a trait only asks for has no body.
-        let ends = lines[i..].iter().find(|l| l.ends_with('{') || l.ends_with(';'));
-        if ends.is_none_or(|l| l.ends_with(';')) {
+        // What a trait asks for has no body.
+        let head = lines[i..].iter().find(|line| line.contains('{') || line.ends_with(';'));
+        if head.is_some_and(|line| line.ends_with(';')) {
             continue;
         }
         let indent = line.len() - trimmed.len();
