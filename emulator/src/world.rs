@@ -182,6 +182,11 @@ impl World {
         id
     }
 
+    /// Every token that an app was given is good for nothing from now on.
+    pub fn revoke_tokens(&mut self, client_id: &str) {
+        self.tokens.retain(|_, token| token.client_id != client_id);
+    }
+
     /// Changes an indicator without moving `lastModified`: tags, labels, scores and false positives do not. False if there is none.
     pub fn edit(&mut self, id: u64, change: impl FnOnce(&mut Indicator)) -> bool {
         let Some(stored) = self.indicators.get_mut(&id) else { return false };

@@ -48,6 +48,17 @@ pub enum Resident {
 }
 
 impl Resident {
+    /// What to do when there is no token for it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Managed { .. } => {
+                "no sign-in: the app has no such managed identity; see whether MANAGED_IDENTITY_CLIENT_ID is one of its identities"
+            }
+            Self::Developer => "no sign-in: on this machine use `az login`; in Azure, give the app a managed identity",
+        }
+    }
+
     /// # Errors
     /// One line, when no credential can be made here.
     pub fn credential(&self, client: &reqwest::Client) -> Result<Arc<dyn TokenCredential>, String> {

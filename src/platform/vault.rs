@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::clock::Clock;
-use super::http::AuthorizeError;
+use super::http::{AuthorizeError, is_loopback};
 use super::identity::Resident;
 use super::secret::Secret;
 
@@ -27,6 +27,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 pub struct Vault {
     client: SecretClient,
     url: Url,
+    resident: Resident,
     clock: Arc<dyn Clock>,
     kept: Mutex<BTreeMap<String, Kept>>,
     /// Held while the vault is asked, so that many who need a secret ask once.
@@ -57,10 +58,13 @@ impl Vault {
         let transport = Some(Transport::new(Arc::new(http)));
         let options = SecretClientOptions {
             client_options: ClientOptions { transport, ..ClientOptions::default() },
+            // A vault asks for tokens of its own domain, which a vault on this machine cannot have.
+            verify_challenge_resource: Some(!is_loopback(&url)),
             ..SecretClientOptions::default()
         };
         let client = SecretClient::new(url.as_str(), credential, Some(options)).map_err(|e| first_line(&e))?;
-        Ok(Self { client, url, clock, kept: Mutex::default(), asking: tokio::sync::Mutex::default() })
+        let resident = resident.clone();
+        Ok(Self { client, url, resident, clock, kept: Mutex::default(), asking: tokio::sync::Mutex::default() })
     }
 
     /// The current value of a secret, which was read within the last hour.
@@ -145,7 +149,7 @@ impl Vault {
                     }
                 }
             }
-            ErrorKind::Credential => "no sign-in: use `az login`, or a managed identity in Azure".to_owned(),
+            ErrorKind::Credential => self.resident.remedy().to_owned(),
             _ => {
                 transient = true;
                 "the vault gives no answer; check KEY_VAULT_URL, its firewall and private endpoint".to_owned()

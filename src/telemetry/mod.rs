@@ -95,8 +95,12 @@ pub fn prepare(options: Options<'_>) -> (impl Subscriber + Send + Sync + 'static
             (Some(layer.with_filter(level)), None)
         }
         Form::Lines(lines) => {
-            // What alerts wait for is written whatever the level.
-            let shown = FilterFn::new(move |metadata| *metadata.level() <= level || metadata.fields().field(EVENT).is_some());
+            // What alerts wait for is written whatever the level; what libraries tell is for those who look for a fault.
+            let shown = FilterFn::new(move |metadata| {
+                let ours = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+                let wanted = *metadata.level() <= level && (ours || *metadata.level() <= Level::WARN || level >= Level::DEBUG);
+                wanted || metadata.fields().field(EVENT).is_some()
+            });
             (None, Some(lines.with_filter(shown)))
         }
     };

@@ -20,7 +20,7 @@ fn root() -> PathBuf {
 
 /// The app's folder as the package has it, around the program of this build.
 fn unpacked(folder: &Path) -> PathBuf {
-    let app = folder.join("app");
+    let app = tempfile::Builder::new().prefix("app").tempdir_in(folder).expect("a folder").keep();
     for (name, from) in contents() {
         let to = app.join(name);
         std::fs::create_dir_all(to.parent().expect("a folder")).expect("made");
@@ -64,12 +64,14 @@ impl Cloud {
     async fn with_identity() -> Self {
         let mut cloud = Self::start(true).await;
         cloud.settings.extend(cloud.emulator.identity_environment());
-        let uris = [("blob", cloud.azurite.blob_url()), ("queue", cloud.azurite.queue_url()), ("table", cloud.azurite.table_url())];
+        let uris =
+            [("blob", cloud.azurite.blob_url()), ("queue", cloud.azurite.queue_url()), ("table", cloud.azurite.table_url())];
         let uris = uris.map(|(service, url)| (format!("AzureWebJobsStorage__{service}ServiceUri"), url.to_owned()));
         cloud.settings.extend(uris);
         cloud.set("AzureWebJobsStorage__credential", "managedidentity");
         cloud.set("AzureWebJobsStorage__clientId", emulator::MANAGED_CLIENT_ID);
-        cloud.set("KEY_VAULT_URL", &cloud.emulator.key_vault_url().to_owned());
+        let vault = cloud.emulator.key_vault_url().to_owned();
+        cloud.set("KEY_VAULT_URL", &vault);
         cloud.set("IDENTITY", "managed");
         for key in ["THREATCONNECT_SECRET_KEY", "MICROSOFT_GRAPH_CLIENT_ID", "MICROSOFT_GRAPH_CLIENT_SECRET"] {
             cloud.settings.remove(key);
@@ -85,6 +87,8 @@ impl Cloud {
         let ca = folder.path().join("ca.pem");
         std::fs::write(&ca, emulator.ca_pem().to_owned() + azurite.ca_pem().unwrap_or_default()).expect("written");
         let mut settings = emulator.environment();
+        // Whenever a test begins, an occurrence has just been.
+        settings.insert("EXPORT_SCHEDULE".to_owned(), "0 * * * * *".to_owned());
         settings.insert("SSL_CERT_FILE".to_owned(), ca.display().to_string());
         Self { emulator, azurite, folder, settings }
     }
@@ -118,6 +122,7 @@ impl Cloud {
         let mut options = HostOptions::new(app);
         options.settings = self.settings.clone();
         options.storage = Some(self.azurite.connection_string());
+        options.storage_ca = self.azurite.ca_pem().map(str::to_owned);
         options.timers = false;
         options.queue_times.first_poll = Duration::from_millis(20);
         options.queue_times.longest_poll = Some(Duration::from_millis(200));
@@ -132,7 +137,7 @@ impl Cloud {
     }
 
     fn queues(&self) -> QueueClient {
-        QueueClient::new(&self.azurite.connection_string()).expect("a client")
+        QueueClient::trusting(&self.azurite.connection_string(), self.azurite.ca_pem()).expect("a client")
     }
 
     async fn put(&self, text: &str) {
@@ -143,13 +148,11 @@ impl Cloud {
 /// The n-th line of an event.
 async fn told(host: &FunctionsHost, event: &str, n: usize) -> (Level, Value) {
     let found = host.until(|record| {
-        let lines = record.lines.iter().filter_map(|line| Some((line.level, event_of(line, event)?)));
-        lines.skip(n - 1).next()
+        let mut lines = record.lines.iter().filter_map(|line| Some((line.level, event_of(line, event)?)));
+        lines.nth(n - 1)
     });
-    match tokio::time::timeout(Duration::from_secs(120), found).await {
-        Ok(found) => found,
-        Err(_) => panic!("`{event}` did not come: {:#?}", host.lines()),
-    }
+    let found = tokio::time::timeout(Duration::from_secs(120), found).await;
+    found.unwrap_or_else(|_| panic!("`{event}` did not come: {:#?}", host.lines()))
 }
 
 fn event_of(line: &Line, event: &str) -> Option<Value> {
@@ -257,7 +260,7 @@ async fn a_client_secret_that_changes_needs_no_restart() {
     {
         let mut world = cloud.emulator.world();
         world.apps[0].secret = "another~secret".to_owned();
-        world.revoke_tokens();
+        world.revoke_tokens(emulator::CLIENT_ID);
     }
     cloud.keep("microsoft-graph-client-secret", "another~secret");
     cloud.add_hosts("later", 2);

@@ -75,6 +75,8 @@ pub struct HostOptions {
     pub settings: Settings,
     /// The connection string for queues whose `connection` is no setting with one (but an identity).
     pub storage: Option<String>,
+    /// The CA of a storage service over HTTPS, as PEM.
+    pub storage_ca: Option<String>,
     /// For timers and `UtcNow`; queues follow the machine's clock.
     pub time: Arc<dyn Time>,
     /// Whether timers run by the clock; if not, only by [`FunctionsHost::fire`].
@@ -108,6 +110,7 @@ impl HostOptions {
             app: app.into(),
             settings: Settings::new(),
             storage: None,
+            storage_ca: None,
             time: Arc::new(SystemTime),
             timers: true,
             timer_statuses: TimerStatuses::default(),
@@ -168,7 +171,8 @@ impl FunctionsHost {
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await.context("failed to open the front door")?;
         let url = format!("http://127.0.0.1:{}", listener.local_addr()?.port());
-        let storage = Storage::new(&connections(&functions), &options.settings, options.storage.as_deref())?;
+        let storage =
+            Storage::new(&connections(&functions), &options.settings, options.storage.as_deref(), options.storage_ca.as_deref())?;
         let mut tasks = Vec::new();
         let mut groups = BTreeMap::new();
         for function in &functions {

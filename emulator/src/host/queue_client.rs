@@ -27,17 +27,23 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// Clients for all settings that are connection strings; others use `fallback`.
-    pub(crate) fn new(connections: &[String], settings: &Settings, fallback: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        connections: &[String],
+        settings: &Settings,
+        fallback: Option<&str>,
+        ca_pem: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let client = |connection: &str| QueueClient::trusting(connection, ca_pem);
         let mut clients = BTreeMap::new();
         for name in connections {
             let value =
                 [name.clone(), format!("AzureWebJobs{name}")].iter().find_map(|key| settings.get(key)).filter(|v| !v.is_empty());
             if let Some(value) = value {
-                let client = QueueClient::new(value).with_context(|| format!("the app setting `{name}` is not usable"))?;
+                let client = client(value).with_context(|| format!("the app setting `{name}` is not usable"))?;
                 clients.insert(name.clone(), client);
             }
         }
-        Ok(Self { clients, fallback: fallback.map(QueueClient::new).transpose()? })
+        Ok(Self { clients, fallback: fallback.map(client).transpose()? })
     }
 
     pub(crate) fn client(&self, connection: &str) -> Option<&QueueClient> {
@@ -76,6 +82,11 @@ pub struct Message {
 impl QueueClient {
     /// From a connection string; `UseDevelopmentStorage=true` is Azurite on its usual port.
     pub fn new(connection: &str) -> anyhow::Result<Self> {
+        Self::trusting(connection, None)
+    }
+
+    /// The same for a service whose certificate this CA has signed.
+    pub fn trusting(connection: &str, ca_pem: Option<&str>) -> anyhow::Result<Self> {
         let part = |text: &str, name: &str| {
             let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
             let mut found = pairs.filter(|(key, _)| key.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned());
@@ -96,7 +107,11 @@ impl QueueClient {
             bail!("the connection string holds neither `AccountKey` nor `SharedAccessSignature`");
         }
         Ok(Self {
-            http: reqwest::Client::builder().build()?,
+            http: match ca_pem {
+                Some(pem) => reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(pem.as_bytes())?]),
+                None => reqwest::Client::builder(),
+            }
+            .build()?,
             endpoint: Url::parse(endpoint.trim_end_matches('/')).context("`QueueEndpoint` is not a URL")?,
             account: part(connection, "AccountName").unwrap_or_default(),
             key: key.map(|key| hmac::Key::new(hmac::HMAC_SHA256, &key)),

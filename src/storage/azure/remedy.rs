@@ -156,7 +156,7 @@ impl Caller {
                 format!("{} answered with status {status}{}: {}", part.shown(), shown_code(code), refusal.detail)
             }
             (None, _) if refusal.detail.starts_with(NO_SIGN_IN) && !self.by_key => {
-                "no sign-in: on this machine use `az login`; in Azure set AzureWebJobsStorage__credential=managedidentity"
+                "no sign-in: on this machine use `az login`; in Azure set AzureWebJobsStorage__credential=managedidentity and see whether AzureWebJobsStorage__clientId is one of the app's identities"
                     .to_owned()
             }
             (None, _) if refusal.detail.starts_with("no connection") => {
