@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Exit, render, show};
 use crate::app::App;
 use crate::export::{Job, QUEUE};
+use crate::storage::{Place, poison_of};
 
 pub(super) async fn run(app: &App) -> Exit {
     let mut page = String::new();
@@ -13,11 +14,13 @@ pub(super) async fn run(app: &App) -> Exit {
     for note in &app.settings.notes {
         let _ = writeln!(page, "note  {note}");
     }
-    // The rows are read below, where they are needed.
-    if let Err(error) = app.queue.probe(QUEUE).await {
-        good = false;
-        let _ = writeln!(page, "FAIL  queue: {error}");
+    if let Some(vault) = &app.vault {
+        let _ = writeln!(page, "ok    vault: the secrets of {} can be read", vault.url());
+        for (name, days) in vault.ending(app.exporter.now()) {
+            let _ = writeln!(page, "note  vault: the secret `{name}` ends in {days} days; set a new version");
+        }
     }
+    good &= storage(app, &mut page).await;
     for job in app.exporter.jobs() {
         let mut line = |result: Result<String, String>| {
             good &= result.is_ok();
@@ -60,6 +63,35 @@ pub(super) async fn run(app: &App) -> Exit {
     }
     render::print(&page);
     if good { Exit::Done } else { Exit::Failed }
+}
+
+/// Where state and queues are. The rows are read with each job.
+async fn storage(app: &App, page: &mut String) -> bool {
+    let place = match &app.settings.storage {
+        Place::Embedded(path) => format!("the file {}", path.display()),
+        Place::Azure(account) => format!("the storage account `{}`", account.name),
+    };
+    let poison = poison_of(QUEUE);
+    let looked = async {
+        app.queue.probe(QUEUE).await?;
+        app.queue.count(&poison).await
+    };
+    match looked.await {
+        Ok(count) => {
+            let _ = writeln!(page, "ok    storage: {place}");
+            if count > 0 {
+                let _ = writeln!(
+                    page,
+                    "note  storage: `{poison}` holds {count} messages that could not be handled; the log says why"
+                );
+            }
+            true
+        }
+        Err(error) => {
+            let _ = writeln!(page, "FAIL  storage: {error}");
+            false
+        }
+    }
 }
 
 async fn source(job: &Job) -> Result<String, String> {

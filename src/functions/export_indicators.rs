@@ -7,8 +7,6 @@ use crate::app::App;
 use crate::storage::poison_of;
 
 const BINDING: &str = "timer";
-/// How long before its end a secret is mentioned.
-const WARN_BEFORE_DAYS: i64 = 30;
 
 pub(super) const FUNCTION: Function = Function {
     name: "ExportIndicators",
@@ -50,16 +48,13 @@ async fn watch(app: &App) -> Result<(), Failure> {
             );
         }
     }
-    for (secret, ends) in app.vault.iter().flat_map(|vault| vault.ends()) {
-        let days = ends.duration_since(app.exporter.now()).as_hours().div_euclid(24);
-        if days < WARN_BEFORE_DAYS {
-            tracing::warn!(
-                event = "secret.expiring",
-                secret,
-                days,
-                "the secret `{secret}` of the vault ends in {days} days; set a new version, no restart is needed"
-            );
-        }
+    for (secret, days) in app.vault.iter().flat_map(|vault| vault.ending(app.exporter.now())) {
+        tracing::warn!(
+            event = "secret.expiring",
+            secret,
+            days,
+            "the secret `{secret}` of the vault ends in {days} days; set a new version, no restart is needed"
+        );
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ use super::secret::Secret;
 
 /// How long a secret is used before the vault is asked again.
 const KEPT_FOR: Duration = Duration::from_secs(3_600);
+/// How long before its end a secret is told of.
+const TOLD_BEFORE_DAYS: i64 = 30;
 /// While the vault gives no answer, it is asked again after this.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -104,10 +106,18 @@ impl Vault {
         }
     }
 
-    /// The secrets that were read and have an end, with it.
     #[must_use]
-    pub fn ends(&self) -> Vec<(String, Timestamp)> {
-        self.all().iter().filter_map(|(name, kept)| Some((name.clone(), kept.ends?))).collect()
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The secrets that were read and end within a month, with the whole days that are left; negative: it has ended.
+    #[must_use]
+    pub fn ending(&self, now: Timestamp) -> Vec<(String, i64)> {
+        let days = |ends: Timestamp| ends.duration_since(now).as_hours().div_euclid(24);
+        let all = self.all();
+        let ending = all.iter().filter_map(|(name, kept)| Some((name.clone(), days(kept.ends?))));
+        ending.filter(|(_, days)| *days < TOLD_BEFORE_DAYS).collect()
     }
 
     fn good(&self, name: &str) -> Option<Secret> {

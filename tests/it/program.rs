@@ -106,7 +106,7 @@ async fn every_command_works_with_a_storage_account() {
 
     session.environment.insert("AzureWebJobsStorage".to_owned(), account.replace("AccountKey=Eby8", "AccountKey=Ebz8"));
     let (code, out, err) = session.run(&["check"]).await;
-    assert!(code == 1 && out.contains("FAIL  queue: ") && out.contains("FAIL  state: "), "{code}\n{out}\n{err}");
+    assert!(code == 1 && out.contains("FAIL  storage: ") && out.contains("FAIL  state: "), "{code}\n{out}\n{err}");
     assert!(!format!("{out}{err}").contains("Ebz8"), "{out}{err}");
 }
 
@@ -219,4 +219,24 @@ async fn what_was_refused_is_listed_by_filters_and_sent_again() {
     assert_eq!((code, &report["runs"][0]["outcomes"]["accepted"]), (0, &2.into()), "{out}");
     assert_eq!(lines(&session.run(&["rejected", "list"]).await.1), 1);
     assert!(session.run(&["rejected", "retry"]).await.1.contains("nothing to send again"));
+}
+
+#[tokio::test]
+async fn check_tells_a_missing_role_from_a_wrong_audience_from_a_wrong_secret() {
+    let session = Session::new(1).await;
+    let with = |key: &str, value: &str| {
+        let mut environment = session.environment.clone();
+        environment.insert(key.to_owned(), value.to_owned());
+        environment
+    };
+    let audience = with("SENTINEL_SCOPE", "https://graph.microsoft.com/.default");
+    let secret = with("MICROSOFT_GRAPH_CLIENT_SECRET", "wrong~secret");
+    let (code, out, _) = run(&["check"], &audience, session.folder.path()).await;
+    assert!(code == 1 && out.contains("SENTINEL_SCOPE") && !out.contains("Contributor"), "{out}");
+    let (code, out, _) = run(&["check"], &secret, session.folder.path()).await;
+    assert!(code == 1 && out.contains("MICROSOFT_GRAPH_CLIENT_SECRET") && !out.contains("wrong~secret"), "{out}");
+    session.emulator.world().apps[0].workspaces.clear();
+    let (code, out, _) = session.run(&["check"]).await;
+    assert!(code == 1 && out.contains("Microsoft Sentinel Contributor") && !out.contains("SENTINEL_SCOPE"), "{out}");
+    assert!(out.lines().filter(|line| line.starts_with("FAIL")).count() == 1, "{out}");
 }
