@@ -49,10 +49,7 @@ pub(super) async fn run(pairs: usize) -> anyhow::Result<()> {
     let least = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
     println!("start: least of {pairs}: bare {:.2} ms, product {:.2} ms", least(&floor), least(&ours));
     let (floor, ours) = (median(floor), median(ours));
-    println!(
-        "start: medians of {pairs} pairs: bare {floor:.2} ms, product {ours:.2} ms: {:.2} × (target 1.5)",
-        ours / floor
-    );
+    println!("start: medians of {pairs} pairs: bare {floor:.2} ms, product {ours:.2} ms: {:.2} × (target 1.5)", ours / floor);
     Ok(())
 }
 

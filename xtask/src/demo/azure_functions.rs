@@ -24,7 +24,7 @@ const SECRET: &str = "threatconnect-secret-key";
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let say = |text: &str| arguments.say(text);
-    say("Azurite, which is the storage account, starts; the first time, npm installs it.");
+    say("Starting Azurite for storage; the first time, npm installs it.");
     let azurite = Azurite::start(AzuriteOptions { https: true, folder: None }).await?;
     let program = build().await?;
     let folder = tempfile::tempdir()?;
@@ -32,14 +32,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let now = options.time.now();
     let emulator = Emulator::start(options).await.context("failed to start the emulator")?;
     let count = fill(&emulator, &arguments.indicators, now)?;
-    let package = package(&program, folder.path(), arguments).await?;
     let settings = settings(&emulator, &azurite, folder.path())?;
     say(&format!(
-        "\nThreatConnect, Key Vault, Sentinel, Defender, a managed identity and the Functions host are emulated on this machine;\n\
+        "ThreatConnect, Key Vault, Sentinel, Defender, a managed identity and the Functions host are emulated on this machine;\n\
          ThreatConnect holds {count} indicators. No app setting holds a secret: storage, vault and targets know the identity, and the\n\
-         secret key of ThreatConnect is in the vault."
+         secret key of ThreatConnect is in the vault.\n"
     ));
-
+    let package = package(&program, folder.path(), arguments).await?;
     let mut options = HostOptions::new(package);
     options.settings = settings;
     // What the host itself does with storage is not what is shown here: it has the key.
@@ -49,10 +48,10 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let key = options.master_key.clone();
     let host = FunctionsHost::start(options).await.context("failed to start the Functions host")?;
     let mut watch = Watch { host: &host, arguments, lines: 0, invocations: 0 };
-    ensure!(host.ready().await, "the handler does not start:{}", console_of(&host));
+    ensure!(host.ready().await, "the handler does not start:\n{}", console_of(&host));
     say(&format!(
-        "The host has started a process for each function. The timer of {TIMER} is due at each full minute; it is fired now, and what it\n\
-         puts into the queue `{QUEUE}` is exported. At the services' documented rates that takes about {} s.\n",
+        "The host has unpacked it and started a process for each function. The timer of {TIMER} is due at each full minute;\n\
+         it is fired now, and what it puts into the queue `{QUEUE}` is exported: at the services' documented rates in about {} s.\n",
         count / 160 + 5
     ));
     host.fire(TIMER).await?;
@@ -64,7 +63,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let second = watch.until_over(JOBS.len()).await?;
     host.stop().await;
-    end(&emulator, [first, second].concat(), arguments)
+    end(&emulator, &[first, second].concat(), arguments)
 }
 
 /// The zip as it would be deployed, but for the build.
@@ -76,7 +75,7 @@ async fn package(program: &Path, folder: &Path, arguments: &Arguments) -> anyhow
         anyhow::Ok(pack(&binary, &root(), &to)?.len())
     });
     arguments.say(&format!(
-        "The package has {} MiB, because it holds the debug build that cargo has just made; `cargo xtask package` makes the one for Azure.",
+        "The package has {} MiB, with the debug build that cargo has just made; `cargo xtask package` makes the one for Azure.",
         size.await?? >> 20
     ));
     Ok(out)
@@ -118,7 +117,10 @@ fn settings(emulator: &Emulator, azurite: &Azurite, folder: &Path) -> anyhow::Re
 async fn ask(host: &FunctionsHost, key: &str, job: &str, arguments: &Arguments) -> anyhow::Result<()> {
     let url = format!("{}/admin/functions/{WORKER}", host.url());
     let body = json!({ "input": json!({ "job": job }).to_string() }).to_string();
-    arguments.say(&format!("$ curl {url} -H \"x-functions-key: $MASTER_KEY\" -H 'content-type: application/json' -d '{body}'"));
+    arguments.say(&format!(
+        "$ curl {url} -H \"x-functions-key: $MASTER_KEY\" \\\n\
+         \x20   -H 'content-type: application/json' -d '{body}'"
+    ));
     let request = reqwest::Client::builder().build()?.post(url).header("x-functions-key", key);
     let answer = request.header("content-type", "application/json").body(body).send().await?;
     ensure!(answer.status().as_u16() == 202, "the host answered {}", answer.status());
@@ -172,10 +174,10 @@ impl Watch<'_> {
 
 /// All that was said so far, for an error.
 fn console_of(host: &FunctionsHost) -> String {
-    host.lines().iter().map(|line| format!("\n{}", line.text)).collect()
+    host.lines().into_iter().map(|line| line.text).collect::<Vec<String>>().join("\n")
 }
 
-fn end(emulator: &Emulator, runs: Vec<Value>, arguments: &Arguments) -> anyhow::Result<()> {
+fn end(emulator: &Emulator, runs: &[Value], arguments: &Arguments) -> anyhow::Result<()> {
     let live: BTreeMap<&str, usize> = {
         let (world, now) = (emulator.world(), SystemTime.now());
         JOBS.into_iter().zip([world.live(WORKSPACE, now).len(), world.at_defender(TENANT, now).len()]).collect()
@@ -189,10 +191,10 @@ fn end(emulator: &Emulator, runs: Vec<Value>, arguments: &Arguments) -> anyhow::
     } else {
         arguments.say(
             "\nWhere to look next:\n\
-             \x20 cargo xtask package   the package for Azure\n\
-             \x20 infra/, azure.yaml    where it goes: `azd up` makes and deploys all of it\n\
-             \x20 functions/, host.json what the host is told\n\
-             \x20 cargo demo            all targets, as a command",
+             \x20 functions/, host.json   what the host is told of the app\n\
+             \x20 cargo xtask package     the package for Azure\n\
+             \x20 infra/, azure.yaml      where it goes: `azd up` makes all of it and deploys the package\n\
+             \x20 cargo demo              all targets, as a command",
         );
     }
     Ok(())

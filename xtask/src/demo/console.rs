@@ -4,14 +4,14 @@ use emulator::host::{Level, Line};
 use indicator_relay::functions::EVENTS;
 use serde_json::Value;
 
-/// What a run's numbers are called; those of a run that hold nothing are left out.
+/// A run's numbers and what they are called; zeros are left out.
 const NUMBERS: [(&str, &str); 8] = [
     ("accepted", "accepted"),
     ("unchanged", "unchanged"),
-    ("duplicate", "there already by another indicator"),
+    ("duplicate", "duplicate"),
     ("skipped", "skipped"),
     ("rejected", "rejected"),
-    ("over_cap", "without a place"),
+    ("over_cap", "over cap"),
     ("unanswered", "unanswered"),
     ("withdrawn", "withdrawn"),
 ];
@@ -37,6 +37,10 @@ pub(super) fn read(line: &Line) -> Option<Said> {
         return plain(&shown("", function, &line.text), line.level == Level::Error);
     };
     let word = |key: &str| said[key].as_str().unwrap_or_default();
+    // What tells of seconds is a run that waits, and so does who reads this.
+    if word("event").is_empty() && said.get("seconds").is_none() && line.level == Level::Information {
+        return None;
+    }
     let time = word("time").get(11..19).unwrap_or_default();
     let text = match word("event") {
         "tick.finished" => match said["enqueued"].as_u64().unwrap_or(0) {
@@ -65,17 +69,18 @@ fn finished(said: &Value) -> String {
     let numbers = NUMBERS.iter().filter(|(key, _)| number(key) > 0).map(|(key, word)| format!("{} {word}", number(key)));
     let numbers: Vec<String> = numbers.collect();
     let tenths = number("duration_ms").div_ceil(100);
-    format!(
-        "{}: {} run {} after {}.{} s; {} indicators, {} observables: {}",
-        said["job"].as_str().unwrap_or_default(),
-        said["mode"].as_str().unwrap_or_default(),
-        if said["complete"] == true { "complete" } else { "incomplete" },
+    let word = |key: &str| said[key].as_str().unwrap_or_default();
+    let head = format!(
+        "{}: {} run, {}, {}.{} s: {} indicators, {} observables",
+        word("job"),
+        word("mode"),
+        if said["complete"] == true { "complete" } else { "not complete" },
         tenths / 10,
         tenths % 10,
         number("indicators"),
         number("observables"),
-        if numbers.is_empty() { "nothing to do".to_owned() } else { numbers.join(", ") }
-    )
+    );
+    if numbers.is_empty() { head } else { format!("{head}\n{}", shown("", "", &numbers.join(", "))) }
 }
 
 /// The event's own fields.
@@ -104,7 +109,7 @@ mod tests {
         let said = read(&line(Some("RunExport"), Level::Information, &text.to_string())).unwrap();
         assert_eq!(
             said.text,
-            "  10:12:13  RunExport         one: full run complete after 1.3 s; 3 indicators, 4 observables: 4 accepted"
+            "  10:12:13  RunExport         one: full run, complete, 1.3 s: 3 indicators, 4 observables\n                              4 accepted"
         );
         let finished = said.finished.unwrap();
         assert_eq!((said.fails, &finished["accepted"], finished.get("invocation_id")), (false, &json!(4), None));
@@ -118,5 +123,8 @@ mod tests {
         assert!(read(&line(None, Level::Error, "the host stops")).unwrap().fails);
         assert!(!read(&line(None, Level::Warning, "a queue is missing")).unwrap().fails);
         assert_eq!(read(&line(None, Level::Information, "indexed")), None);
+        assert_eq!(read(&line(Some("RunExport"), Level::Information, r#"{"message": "withdrawing rows"}"#)), None);
+        let waits = r#"{"message": "the run waits", "seconds": 60}"#;
+        assert!(read(&line(Some("RunExport"), Level::Information, waits)).unwrap().text.ends_with("the run waits"));
     }
 }

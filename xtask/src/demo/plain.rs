@@ -5,9 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
-use emulator::{
-    Emulator, GRAPH_CLIENT_ID, GRAPH_CLIENT_SECRET, GRAPH_TENANT, Options, SystemTime, TENANT, Time as _, WORKSPACE,
-};
+use emulator::{Emulator, GRAPH_CLIENT_ID, GRAPH_CLIENT_SECRET, GRAPH_TENANT, Options, SystemTime, TENANT, Time as _, WORKSPACE};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
