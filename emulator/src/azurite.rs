@@ -212,7 +212,7 @@ fn last_line(text: &str) -> &str {
 fn not_there(program: &str, error: &std::io::Error) -> anyhow::Error {
     if error.kind() == ErrorKind::NotFound {
         return anyhow!(
-            "storage tests run on Azurite, which needs Node.js 20 or later with npm, and `{program}` is not there: install it from https://nodejs.org or with `apt-get install nodejs npm`, and run this again"
+            "storage is Azurite here, which needs Node.js 20 or later with npm, and `{program}` is not there: install it from https://nodejs.org or with `apt-get install nodejs npm`, and run this again"
         );
     }
     anyhow!("`{program}` could not be started: {error}")

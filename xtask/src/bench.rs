@@ -1,10 +1,12 @@
-//! `cargo xtask bench`: exports measured against a floor program, in one run on one machine.
+//! `cargo xtask bench`: exports measured against a floor program, in one run on one machine; with `--start`, the start of the
+//! custom handler.
 //!
 //! The floor does the least that must be done: it signs, reads the same pages, parses them into the same types, posts
 //! prepared bytes and writes the same number of prepared rows to SQLite in the same transactions. Each part is a process
 //! of its own; the emulator is another one, without its rate limit and over plain HTTP.
 
 mod floor;
+mod start;
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -34,9 +36,12 @@ pub(crate) struct Arguments {
     /// Indicators of the memory measurement; 0 leaves it out.
     #[arg(long, default_value_t = 1_000_000)]
     large: usize,
-    /// Pairs of runs.
-    #[arg(long, default_value_t = 3)]
-    pairs: usize,
+    /// Pairs of runs: 3 exports, or 40 starts.
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// The start of the custom handler instead, against a bare program.
+    #[arg(long)]
+    start: bool,
     /// Of which target: sentinel, defender, graph-sentinel, graph-defender, or all.
     #[arg(long, default_value = "all")]
     target: String,
@@ -68,6 +73,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         };
         println!("{}", serde_json::to_string(&measured)?);
         return Ok(());
+    }
+    if arguments.start {
+        return start::run(arguments.pairs.unwrap_or(40)).await;
     }
     let cargo = option_env!("CARGO").unwrap_or("cargo");
     let built =
@@ -128,7 +136,7 @@ fn pace() {
 
 async fn compare(arguments: &Arguments, target: &Target) -> anyhow::Result<()> {
     let (mut wall, mut cpu, mut peak, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for i in 0..arguments.pairs {
+    for i in 0..arguments.pairs.unwrap_or(3) {
         let folder = tempfile::tempdir()?;
         let floor = fresh(arguments.count, target, "floor", folder.path()).await?;
         let emulator = Emulated::start(arguments.count, target, &[]).await?;
