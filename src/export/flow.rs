@@ -62,6 +62,8 @@ pub(crate) struct Flow<'a> {
     pub progress: &'a Progress,
     /// Monotonic time at which the budget is over.
     pub deadline: Option<Duration>,
+    /// From then on nothing more is sent; what is under way is waited for.
+    pub cut_off: Option<Duration>,
     pub capacity: &'a mut Capacity,
     /// This pass only ranks: nothing is sent, nothing counted.
     pub selector: Option<Selector>,
@@ -112,6 +114,7 @@ impl<'a> Flow<'a> {
             record,
             progress,
             deadline,
+            cut_off: None,
             capacity,
             selector: None,
             displaces: false,
@@ -139,11 +142,18 @@ impl<'a> Flow<'a> {
             if ended.is_none() && over {
                 ended = Some(Err(Stop::Budget));
             }
-            self.dispatch(ended.is_some()).await?;
-            self.dispatch_replacing().await?;
+            let cut_off = self.cut_off.is_some_and(|at| clock.monotonic() >= at);
+            if !cut_off {
+                self.dispatch(ended.is_some()).await?;
+                self.dispatch_replacing().await?;
+            }
             self.commit_answered().await?;
             if ended.is_some() && self.pages.is_empty() {
                 break;
+            }
+            if cut_off && self.outbox.under_way() == 0 {
+                // The pages that are left are read again; what of them was sent is an intent, as after a kill.
+                return Err(Stop::Budget);
             }
             let take = ended.is_none() && self.has_window();
             if !take && self.outbox.under_way() == 0 {

@@ -108,7 +108,7 @@ impl HandOver<'_> {
             let mut ids: Vec<u64> = cases_of_job.iter().map(|(_, id)| *id).collect();
             ids.sort_unstable();
             ids.dedup();
-            let items = job.client.by_ids(&job.filter, since, &ids).await.map_err(Stop::Source)?;
+            let items = self.ledger.meanwhile(job.client.by_ids(&job.filter, since, &ids)).await?.map_err(Stop::Source)?;
             let items: HashMap<u64, Item> = items.into_iter().map(|item| (item.id(), item)).collect();
             for (i, id) in cases_of_job {
                 let found = self.judge(job, items.get(&id), cases[i].key);

@@ -27,7 +27,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(5);
 pub enum LedgerError {
     /// Somebody else writes to the destination.
     #[error("{holder} is writing to this destination until {}; try again after that", until.strftime("%Y-%m-%d %H:%M:%SZ"))]
-    Held { holder: String, until: Timestamp },
+    Held { holder: String, until: Timestamp, run: Option<String> },
     /// Between plan and lease, another worker ended the run.
     #[error("another run of this job ended just now; try again")]
     Ended,
@@ -239,16 +239,21 @@ impl Ledger {
     async fn write(&mut self, mut writes: Vec<Write>, run: Option<String>, worker: Option<String>) -> Result<(), LedgerError> {
         let lease = LeaseRow { run, worker, shown: self.shown.clone(), until: self.clock.now() + LEASE_LASTS };
         self.written += writes.len() as u64;
-        writes.push(Write::PutIf { key: LEASE.to_owned(), value: encode(&lease), version: Some(self.version.clone()) });
-        match self.rows.store.commit(&self.rows.partition, writes).await {
-            Ok(versions) => {
-                self.version = first(versions);
-                self.renewed = self.clock.monotonic();
-                Ok(())
-            }
-            Err(CommitError::Conflict { .. }) => Err(LedgerError::TakenOver),
-            Err(CommitError::Failed(error)) => Err(error.into()),
-        }
+        let value = encode(&lease);
+        writes.push(Write::PutIf { key: LEASE.to_owned(), value: value.clone(), version: Some(self.version.clone()) });
+        self.version = match self.rows.store.commit(&self.rows.partition, writes).await {
+            Ok(versions) => first(versions),
+            Err(CommitError::Conflict { .. }) => return Err(LedgerError::TakenOver),
+            Err(CommitError::Failed(error)) => self.written_all_the_same(&value).await.ok_or(error)?,
+        };
+        self.renewed = self.clock.monotonic();
+        Ok(())
+    }
+
+    /// An answer may be lost though the transaction happened: then the lease row is as it was to be, and its version a new one.
+    async fn written_all_the_same(&self, lease: &[u8]) -> Option<Version> {
+        let row = self.rows.store.get(&self.rows.partition, LEASE).await.ok()??;
+        (row.version != self.version && row.value == lease).then_some(row.version)
     }
 }
 
@@ -308,7 +313,7 @@ pub(crate) fn write(key: String, value: Option<Vec<u8>>) -> Write {
 }
 
 fn held(lease: &LeaseRow) -> LedgerError {
-    LedgerError::Held { holder: lease.shown.clone(), until: lease.until }
+    LedgerError::Held { holder: lease.shown.clone(), until: lease.until, run: lease.run.clone() }
 }
 
 fn first(versions: Vec<Version>) -> Version {

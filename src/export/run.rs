@@ -27,8 +27,19 @@ use crate::storage::{StateStore, Write};
 
 /// How long what `--use-reserve` sent is left alone.
 const RESERVE_LENT_FOR: Duration = Duration::from_secs(86_400);
+/// What was decided when the time is over may still be sent for this part of the budget; the rest is decided anew by the
+/// continuation. Far less than the fifth of the time-out that the budget leaves.
+const GRACE: u32 = 10;
 /// When a target or source that gave no answer is tried again, if it did not say itself.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// What a worker did in a run.
+#[derive(Debug)]
+pub(crate) struct Worked {
+    pub report: Report,
+    /// Why how it ended could not be saved: the rows are as a killed worker leaves them.
+    pub unsaved: Option<LedgerError>,
+}
 
 /// Runs jobs over one store.
 #[derive(Debug)]
@@ -83,7 +94,7 @@ impl Exporter {
     /// One run of `job`, or the rest of its unfinished one. `run` and `worker` are new random names.
     pub async fn run(&self, job: &Job, request: &Request, (run, worker): (&str, &str), progress: &Progress) -> Report {
         match self.try_run(job, request, (run, worker), progress).await {
-            Ok(report) => report,
+            Ok(Worked { report, .. }) => report,
             Err(error) => self.not_begun(job, run, &error.to_string()),
         }
     }
@@ -95,7 +106,7 @@ impl Exporter {
         request: &Request,
         (run, worker): (&str, &str),
         progress: &Progress,
-    ) -> Result<Report, LedgerError> {
+    ) -> Result<Worked, LedgerError> {
         let rows = self.rows(job);
         let began = self.clock.monotonic();
         let planned = self.prepare(&rows, job, request, run).await?;
@@ -104,7 +115,8 @@ impl Exporter {
         let deadline = request.budget.map(|budget| began + budget);
         // What was planned without the lease is planned again with it: the run before may have ended meanwhile.
         let mut record = self.prepare(ledger.rows(), job, request, run).await?;
-        if record.run != planned.run {
+        let ended: Option<RunRecord> = ledger.rows().read(&run_key(&job.name)).await?;
+        if record.run != planned.run || ended.is_some_and(|ended| ended.run == run && ended.phase == Phase::Done) {
             ledger.release(Vec::new()).await?;
             return Err(LedgerError::Ended);
         }
@@ -113,10 +125,10 @@ impl Exporter {
         record.count_traffic(job);
         record.count_time(self.clock.monotonic());
         match self.close(&mut ledger, job, &mut record, end).await {
-            Ok(report) => Ok(report),
+            Ok(report) => Ok(Worked { report, unsaved: None }),
             Err(error) => {
                 record.error = Some(error.to_string());
-                Ok(record.report(job, false, None))
+                Ok(Worked { report: record.report(job, false, None), unsaved: Some(error) })
             }
         }
     }
@@ -139,7 +151,7 @@ impl Exporter {
         progress: &Progress,
     ) -> Result<JobState, Stop> {
         self.register(job).await?;
-        check_owners(job).await?;
+        ledger.meanwhile(check_owners(job)).await??;
         let mut state: JobState = ledger.rows().read(&job_key(&job.name)).await?.unwrap_or_default();
         // Resolves the floor into the state that is saved with the record.
         drop(plan(None, &mut state, job, request, &record.run, record.started));
@@ -154,11 +166,11 @@ impl Exporter {
         let mut capacity = reconcile(ledger, job, look).await?;
         record.cap = capacity.report();
         let known = ledger.rows().read::<bool>(KNOWN).await?.unwrap_or(false);
-        let looks_first = !known && !job.sink.is_empty().await.map_err(stopped)?;
+        let looks_first = !known && !ledger.meanwhile(job.sink.is_empty()).await?.map_err(stopped)?;
         // A reserve of more than there is says that nothing shall be sent: no reason to take back what is there.
         let may_displace = job.policy.withdraw && record.cap.is_some_and(|cap| cap.reserve <= cap.limit);
         let displaces = may_displace && record.mode == Mode::Incremental && state.refused.is_none();
-        if record.phase == Phase::Reading && self.cannot_hold_all(job, record, &capacity).await? {
+        if record.phase == Phase::Reading && ledger.meanwhile(self.cannot_hold_all(job, record, &capacity)).await?? {
             record.begin_pass(Phase::Selecting);
             record.selection = Some(Selection::default());
         }
@@ -186,6 +198,7 @@ impl Exporter {
             }
             let mut flow = Flow::new(ledger, job, record, progress, deadline, capacity);
             (flow.displaces, flow.looks_first) = (displaces, looks_first);
+            flow.cut_off = deadline.zip(request.budget).map(|(deadline, budget)| deadline + budget / GRACE);
             flow.read().await?;
             record.phase = Phase::Ending;
             ledger.commit(vec![write(run_key(&job.name), Some(encode(record)))]).await?;

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::{Ledger, LedgerError};
 use super::record::{Phase, RunRecord};
-use super::report::Report;
+use super::report::{Mode, Report};
 use super::rows::{JobState, job_key, run_key, schedule_key};
-use super::run::Exporter;
+use super::run::{Exporter, Worked};
 use super::{Job, Progress, Request};
 use crate::storage::{Queue, StoreError};
 
@@ -53,6 +53,13 @@ struct Scheduled {
     put: Timestamp,
 }
 
+impl Scheduled {
+    /// Neither the planned run nor any later one has begun. `record`: the job's latest run.
+    fn waits_still(&self, record: Option<&RunRecord>) -> bool {
+        record.is_none_or(|record| record.run != self.run && record.started < self.put)
+    }
+}
+
 /// What became of a message.
 #[derive(Debug)]
 pub enum Handled {
@@ -81,13 +88,23 @@ impl Exporter {
     /// [`ScheduleError`]; what was enqueued until then stays, and a later tick makes up for the rest.
     pub async fn tick(&self, queue: &dyn Queue, name: impl Fn() -> String) -> Result<Vec<Message>, ScheduleError> {
         let mut messages = Vec::new();
+        let mut failed = None;
         for job in self.jobs() {
-            if let Some(message) = self.plan_job(job, &name).await? {
-                put(queue, &message, Duration::ZERO).await?;
-                messages.push(message);
+            match self.tick_job(queue, job, &name).await {
+                Ok(message) => messages.extend(message),
+                // The other jobs have their turn.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(messages)
+        failed.map_or(Ok(messages), Err)
+    }
+
+    async fn tick_job(&self, queue: &dyn Queue, job: &Job, name: &impl Fn() -> String) -> Result<Option<Message>, ScheduleError> {
+        let message = self.plan_job(job, name).await?;
+        if let Some(message) = &message {
+            put(queue, message, Duration::ZERO).await?;
+        }
+        Ok(message)
     }
 
     /// The message that a job needs now. That it was put is stored first: of two ticks, one puts it.
@@ -111,11 +128,12 @@ impl Exporter {
             (at, run, turns)
         } else {
             // Planned, and no worker ever began: the message was lost between the two writes.
-            let Some(known) =
-                known.as_ref().filter(|known| rested && record.as_ref().is_none_or(|record| record.run != known.run))
-            else {
+            let Some(known) = known.as_ref().filter(|known| rested && known.waits_still(record.as_ref())) else {
                 return Ok(None);
             };
+            if !Ledger::is_free_for(&rows, &known.run, now).await? {
+                return Ok(None);
+            }
             (known.at, known.run.clone(), 0)
         };
         let planned = Scheduled { at, run: run.clone(), since: known.map_or(now, |known| known.since), put: now };
@@ -162,7 +180,11 @@ impl Exporter {
         let message: Message =
             serde_json::from_slice(body).map_err(|error| ScheduleError::Unreadable { cause: error.to_string() })?;
         let Some(job) = self.jobs().iter().find(|job| job.name == message.job) else {
-            tracing::warn!(job = message.job, "a message asks for a run of a job that JOBS does not name; it is dropped");
+            if message.run.is_none() {
+                let cause = format!("`{}` is none of JOBS", message.job);
+                return Err(ScheduleError::Unreadable { cause });
+            }
+            tracing::warn!(job = message.job, "a run of a job that JOBS names no more is dropped");
             return Ok(Handled::Over(None));
         };
         match self.standing(job, &message).await? {
@@ -173,15 +195,21 @@ impl Exporter {
             }
             Standing::Due => {}
         }
-        let request = Request { budget, full: message.full, ..Request::default() };
+        // A message that comes again goes on with the full run that it began.
+        let full = message.full && !self.is_in_full_run(job).await?;
+        let request = Request { full, budget, ..Request::default() };
         let run = message.run.as_deref().unwrap_or(name);
         match self.try_run(job, &request, (run, worker), progress).await {
+            // Another worker is at this very run; if it goes away, its own message comes again, or the tick wakes the run.
+            Err(LedgerError::Held { run: Some(holder), .. }) if Some(&holder) == message.run.as_ref() => Ok(Handled::Over(None)),
             Err(LedgerError::Held { .. }) => {
                 put(queue, &message, HELD).await?;
                 Ok(Handled::Later(HELD, None))
             }
-            Err(error) => Err(error.into()),
-            Ok(report) => match report.not_before {
+            // Who ended the run, or took it over, tells how it ends.
+            Err(LedgerError::Ended) | Ok(Worked { unsaved: Some(LedgerError::TakenOver), .. }) => Ok(Handled::Over(None)),
+            Err(error) | Ok(Worked { unsaved: Some(error), .. }) => Err(error.into()),
+            Ok(Worked { report, unsaved: None }) => match report.not_before {
                 None => Ok(Handled::Over(Some(Box::new(report)))),
                 Some(at) => {
                     let wait = Duration::try_from(at.duration_since(self.now())).unwrap_or(Duration::ZERO);
@@ -195,12 +223,17 @@ impl Exporter {
         }
     }
 
+    async fn is_in_full_run(&self, job: &Job) -> Result<bool, LedgerError> {
+        let record: Option<RunRecord> = self.rows(job).read(&run_key(&job.name)).await?;
+        Ok(record.is_some_and(|record| record.phase != Phase::Done && record.mode == Mode::Full))
+    }
+
     /// Whether there is anything to do for a message.
     async fn standing(&self, job: &Job, message: &Message) -> Result<Standing, LedgerError> {
         let Some(run) = &message.run else { return Ok(Standing::Due) };
         let rows = self.rows(job);
         let record: Option<RunRecord> = rows.read(&run_key(&job.name)).await?;
-        match record {
+        match &record {
             Some(record) if record.run == *run && record.phase == Phase::Done => Ok(Standing::Over),
             Some(record) if record.run == *run => {
                 let wait = record.not_before.and_then(|at| Duration::try_from(at.duration_since(self.now())).ok());
@@ -209,7 +242,8 @@ impl Exporter {
             Some(record) if record.phase != Phase::Done => Ok(Standing::Over),
             _ => {
                 let planned = rows.read::<Scheduled>(&schedule_key(&job.name)).await?;
-                Ok(if planned.is_some_and(|planned| planned.run == *run) { Standing::Due } else { Standing::Over })
+                let waits = planned.is_some_and(|planned| planned.run == *run && planned.waits_still(record.as_ref()));
+                Ok(if waits { Standing::Due } else { Standing::Over })
             }
         }
     }

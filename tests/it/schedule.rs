@@ -8,9 +8,9 @@ use emulator::Service;
 use emulator::faults::Effect;
 use indicator_relay::app::App;
 use indicator_relay::export::{Handled, Message, Progress, QUEUE};
-use indicator_relay::platform::clock::Clock;
-use indicator_relay::storage::Queue;
+use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::storage::sqlite::SqliteStore;
+use indicator_relay::storage::{CommitError, Queue, Row, StateStore, StoreError, Version, Write};
 
 use crate::rig::{HOUR, Rig};
 
@@ -156,13 +156,109 @@ async fn a_job_that_completes_nothing_for_twice_its_schedule_is_overdue() {
 }
 
 #[tokio::test]
+async fn a_store_that_fails_in_the_middle_makes_the_message_come_again() {
+    for writes in [2, 3, 5, 8] {
+        let it = Scheduled::new(300, |rig| rig.set("THREATCONNECT_PAGE_SIZE", "50")).await;
+        assert_eq!(it.tick().await, 1);
+        let message = it.take().await.expect("a message");
+        let body = serde_json::to_vec(&message).expect("JSON");
+        let dying = crate::crash::Dying::at(Arc::clone(&it.rig.store), writes, false);
+        let app = it.rig.app_over(dying);
+        let handled = app.exporter.handle(&it.queue, &body, ("n", "w"), None, &Progress::default()).await;
+        assert!(handled.is_err(), "{writes}: {handled:?}");
+        it.rig.clock.advance(2 * MINUTE);
+        assert!(report(&it.handle(&message, None).await).complete, "{writes}");
+        assert_eq!(it.rig.live().len(), 300);
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_seen_to_have_happened() {
+    let it = Scheduled::new(60, |rig| rig.set("THREATCONNECT_PAGE_SIZE", "20")).await;
+    let deaf = Arc::new(Deaf { inner: Arc::clone(&it.rig.store), commits: AtomicU32::new(0) });
+    let app = it.rig.app_over(deaf);
+    let message = br#"{"job": "default"}"#;
+    let handled = app.exporter.handle(&it.queue, message, ("n", "w"), None, &Progress::default()).await.expect("handled");
+    assert!(report(&handled).complete, "{handled:?}");
+    assert_eq!((it.rig.live().len(), it.rig.emulator.world().sentinel.uploaded), (60, 60));
+}
+
+/// A store that writes, and says of every third transaction that it does not know.
+#[derive(Debug)]
+struct Deaf {
+    inner: Arc<dyn StateStore>,
+    commits: AtomicU32,
+}
+
+impl StateStore for Deaf {
+    fn get<'a>(&'a self, partition: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+        self.inner.get(partition, key)
+    }
+
+    fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>> {
+        self.inner.get_many(partition, keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        partition: &'a str,
+        from: &'a str,
+        to: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+        self.inner.scan(partition, from, to, limit)
+    }
+
+    fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>> {
+        // The first ones register the job and take the lease; nobody can tell of those whether they happened.
+        let silent = self.commits.fetch_add(1, Ordering::SeqCst) % 3 == 2;
+        Box::pin(async move {
+            let done = self.inner.commit(partition, writes).await;
+            let cause = "the answer was lost".to_owned();
+            let lost = StoreError { operation: "write", place: "a test".to_owned(), cause };
+            if silent && done.is_ok() { Err(lost.into()) } else { done }
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_was_planned_is_not_run_after_a_later_run_by_hand() {
+    let it = Scheduled::new(3, |_| ()).await;
+    assert_eq!(it.tick().await, 1);
+    let planned = it.take().await.expect("a message");
+    it.rig.clock.advance(MINUTE);
+    let asked: Message = serde_json::from_str(r#"{"job": "default"}"#).expect("a message");
+    assert!(report(&it.handle(&asked, None).await).complete);
+    assert!(matches!(it.handle(&planned, None).await, Handled::Over(None)), "it comes late");
+    it.rig.clock.advance(6 * MINUTE);
+    assert_eq!(it.tick().await, 0, "it was not lost: it was overtaken");
+}
+
+#[tokio::test]
+async fn rows_of_one_job_that_cannot_be_read_do_not_stop_the_others() {
+    let it = Scheduled::new(3, |rig| {
+        rig.set("JOBS", "one,two");
+        rig.set("TWO__TARGET_PRODUCT", crate::rig::DEFENDER);
+    })
+    .await;
+    let destination = it.app.exporter.jobs()[0].sink.destination().fingerprint.clone();
+    let nonsense = Write::Put { key: "s.one".to_owned(), value: b"nonsense".to_vec() };
+    it.rig.store.commit(&destination, vec![nonsense]).await.expect("written");
+    assert!(it.app.exporter.tick(&it.queue, || it.name()).await.is_err(), "it is told");
+    assert_eq!(it.take().await.map(|message| message.job).as_deref(), Some("two"));
+}
+
+#[tokio::test]
 async fn what_a_person_asks_for_runs_at_once() {
     let it = Scheduled::new(5, |_| ()).await;
     let asked: Message = serde_json::from_str(r#"{"job": "default", "full": true}"#).expect("a message");
     assert!(report(&it.handle(&asked, None).await).complete);
     assert_eq!(it.rig.live().len(), 5);
-    let nobody: Message = serde_json::from_str(r#"{"job": "nobody"}"#).expect("a message");
-    assert!(matches!(it.handle(&nobody, None).await, Handled::Over(None)));
+    let progress = Progress::default();
+    let nobody = it.app.exporter.handle(&it.queue, br#"{"job": "nobody"}"#, ("n", "w"), None, &progress).await;
+    assert!(nobody.is_err_and(|error| error.to_string().contains("`nobody` is none of JOBS")));
+    let of_the_past: Message = serde_json::from_str(r#"{"job": "nobody", "run": "x"}"#).expect("a message");
+    assert!(matches!(it.handle(&of_the_past, None).await, Handled::Over(None)));
 }
 
 #[tokio::test]
