@@ -183,6 +183,41 @@ async fn a_commit_whose_answer_is_lost_is_seen_to_have_happened() {
     assert_eq!((it.rig.live().len(), it.rig.emulator.world().sentinel.uploaded), (60, 60));
 }
 
+/// Through Graph, a changed object is one request, of which a minute allows so many: what was read when the time is over
+/// would take minutes more.
+#[tokio::test]
+async fn when_the_time_is_over_what_was_read_does_not_keep_a_run_for_minutes() {
+    let it = Scheduled::new(3_000, |rig| {
+        rig.set("DELIVERY", "graph");
+        rig.set("TARGET_PRODUCT", crate::rig::DEFENDER);
+    })
+    .await;
+    let asked: Message = serde_json::from_str(r#"{"job": "default"}"#).expect("a message");
+    assert!(report(&it.handle(&asked, None).await).complete);
+    it.rig.clock.advance(HOUR);
+    let now = it.rig.now();
+    {
+        let mut world = it.rig.emulator.world();
+        let ids: Vec<u64> = world.indicators().map(|indicator| indicator.id).collect();
+        for id in ids {
+            world.touch(id, now, |indicator| indicator.confidence = Some(77));
+        }
+    }
+    let (mut next, mut turns) = (Some(asked), 0);
+    while let Some(message) = next {
+        let began = it.rig.now();
+        let handled = it.handle(&message, Some(MINUTE)).await;
+        let took = it.rig.now().duration_since(began).as_secs();
+        assert!(took <= 90, "{took} s");
+        turns += 1;
+        assert!(turns < 20, "{handled:?}");
+        next = it.take().await;
+    }
+    assert!(turns >= 3, "{turns}");
+    let there = it.rig.at_graphs(crate::rig::DEFENDER);
+    assert!(there.len() == 3_000 && there.values().all(|entity| entity["confidence"] == 77));
+}
+
 /// A store that writes, and says of every third transaction that it does not know.
 #[derive(Debug)]
 struct Deaf {
