@@ -141,7 +141,8 @@ async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenEr
     // In Azure the app's own identity reads the vault, also where the targets are reached with a client secret.
     let wanted = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
     let managed = wanted || around.environment.contains_key(IDENTITY_ENDPOINT);
-    let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
+    let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").map(|text| text.trim().to_owned());
+    let client_id = client_id.filter(|id| !id.is_empty());
     let resident = if managed { Resident::Managed { client_id } } else { Resident::Developer };
     let vault =
         Vault::new(plan.url.clone(), &resident, around.client.clone(), Arc::clone(&around.clock)).map_err(OpenError::Failed)?;

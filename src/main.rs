@@ -19,6 +19,7 @@ use indicator_relay::platform::clock::{Clock, SystemClock};
 use indicator_relay::settings::{self, LoggingLevel};
 use indicator_relay::telemetry::{self, Form, Lines};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::OnceCell;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Where the Functions host expects us.
@@ -57,19 +58,27 @@ fn handle(port: &str, environment: Environment) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let lines = Form::Lines(Lines::of_process(Arc::clone(&clock)));
         let level = settings::logging_level(&environment).unwrap_or(LoggingLevel::Info);
-        // Beside the listener, for whoever needs it first: certificates are read meanwhile.
-        let around = {
-            let (runtime, clock) = (Handle::current(), Arc::clone(&clock));
-            tokio::task::spawn_blocking(move || surroundings(environment, lines, level, clock, &runtime))
+        let (runtime, built) = (Handle::current(), Arc::new(OnceCell::new()));
+        let made_with = Arc::clone(&clock);
+        let look = move || {
+            let (built, runtime, clock) = (Arc::clone(&built), runtime.clone(), Arc::clone(&made_with));
+            let environment = environment.clone();
+            let look = async move {
+                let make = || async {
+                    let making = move || {
+                        let lines = Form::Lines(Lines::of_process(Arc::clone(&clock)));
+                        surroundings(environment, lines, level, clock, &runtime).map_err(|error| unusable(&error))
+                    };
+                    tokio::task::spawn_blocking(making).await.unwrap_or_else(|error| Err(error.to_string()))
+                };
+                built.get_or_try_init(make).await.cloned()
+            };
+            look.boxed()
         };
-        let around = around.map(|built| match built {
-            Ok(built) => built.map_err(|error| format!("{error:#}")),
-            Err(error) => Err(error.to_string()),
-        });
-        let around = around.shared();
-        let relay = Relay::new(move || around.clone().boxed());
+        // Beside the listener, for whoever needs it first: certificates are read meanwhile.
+        drop(tokio::spawn(look()));
+        let relay = Relay::new(look);
         functions::serve(listener, functions::router(&relay), clock).await;
         Ok(ExitCode::FAILURE)
     })
@@ -88,6 +97,17 @@ fn command(environment: Environment) -> anyhow::Result<ExitCode> {
         exit
     });
     Ok(exit.into())
+}
+
+/// Without certificates there is no client, and without that no log yet: the line that says so is written by hand.
+fn unusable(error: &anyhow::Error) -> String {
+    let error = format!("failed to make a client: {error:#}; see whether SSL_CERT_FILE names a file of certificates");
+    let now = SystemClock::new().now().to_string();
+    eprintln!(
+        "{}",
+        serde_json::json!({"time": now, "level": "ERROR", "message": error, "event": "invocation.failed", "error": error})
+    );
+    error
 }
 
 fn surroundings(

@@ -64,6 +64,8 @@ pub(crate) struct Flow<'a> {
     pub deadline: Option<Duration>,
     /// From then on nothing more is sent; what is under way is waited for.
     pub cut_off: Option<Duration>,
+    /// A page of this turn was committed.
+    progressed: bool,
     pub capacity: &'a mut Capacity,
     /// This pass only ranks: nothing is sent, nothing counted.
     pub selector: Option<Selector>,
@@ -115,6 +117,7 @@ impl<'a> Flow<'a> {
             progress,
             deadline,
             cut_off: None,
+            progressed: false,
             capacity,
             selector: None,
             displaces: false,
@@ -142,7 +145,8 @@ impl<'a> Flow<'a> {
             if ended.is_none() && over {
                 ended = Some(Err(Stop::Budget));
             }
-            let cut_off = self.cut_off.is_some_and(|at| clock.monotonic() >= at);
+            // Not before a page of this turn is committed: a run whose pages take longer than a turn would never come further.
+            let cut_off = self.progressed && self.cut_off.is_some_and(|at| clock.monotonic() >= at);
             if !cut_off {
                 self.dispatch(ended.is_some()).await?;
                 self.dispatch_replacing().await?;
@@ -377,6 +381,7 @@ impl<'a> Flow<'a> {
             } else {
                 self.commit(work).await?;
             }
+            self.progressed = true;
         }
         Ok(())
     }

@@ -51,6 +51,11 @@ async fn watch(app: &App) -> Result<(), Failure> {
             );
         }
     }
+    if let Some(vault) = &app.vault {
+        for failed in vault.refresh().await {
+            tracing::warn!("{failed}");
+        }
+    }
     for (secret, days) in app.vault.iter().flat_map(|vault| vault.ending(app.exporter.now())) {
         tracing::warn!(
             event = "secret.expiring",

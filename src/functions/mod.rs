@@ -101,16 +101,20 @@ async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body
             Err(failure) => Err(failure),
         }
     };
-    let ended = tokio::spawn(work.instrument(span.clone())).await;
-    let outcome = ended.unwrap_or_else(|_| Err(Failure("the program has a bug: the invocation panicked".to_owned())));
-    if let Err(failure) = &outcome {
-        // Before the answer: the host throws the body of a failure away.
-        span.in_scope(|| tracing::error!(event = "invocation.failed", error = failure.0, "the invocation failed: {failure}"));
-        telemetry::fail(&span, &failure.0);
-    }
-    drop(span);
-    shared.flush().await;
-    match outcome {
+    // Told and sent in a task too: if the connection breaks, no line is lost.
+    let told = tokio::spawn(async move {
+        let ended = tokio::spawn(work.instrument(span.clone())).await;
+        let outcome = ended.unwrap_or_else(|_| Err(Failure("the program has a bug: the invocation panicked".to_owned())));
+        if let Err(failure) = &outcome {
+            // Before the answer: the host throws the body of a failure away.
+            span.in_scope(|| tracing::error!(event = "invocation.failed", error = failure.0, "the invocation failed: {failure}"));
+            telemetry::fail(&span, &failure.0);
+        }
+        drop(span);
+        shared.flush().await;
+        outcome
+    });
+    match told.await.unwrap_or_else(|_| Err(Failure("the program has a bug".to_owned()))) {
         Ok(()) => object(StatusCode::OK, &json!({"Outputs": {}, "Logs": [], "ReturnValue": null})),
         Err(failure) => object(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": failure.0})),
     }

@@ -20,7 +20,7 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
     let (run, worker) = names();
     let (queue, progress) = (app.queue.as_ref(), Progress::default());
     let Some(opened) = queue.open(&text).await.map_err(Failure::new)? else {
-        tracing::info!("the message was handled before: nothing to do");
+        tracing::warn!("what the message points to is gone: it was handled before, or its blob was deleted");
         return Ok(());
     };
     let handled = app.exporter.handle(queue, &opened.body, (&run, &worker), budget, &progress).await;
@@ -38,7 +38,7 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
             );
         }
     }
-    Ok(())
+    queue.discard(&opened).await.map_err(Failure::new)
 }
 
 /// The run goes on in another invocation: its budget is over, or the other side asks for a pause.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, RawResponse, Transport};
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
@@ -15,7 +16,7 @@ use url::Url;
 
 use super::clock::Clock;
 use super::http::{AuthorizeError, is_loopback};
-use super::identity::Resident;
+use super::identity::{Refusal, Resident};
 use super::secret::Secret;
 
 /// How long a secret is used before the vault is asked again.
@@ -57,6 +58,20 @@ impl Vault {
     /// One line, when no credential can be made here.
     pub fn new(url: Url, resident: &Resident, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let credential = resident.credential(&http).map_err(|e| format!("the vault cannot be read: {e}"))?;
+        Self::with(url, credential, resident, http, clock)
+    }
+
+    /// With a credential of the caller's.
+    ///
+    /// # Errors
+    /// One line, when the official client refuses the address.
+    pub fn with(
+        url: Url,
+        credential: Arc<dyn TokenCredential>,
+        resident: &Resident,
+        http: reqwest::Client,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, String> {
         let transport = Some(Transport::new(Arc::new(http)));
         let options = SecretClientOptions {
             client_options: ClientOptions { transport, ..ClientOptions::default() },
@@ -111,6 +126,16 @@ impl Vault {
         &self.url
     }
 
+    /// Looks at each secret that was read, as [`Vault::secret`] does: what is old is read again. What could not be read, a line each.
+    pub async fn refresh(&self) -> Vec<String> {
+        let names: Vec<String> = self.all().keys().cloned().collect();
+        let mut failed = Vec::new();
+        for name in names {
+            failed.extend(self.secret(&name).await.err().map(|error| error.message));
+        }
+        failed
+    }
+
     /// The secrets that were read and end within a month, with the whole days that are left; negative: it has ended.
     #[must_use]
     pub fn ending(&self, now: Timestamp) -> Vec<(String, i64)> {
@@ -158,6 +183,11 @@ impl Vault {
                         format!("status {status}")
                     }
                 }
+            }
+            // Every failure of a credential comes so, that of a busy endpoint too.
+            ErrorKind::Credential if Refusal::of(error).is_transient() => {
+                transient = true;
+                "the endpoint that signs us in gives no answer, or is busy".to_owned()
             }
             ErrorKind::Credential => self.resident.remedy().to_owned(),
             _ => {

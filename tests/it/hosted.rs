@@ -304,6 +304,29 @@ async fn what_cannot_be_opened_fails_the_function_in_one_line_until_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_alerts_wait_for_is_written_whatever_the_level() {
+    let mut cloud = Cloud::with_keys().await;
+    cloud.set("LOGGING_LEVEL", "error");
+    cloud.add_hosts("h", 2);
+    let host = cloud.host().await;
+    assert!(host.fire("ExportIndicators").await.expect("a timer").succeeded());
+    told(&host, "tick.finished", 1).await;
+    assert_eq!(told(&host, "run.finished", 1).await.1["accepted"], 2);
+    let others = host.lines().into_iter().filter(|line| line.level == Level::Information && !line.text.contains("\"event\""));
+    assert_eq!(others.filter(|line| line.group.is_some()).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_certificates_the_log_says_what_to_look_at() {
+    let mut cloud = Cloud::with_keys().await;
+    cloud.set("SSL_CERT_FILE", "/nonexistent/ca.pem");
+    let host = cloud.host().await;
+    assert!(!host.fire("ExportIndicators").await.expect("a timer").succeeded());
+    let (level, line) = told(&host, "invocation.failed", 1).await;
+    assert!(level == Level::Error && line["error"].as_str().is_some_and(|error| error.contains("SSL_CERT_FILE")), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_nobody_can_handle_ends_as_poison_and_is_told() {
     let cloud = Cloud::with_keys().await;
     let host = cloud.host().await;
