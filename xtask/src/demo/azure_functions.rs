@@ -55,13 +55,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         count / 160 + 5
     ));
     host.fire(TIMER).await?;
-    let first = watch.until_over(JOBS.len()).await?;
+    let first = watch.until_complete(JOBS.len()).await?;
     let changed = change(&emulator, now);
     say(&format!("\nIn ThreatConnect, {changed}. Now the same by hand, as in the portal:\n"));
     for job in JOBS {
         ask(&host, &key, job, arguments).await?;
     }
-    let second = watch.until_over(JOBS.len()).await?;
+    let second = watch.until_complete(JOBS.len()).await?;
     host.stop().await;
     end(&emulator, &[first, second].concat(), arguments)
 }
@@ -137,10 +137,10 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Shows it until so many more runs are over; the fields of their lines.
-    async fn until_over(&mut self, runs: usize) -> anyhow::Result<Vec<Value>> {
-        let mut over = Vec::new();
-        while over.len() < runs {
+    /// Shows it until so many more runs are complete; the fields of their lines. A run that fails ends it.
+    async fn until_complete(&mut self, runs: usize) -> anyhow::Result<Vec<Value>> {
+        let mut complete = Vec::new();
+        while complete.len() < runs {
             let (invocations, lines) = self.news().await;
             for function in invocations.iter().filter(|function| *function == WORKER) {
                 let now = SystemTime.now().strftime("%H:%M:%S").to_string();
@@ -148,13 +148,13 @@ impl Watch<'_> {
             }
             for said in lines.iter().filter_map(console::read) {
                 self.arguments.say(&said.text);
-                ensure!(!said.fails, "that should not have happened; the line above says what it was");
-                over.extend(said.finished);
+                ensure!(!said.fails, "the demo ends here: the last line above says why");
+                complete.extend(said.finished);
             }
             let broken = self.host.contract_errors();
             ensure!(broken.is_empty(), "the handler broke the contract of the host: {broken:?}");
         }
-        Ok(over)
+        Ok(complete)
     }
 
     /// Functions that were called, and lines, since the last look.

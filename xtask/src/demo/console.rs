@@ -21,7 +21,7 @@ const NUMBERS: [(&str, &str); 8] = [
 pub(super) struct Said {
     /// To show.
     pub text: String,
-    /// The fields of a run that is over.
+    /// The fields of a run that is complete; what is not so is told in a line of its own.
     pub finished: Option<Value>,
     /// Nothing that follows would be right.
     pub fails: bool,
@@ -51,11 +51,11 @@ pub(super) fn read(line: &Line) -> Option<Said> {
         "run.finished" => finished(&said),
         _ => word("message").to_owned(),
     };
-    let is_over = word("event") == "run.finished";
+    let is_complete = word("event") == "run.finished" && said["complete"] == true;
     Some(Said {
         text: shown(time, function, &text),
-        fails: line.level == Level::Error || is_over && said["complete"] != true,
-        finished: is_over.then(|| fields(&said)),
+        fails: line.level == Level::Error,
+        finished: is_complete.then(|| fields(&said)),
     })
 }
 
@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn what_fails_is_shown_and_ends_the_demo() {
         let incomplete = json!({"event": "run.finished", "complete": false}).to_string();
-        assert!(read(&line(Some("RunExport"), Level::Information, &incomplete)).unwrap().fails);
+        let incomplete = read(&line(Some("RunExport"), Level::Information, &incomplete)).unwrap();
+        assert!(incomplete.text.contains("not complete") && incomplete.finished.is_none() && !incomplete.fails);
         assert!(read(&line(Some("RunExport"), Level::Error, "no JSON")).unwrap().fails);
         assert!(read(&line(None, Level::Error, "the host stops")).unwrap().fails);
         assert!(!read(&line(None, Level::Warning, "a queue is missing")).unwrap().fails);
