@@ -122,6 +122,8 @@ fn surroundings(
         // For the official clients, which set none: nobody waits for ever.
         .connect_timeout(Duration::from_secs(15))
         .read_timeout(Duration::from_secs(60))
+        // Shorter than any service keeps an idle connection: a request on one that is just being closed may or may not arrive.
+        .pool_idle_timeout(Duration::from_secs(4))
         .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")))
         .build()?;
     let level = match level {

@@ -392,7 +392,7 @@ async fn killed(world: u64, kills: u32) {
         let mut finished = record.lines.iter().filter_map(|line| event_of(line, "run.finished"));
         finished.find(|line| line["complete"] == true)
     });
-    let finished = tokio::time::timeout(Duration::from_secs(600), finished).await.expect("a finished run");
+    let finished = tokio::time::timeout(Duration::from_secs(1_200), finished).await.expect("a finished run");
     let uploaded = cloud.uploaded();
     println!("world {world}: {kills} kills, {} at the target, {uploaded} uploaded, {finished}", cloud.live());
     assert_eq!((cloud.live(), &finished["complete"]), (6_000, &true.into()));
