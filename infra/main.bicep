@@ -49,7 +49,7 @@ param maximumInstanceCount int = 40
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 2048
 
-@description('Keep plan and storage in three zones of the region; `alwaysReadyHttpInstances` must then be 0, or 2 and more.')
+@description('Keep plan and storage in three zones of the region; `alwaysReadyHttpInstances` is then 2 where it is 1.')
 param zoneRedundant bool = false
 
 @description('Reach storage and vault through private endpoints in a virtual network only.')
@@ -389,7 +389,7 @@ module app 'modules/function-app.bicep' = {
     zoneRedundant: zoneRedundant
     maximumInstanceCount: maximumInstanceCount
     instanceMemoryMB: instanceMemoryMB
-    alwaysReadyHttpInstances: alwaysReadyHttpInstances
+    alwaysReadyHttpInstances: zoneRedundant && alwaysReadyHttpInstances == 1 ? 2 : alwaysReadyHttpInstances
     settings: settings
     jobs: jobs
   }

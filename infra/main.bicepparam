@@ -5,9 +5,6 @@ using 'main.bicep'
 param environmentName = readEnvironmentVariable('AZURE_ENV_NAME', 'production')
 
 param alertEmails = ['security-operations@example.com']
-param sentinelWorkspaceResourceIds = [
-  '/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg-sentinel/providers/Microsoft.OperationalInsights/workspaces/log-sentinel'
-]
 
 param threatconnectUrl = 'https://example.threatconnect.com/api'
 param apiUser = '12345678901234567890'

@@ -138,11 +138,15 @@ struct KeptSecrets {
 
 async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenError> {
     let Some(plan) = vault_secrets(&around.environment).map_err(OpenError::Settings)? else { return Ok(None) };
-    // In Azure the app's own identity reads the vault, also where the targets are reached with a client secret.
-    let wanted = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
-    let managed = wanted || around.environment.contains_key(IDENTITY_ENDPOINT);
-    let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").map(|text| text.trim().to_owned());
-    let client_id = client_id.filter(|id| !id.is_empty());
+    let given = |key: &str| around.environment.get(key).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let is = |key: &str, value: &str| given(key).is_some_and(|text| text.eq_ignore_ascii_case(value));
+    // In Azure the app's own identity reads the vault, also where the targets are reached with a client secret. On a laptop,
+    // who is signed in reads it, as the storage account, also where the targets know an identity only.
+    let on_laptop =
+        ["AzureWebJobsStorage__accountName", "AzureWebJobsStorage__tableServiceUri"].into_iter().any(|key| given(key).is_some());
+    let wanted = is("AzureWebJobsStorage__credential", "managedidentity") || is("IDENTITY", "managed") && !on_laptop;
+    let managed = wanted || given(IDENTITY_ENDPOINT).is_some();
+    let client_id = given("MANAGED_IDENTITY_CLIENT_ID").map(str::to_owned);
     let resident = if managed { Resident::Managed { client_id } } else { Resident::Developer };
     let vault =
         Vault::new(plan.url.clone(), &resident, around.client.clone(), Arc::clone(&around.clock)).map_err(OpenError::Failed)?;

@@ -25,6 +25,8 @@ type Rule = {
   window: string
   @description('One alert for each value of this column.')
   by: string?
+  @description('Something that happened, not a state: nobody can tell when it is over, so no alert says so.')
+  once: bool?
 }
 
 var rules Rule[] = [
@@ -37,11 +39,12 @@ var rules Rule[] = [
     every: 'PT5M'
     window: 'PT30M'
     by: 'job'
+    once: true
   }
   {
     name: 'run-overdue'
     title: 'No complete run for twice the schedule'
-    remedy: 'Look at the job\'s latest runs (`indicator-relay runs`, or the workbook). A run that fails or hands over again and again is the usual cause.'
+    remedy: 'Look at the job\'s latest runs (`indicator-relay runs`, or the workbook). A run that fails again and again, or that needs more than a day, is the usual cause.'
     query: loadTextContent('../queries/run-overdue.kql')
     severity: 1
     every: 'PT5M'
@@ -77,6 +80,7 @@ var rules Rule[] = [
     every: 'PT15M'
     window: 'P1D'
     by: 'job'
+    once: true
   }
   {
     name: 'items-rejected'
@@ -87,6 +91,7 @@ var rules Rule[] = [
     every: 'PT15M'
     window: 'PT1H'
     by: 'job'
+    once: true
   }
   {
     name: 'secret-expiring'
@@ -134,7 +139,8 @@ resource found 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [
       scopes: [workspaceId]
       evaluationFrequency: rule.every
       windowSize: rule.window
-      autoMitigate: true
+      autoMitigate: !(rule.?once ?? false)
+      muteActionsDuration: rule.?once ?? false ? rule.window : null
       skipQueryValidation: true
       criteria: {
         allOf: [

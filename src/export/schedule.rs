@@ -22,6 +22,8 @@ pub const QUEUE: &str = "export-runs";
 const HELD: Duration = Duration::from_secs(60);
 /// Between two ticks: what a first tick looks back.
 const TICK: i64 = 1;
+/// A run that makes progress may take so long beyond twice its schedule before somebody is told.
+const PROGRESS_FOR: Duration = Duration::from_secs(86_400);
 /// A message that may have been lost is put once more after this.
 const PUT_AGAIN: Duration = Duration::from_secs(300);
 
@@ -155,6 +157,9 @@ impl Exporter {
             return Ok(None);
         }
         let record: Option<RunRecord> = rows.read(&run_key(&job.name)).await?;
+        if age > job.gap() * 2 + PROGRESS_FOR {
+            return Ok(Some(age));
+        }
         let progresses = match record.filter(|record| record.phase != Phase::Done && record.error.is_none()) {
             None => false,
             Some(record) => {

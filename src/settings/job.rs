@@ -41,7 +41,7 @@ pub(super) fn read_process(reader: &mut Reader<'_>) -> Process {
     }
     let cloud = reader.read(&params::CLOUD, |text| parse::choice(text, &CLOUDS));
     Process {
-        storage: storage::read_storage(reader, sign_in, cloud),
+        storage: storage::read_storage(reader, cloud),
         logging_level: reader.read(&params::LOGGING_LEVEL, |text| parse::choice(text, &params::LOGGING_LEVELS)),
         time_budget: reader.read(&params::TIME_BUDGET, parse::duration),
         sign_in,

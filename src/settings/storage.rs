@@ -6,7 +6,7 @@ use url::Url;
 
 use super::cloud::{Cloud, GLOBAL_STORAGE};
 use super::given::{Reader, text};
-use super::params::{self, Param, SignIn};
+use super::params::{self, Param};
 use super::parse;
 use crate::platform::identity::Resident;
 use crate::platform::secret::Secret;
@@ -26,7 +26,7 @@ const ADDRESSES: [&Param; 3] = [&params::STORAGE_BLOB_URI, &params::STORAGE_QUEU
 const SERVICES: [&str; 3] = ["blob", "queue", "table"];
 
 /// None if there is a problem with it.
-pub(super) fn read_storage(reader: &mut Reader<'_>, sign_in: Option<SignIn>, cloud: Option<Cloud>) -> Option<Place> {
+pub(super) fn read_storage(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Place> {
     let by_identity: Vec<&str> = BY_IDENTITY.iter().filter(|row| reader.given(row).is_some()).map(|row| row.key).collect();
     let by_key = reader.given(&params::STORAGE).is_some();
     if !by_key && by_identity.is_empty() {
@@ -47,20 +47,21 @@ pub(super) fn read_storage(reader: &mut Reader<'_>, sign_in: Option<SignIn>, clo
     if by_key {
         return reader.read(&params::STORAGE, connection_string).map(|account| Place::Azure(Box::new(account)));
     }
-    let credential = read_credential(reader, sign_in);
+    let credential = read_credential(reader);
     let (name, [blob, queue, table]) = read_addresses(reader, cloud)?;
     let credential = Credential::Identity(credential?);
     Some(Place::Azure(Box::new(Account { name, blob, queue, table, credential })))
 }
 
-fn read_credential(reader: &mut Reader<'_>, sign_in: Option<SignIn>) -> Option<Resident> {
+fn read_credential(reader: &mut Reader<'_>) -> Option<Resident> {
     let managed = match reader.given(&params::STORAGE_CREDENTIAL) {
         Some(given) if given.text.eq_ignore_ascii_case("managedidentity") => true,
         Some(_) => {
             let message = "give `managedidentity`, or leave it out to use who is signed in on this machine (`az login`)";
             return reader.read(&params::STORAGE_CREDENTIAL, |_| Err(message.to_owned()));
         }
-        None => sign_in? == SignIn::Managed || reader.in_azure(),
+        // IDENTITY is of the targets: on a laptop, who is signed in reads the state of an app whose targets know an identity.
+        None => reader.in_azure(),
     };
     let own = reader.read(&params::STORAGE_CLIENT_ID, text);
     if !managed {

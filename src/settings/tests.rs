@@ -619,7 +619,10 @@ fn a_storage_account_is_named_by_its_key_or_by_identity() {
     assert_eq!(account(&[name]), contoso(Credential::Identity(Resident::Developer)));
     assert_eq!(account(&[name, credential]), contoso(managed(None)));
     assert_eq!(account(&[name, credential, ("AzureWebJobsStorage__clientId", "id")]), contoso(managed(Some("id"))));
-    assert_eq!(account(&[name, ("IDENTITY", "managed"), ("MANAGED_IDENTITY_CLIENT_ID", "id")]), contoso(managed(Some("id"))));
+    let at_targets = [("IDENTITY", "managed"), ("MANAGED_IDENTITY_CLIENT_ID", "id")];
+    assert_eq!(account(&[&[name], &at_targets[..]].concat()), contoso(Credential::Identity(Resident::Developer)));
+    let in_azure = ("IDENTITY_ENDPOINT", "http://127.0.0.1:41/msi");
+    assert_eq!(account(&[&[name, in_azure], &at_targets[..]].concat()), contoso(managed(Some("id"))));
     assert_eq!(account(&[name, ("IDENTITY_ENDPOINT", "http://127.0.0.1:41/msi")]), contoso(managed(None)));
     let addresses = [
         ("AzureWebJobsStorage__blobServiceUri", "https://contoso.blob.core.windows.net/"),

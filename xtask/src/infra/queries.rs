@@ -147,7 +147,9 @@ fn parser(root: &Path) -> anyhow::Result<Result<PathBuf, String>> {
         fs::copy(source.join(file), folder.join(file))?;
     }
     let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
-    let output = Command::new("npm").args(install).current_dir(&folder).output().context("failed to start `npm`")?;
+    let Ok(output) = Command::new("npm").args(install).current_dir(&folder).output() else {
+        return Ok(Err("npm is not at hand: apt-get install npm, or https://nodejs.org".to_owned()));
+    };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let first = said.lines().next().unwrap_or_default();
