@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::export::{Exporter, Job};
 use crate::platform::clock::Clock;
-use crate::platform::identity::{Identity, Resident, Tokens};
+use crate::platform::identity::{Identity, Tokens};
 use crate::platform::pacer::Lanes;
 use crate::platform::secret::Secret;
 use crate::platform::vault::Vault;
@@ -24,9 +24,6 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     pub telemetry: Telemetry,
 }
-
-/// Azure gives it to the process of an app that has a managed identity.
-const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
 
 /// Why the product cannot start; nothing was sent or stored.
 #[derive(Debug)]
@@ -128,6 +125,12 @@ impl App {
     }
 }
 
+/// Two random names: of a run and of its worker.
+pub(crate) fn names() -> (String, String) {
+    let name = || uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
+    (name(), name())
+}
+
 /// The vault of `KEY_VAULT_URL`, after its secrets were read once.
 struct KeptSecrets {
     vault: Arc<Vault>,
@@ -138,18 +141,8 @@ struct KeptSecrets {
 
 async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenError> {
     let Some(plan) = vault_secrets(&around.environment).map_err(OpenError::Settings)? else { return Ok(None) };
-    let given = |key: &str| around.environment.get(key).map(|text| text.trim()).filter(|text| !text.is_empty());
-    let is = |key: &str, value: &str| given(key).is_some_and(|text| text.eq_ignore_ascii_case(value));
-    // In Azure the app's own identity reads the vault, also where the targets are reached with a client secret. On a laptop,
-    // who is signed in reads it, as the storage account, also where the targets know an identity only.
-    let on_laptop =
-        ["AzureWebJobsStorage__accountName", "AzureWebJobsStorage__tableServiceUri"].into_iter().any(|key| given(key).is_some());
-    let wanted = is("AzureWebJobsStorage__credential", "managedidentity") || is("IDENTITY", "managed") && !on_laptop;
-    let managed = wanted || given(IDENTITY_ENDPOINT).is_some();
-    let client_id = given("MANAGED_IDENTITY_CLIENT_ID").map(str::to_owned);
-    let resident = if managed { Resident::Managed { client_id } } else { Resident::Developer };
-    let vault =
-        Vault::new(plan.url.clone(), &resident, around.client.clone(), Arc::clone(&around.clock)).map_err(OpenError::Failed)?;
+    let vault = Vault::new(plan.url.clone(), &plan.resident, around.client.clone(), Arc::clone(&around.clock))
+        .map_err(OpenError::Failed)?;
     let mut values: BTreeMap<String, Secret> = BTreeMap::new();
     for secret in &plan.secrets {
         let value = vault.secret(&secret.name).await.map_err(|error| OpenError::Failed(error.message))?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{Exit, Surroundings, failed, names, render};
-use crate::app::App;
+use super::{Exit, Surroundings, failed, render};
+use crate::app::{App, names};
 use crate::export::{Exporter, Job, Journal, Progress, Report, Request};
 use crate::storage::sqlite::SqliteStore;
 

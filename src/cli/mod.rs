@@ -200,9 +200,3 @@ fn failed(error: &str) -> Exit {
     render::error(error);
     Exit::Failed
 }
-
-/// Two random names: of a run and of its worker.
-fn names() -> (String, String) {
-    let name = || uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
-    (name(), name())
-}

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, FUNCTIONS, Failure, Function, Relay, Trigger, names};
-use crate::app::App;
+use super::{Envelope, FUNCTIONS, Failure, Function, Relay, Trigger};
+use crate::app::{App, names};
 use crate::storage::poison_of;
 
 const BINDING: &str = "timer";

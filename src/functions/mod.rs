@@ -124,9 +124,3 @@ async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body
 fn object(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, axum::Json(body)).into_response()
 }
-
-/// Two random names: of a run and of its worker.
-fn names() -> (String, String) {
-    let name = || uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
-    (name(), name())
-}

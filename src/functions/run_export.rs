@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Failure, Function, Relay, Trigger, names};
+use super::{Envelope, Failure, Function, Relay, Trigger};
+use crate::app::names;
 use crate::export::{Handled, Mode, Progress, QUEUE, Report};
 
 const BINDING: &str = "message";

@@ -53,9 +53,14 @@ pub(super) fn read_storage(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Opt
     Some(Place::Azure(Box::new(Account { name, blob, queue, table, credential })))
 }
 
+/// What the Functions host takes for the managed identity.
+pub(super) fn is_managed(credential: &str) -> bool {
+    credential.eq_ignore_ascii_case("managedidentity")
+}
+
 fn read_credential(reader: &mut Reader<'_>) -> Option<Resident> {
     let managed = match reader.given(&params::STORAGE_CREDENTIAL) {
-        Some(given) if given.text.eq_ignore_ascii_case("managedidentity") => true,
+        Some(given) if is_managed(given.text) => true,
         Some(_) => {
             let message = "give `managedidentity`, or leave it out to use who is signed in on this machine (`az login`)";
             return reader.read(&params::STORAGE_CREDENTIAL, |_| Err(message.to_owned()));

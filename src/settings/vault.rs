@@ -7,8 +7,8 @@ use url::Url;
 
 use super::given::{JobName, Reader, sorted};
 use super::params::{self, Param, SignIn, TABLE};
-use super::{Job, Problem, Settings, parse};
-use crate::platform::identity::Identity;
+use super::{Job, Problem, Settings, parse, storage};
+use crate::platform::identity::{Identity, Resident};
 use crate::platform::secret::Secret;
 use crate::platform::vault::{SecretSource, Vault};
 use crate::threatconnect::Credentials;
@@ -17,6 +17,8 @@ use crate::threatconnect::Credentials;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VaultPlan {
     pub url: Url,
+    /// Who reads it.
+    pub resident: Resident,
     /// Each name once.
     pub secrets: Vec<VaultSecret>,
 }
@@ -85,6 +87,7 @@ pub fn vault_secrets(given: &BTreeMap<String, String>) -> Result<Option<VaultPla
     // The address is judged below, with all else.
     let url = reader.effective(&params::KEY_VAULT_URL).and_then(|text| parse::address(text).ok());
     let managed = reader.effective(&params::IDENTITY).and_then(|text| parse::choice(text, &params::SIGN_INS).ok());
+    let resident = resident(&reader, managed);
     let mut secrets: Vec<VaultSecret> = Vec::new();
     for job in reader.jobs.clone() {
         reader.enter(&job);
@@ -114,5 +117,23 @@ pub fn vault_secrets(given: &BTreeMap<String, String>) -> Result<Option<VaultPla
     let filled = fill(given, &secrets, |_| Some("not read yet"));
     let others = Settings::from_map(&filled).err().unwrap_or_default();
     reader.problems.extend(others);
-    if reader.problems.is_empty() { Ok(url.map(|url| VaultPlan { url, secrets })) } else { Err(sorted(reader.problems)) }
+    if reader.problems.is_empty() {
+        Ok(url.map(|url| VaultPlan { url, resident, secrets }))
+    } else {
+        Err(sorted(reader.problems))
+    }
+}
+
+/// In Azure the app's own identity reads the vault, also where the targets are reached with a client secret. On a laptop, who
+/// is signed in reads it, as the storage account, also where the targets know an identity only.
+fn resident(reader: &Reader<'_>, sign_in: Option<SignIn>) -> Resident {
+    let account = [&params::STORAGE_ACCOUNT_NAME, &params::STORAGE_TABLE_URI];
+    let on_laptop = account.into_iter().any(|row| reader.given(row).is_some());
+    let wanted = reader.given(&params::STORAGE_CREDENTIAL).is_some_and(|given| storage::is_managed(given.text));
+    if wanted || reader.in_azure() || sign_in == Some(SignIn::Managed) && !on_laptop {
+        let client_id = reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).map(|given| given.text.to_owned());
+        Resident::Managed { client_id }
+    } else {
+        Resident::Developer
+    }
 }
