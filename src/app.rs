@@ -138,11 +138,7 @@ struct KeptSecrets {
 
 async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenError> {
     let Some(plan) = vault_secrets(&around.environment).map_err(OpenError::Settings)? else { return Ok(None) };
-    // In Azure the app's own identity reads the vault, also where the targets are reached with a client secret.
-    let wanted = around.environment.get("IDENTITY").is_some_and(|text| text.trim().eq_ignore_ascii_case("managed"));
-    let managed = wanted || around.environment.contains_key(IDENTITY_ENDPOINT);
-    let client_id = around.environment.get("MANAGED_IDENTITY_CLIENT_ID").cloned();
-    let resident = if managed { Resident::Managed { client_id } } else { Resident::Developer };
+    let resident = resident(&around.environment);
     let vault =
         Vault::new(plan.url.clone(), &resident, around.client.clone(), Arc::clone(&around.clock)).map_err(OpenError::Failed)?;
     let mut values: BTreeMap<String, Secret> = BTreeMap::new();
@@ -152,4 +148,33 @@ async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenEr
     }
     let filled = plan.fill(&around.environment, &values);
     Ok(Some(KeptSecrets { vault: Arc::new(vault), plan, filled }))
+}
+
+/// Who reads the vault: in Azure the app's own identity, also where the targets are reached with a client secret.
+fn resident(environment: &BTreeMap<String, String>) -> Resident {
+    let given = |key: &str| environment.get(key).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let wanted = given("IDENTITY").is_some_and(|text| text.eq_ignore_ascii_case("managed"));
+    if wanted || given(IDENTITY_ENDPOINT).is_some() {
+        Resident::Managed { client_id: given("MANAGED_IDENTITY_CLIENT_ID").map(str::to_owned) }
+    } else {
+        Resident::Developer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_blank_is_not_given() {
+        let who = |given: &[(&str, &str)]| {
+            resident(&given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        };
+        let managed = |id: Option<&str>| Resident::Managed { client_id: id.map(str::to_owned) };
+        let id = "MANAGED_IDENTITY_CLIENT_ID";
+        assert_eq!(who(&[("IDENTITY", " Managed "), (id, " id ")]), managed(Some("id")));
+        assert_eq!(who(&[(IDENTITY_ENDPOINT, "http://127.0.0.1:41/msi"), (id, "  ")]), managed(None));
+        assert_eq!(who(&[("IDENTITY", "managed"), (id, "")]), managed(None));
+        assert_eq!(who(&[(IDENTITY_ENDPOINT, " "), (id, "id")]), Resident::Developer);
+    }
 }

@@ -51,6 +51,12 @@ async fn watch(app: &App) -> Result<(), Failure> {
             );
         }
     }
+    // Here nobody needs a secret: without this, only what the start has read would be known.
+    if let Some(vault) = &app.vault {
+        for error in vault.refresh().await {
+            tracing::warn!("{}", error.message);
+        }
+    }
     for (secret, days) in app.vault.iter().flat_map(|vault| vault.ending(app.exporter.now())) {
         tracing::warn!(
             event = "secret.expiring",

@@ -59,6 +59,14 @@ impl Resident {
         }
     }
 
+    /// What to do about a refusal.
+    pub(super) fn advice(&self, refusal: &Refusal) -> &'static str {
+        match self {
+            Self::Managed { .. } if refusal.will_pass() => refusal.advice_for_managed(refusal.is_busy()),
+            _ => self.remedy(),
+        }
+    }
+
     /// # Errors
     /// One line, when no credential can be made here.
     pub fn credential(&self, client: &reqwest::Client) -> Result<Arc<dyn TokenCredential>, String> {
@@ -227,7 +235,7 @@ fn header(token: &AccessToken) -> Authorized {
 /// kept until five minutes before its end.
 #[must_use]
 pub fn bearer(credential: Arc<dyn TokenCredential>, scope: &'static str, clock: Arc<dyn Clock>) -> Arc<dyn Authorize> {
-    Arc::new(Kept { credential, scope, clock, token: Mutex::default() })
+    Arc::new(Kept { credential, scope, clock, token: Mutex::default(), asking: tokio::sync::Mutex::default() })
 }
 
 struct Kept {
@@ -235,6 +243,16 @@ struct Kept {
     scope: &'static str,
     clock: Arc<dyn Clock>,
     token: Mutex<Option<AccessToken>>,
+    /// Held while a token is fetched, so that many who need it fetch one.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Kept {
+    fn good(&self) -> Option<AccessToken> {
+        let kept = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = self.clock.now().as_second();
+        kept.filter(|token| token.expires_on.unix_timestamp() - now > EARLY)
+    }
 }
 
 impl fmt::Debug for Kept {
@@ -246,9 +264,11 @@ impl fmt::Debug for Kept {
 impl Authorize for Kept {
     fn headers<'a>(&'a self, _method: &'a Method, _target: &'a str) -> BoxFuture<'a, Authorized> {
         Box::pin(async move {
-            let kept = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let now = self.clock.now().as_second();
-            if let Some(token) = kept.filter(|token| token.expires_on.unix_timestamp() - now > EARLY) {
+            if let Some(token) = self.good() {
+                return header(&token);
+            }
+            let _asking = self.asking.lock().await;
+            if let Some(token) = self.good() {
                 return header(&token);
             }
             let token = self.credential.get_token(&[self.scope], None).await.map_err(|error| {
@@ -267,7 +287,7 @@ impl Authorize for Kept {
 
 /// A refusal of the token endpoint, in codes: its texts may be translated.
 #[derive(Debug, Default)]
-struct Refusal {
+pub(super) struct Refusal {
     status: Option<u16>,
     /// Separated by commas.
     codes: String,
@@ -275,7 +295,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn of(error: &azure_core::Error) -> Self {
+    pub(super) fn of(error: &azure_core::Error) -> Self {
         let mut refusal = Self::default();
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(inner) = source {
@@ -296,6 +316,11 @@ impl Refusal {
 
     fn is_busy(&self) -> bool {
         self.status.is_some_and(|status| status == 429 || status >= 500)
+    }
+
+    /// Nothing is wrong with the identity: nobody could answer for it.
+    pub(super) fn will_pass(&self) -> bool {
+        self.is_busy() || self.status.is_none() && self.unreached
     }
 
     fn has(&self, code: &str) -> bool {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use azure_core::credentials::TokenCredential;
 use azure_core::error::ErrorKind;
 use azure_core::http::{ClientOptions, RawResponse, Transport};
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
@@ -15,7 +16,7 @@ use url::Url;
 
 use super::clock::Clock;
 use super::http::{AuthorizeError, is_loopback};
-use super::identity::Resident;
+use super::identity::{Refusal, Resident};
 use super::secret::Secret;
 
 /// How long a secret is used before the vault is asked again.
@@ -57,6 +58,20 @@ impl Vault {
     /// One line, when no credential can be made here.
     pub fn new(url: Url, resident: &Resident, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let credential = resident.credential(&http).map_err(|e| format!("the vault cannot be read: {e}"))?;
+        Self::with(url, resident, http, clock, credential)
+    }
+
+    /// The same, for who holds a credential already; `resident` is whose it is, for the words of a refusal.
+    ///
+    /// # Errors
+    /// One line, when the official client refuses the address.
+    pub fn with(
+        url: Url,
+        resident: &Resident,
+        http: reqwest::Client,
+        clock: Arc<dyn Clock>,
+        credential: Arc<dyn TokenCredential>,
+    ) -> Result<Self, String> {
         let transport = Some(Transport::new(Arc::new(http)));
         let options = SecretClientOptions {
             client_options: ClientOptions { transport, ..ClientOptions::default() },
@@ -104,6 +119,17 @@ impl Vault {
         if let Some(kept) = self.all().get_mut(name) {
             kept.good_until = self.clock.monotonic();
         }
+    }
+
+    /// Reads again what was read more than an hour ago, for who needs no value but knows of all of them. What could not be
+    /// read: one line each, as of [`Self::secret`].
+    pub async fn refresh(&self) -> Vec<AuthorizeError> {
+        let names: Vec<String> = self.all().keys().cloned().collect();
+        let mut failed = Vec::new();
+        for name in names {
+            failed.extend(self.secret(&name).await.err());
+        }
+        failed
     }
 
     #[must_use]
@@ -159,7 +185,12 @@ impl Vault {
                     }
                 }
             }
-            ErrorKind::Credential => self.resident.remedy().to_owned(),
+            // Every failure of the sign-in is of this kind: what it is made from tells whether it will pass.
+            ErrorKind::Credential => {
+                let refusal = Refusal::of(error);
+                transient = refusal.will_pass();
+                self.resident.advice(&refusal).to_owned()
+            }
             _ => {
                 transient = true;
                 "the vault gives no answer; check KEY_VAULT_URL, its firewall and private endpoint".to_owned()
