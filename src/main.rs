@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use futures_util::FutureExt as _;
 use indicator_relay::app::Surroundings;
 use indicator_relay::cli::{self, Arguments};
 use indicator_relay::functions::{self, Relay};
 use indicator_relay::platform::clock::{Clock, SystemClock};
 use indicator_relay::settings::{self, LoggingLevel};
-use indicator_relay::telemetry::{self, Form, Lines};
+use indicator_relay::telemetry::{self, Form, Lines, Telemetry};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::OnceCell;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Where the Functions host expects us.
@@ -59,17 +59,26 @@ fn handle(port: &str, environment: Environment) -> anyhow::Result<ExitCode> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let lines = Form::Lines(Lines::of_process(Arc::clone(&clock)));
         let level = settings::logging_level(&environment).unwrap_or(LoggingLevel::Info);
+        let client = Arc::new(OnceCell::new());
+        let telemetry = telemetry(&environment, lines, level, &client, &clock);
         // Beside the listener, for whoever needs it first: certificates are read meanwhile.
-        let around = {
-            let (runtime, clock) = (Handle::current(), Arc::clone(&clock));
-            tokio::task::spawn_blocking(move || surroundings(environment, lines, level, clock, &runtime))
-        };
-        let around = around.map(|built| match built {
-            Ok(built) => built.map_err(|error| format!("{error:#}")),
-            Err(error) => Err(error.to_string()),
+        let early = (Arc::clone(&client), environment.clone());
+        tokio::spawn(async move {
+            if let Err(error) = client_in(&early.0, &early.1).await {
+                tracing::error!("{error}");
+            }
         });
-        let around = around.shared();
-        let relay = Relay::new(move || around.clone().boxed());
+        let relay = Relay::new(Arc::clone(&clock), {
+            let clock = Arc::clone(&clock);
+            move || {
+                let (cell, environment) = (Arc::clone(&client), environment.clone());
+                let (clock, telemetry) = (Arc::clone(&clock), telemetry.clone());
+                Box::pin(async move {
+                    let client = client_in(&cell, &environment).await?;
+                    Ok(Surroundings { environment, client, clock, telemetry })
+                })
+            }
+        });
         functions::serve(listener, functions::router(&relay), clock).await;
         Ok(ExitCode::FAILURE)
     })
@@ -81,29 +90,27 @@ fn command(environment: Environment) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let form = Form::Human { colours: std::io::stderr().is_terminal() };
     let level = cli::logging_level(&arguments, &environment);
-    let around = surroundings(environment, form, level, Arc::new(SystemClock::new()), runtime.handle())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let exit = runtime.block_on(async {
+        let cell = Arc::new(OnceCell::new());
+        let telemetry = telemetry(&environment, form, level, &cell, &clock);
+        let client = client_in(&cell, &environment).await.map_err(anyhow::Error::msg)?;
+        let around = Surroundings { environment, client, clock, telemetry };
         let exit = cli::run(arguments, &around).await;
         around.telemetry.flush().await;
-        exit
-    });
+        anyhow::Ok(exit)
+    })?;
     Ok(exit.into())
 }
 
-fn surroundings(
-    environment: Environment,
+/// Lines from now on; spans and metrics as soon as `client` is there.
+fn telemetry(
+    environment: &Environment,
     form: Form,
     level: LoggingLevel,
-    clock: Arc<dyn Clock>,
-    runtime: &Handle,
-) -> anyhow::Result<Surroundings> {
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        // For the official clients, which set none: nobody waits for ever.
-        .connect_timeout(Duration::from_secs(15))
-        .read_timeout(Duration::from_secs(60))
-        .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")))
-        .build()?;
+    client: &Arc<OnceCell<reqwest::Client>>,
+    clock: &Arc<dyn Clock>,
+) -> Telemetry {
     let level = match level {
         LoggingLevel::Trace => LevelFilter::TRACE,
         LoggingLevel::Debug => LevelFilter::DEBUG,
@@ -111,7 +118,28 @@ fn surroundings(
         LoggingLevel::Warn => LevelFilter::WARN,
         LoggingLevel::Error => LevelFilter::ERROR,
     };
-    let options = telemetry::Options { environment: &environment, form, level, client: &client, clock: &clock, runtime };
-    let telemetry = telemetry::init(options);
-    Ok(Surroundings { environment, client, clock, telemetry })
+    telemetry::init(telemetry::Options { environment, form, level, client, clock, runtime: &Handle::current() })
+}
+
+/// The client, made once; after a failure, which is one line, it is tried again.
+async fn client_in(cell: &OnceCell<reqwest::Client>, environment: &Environment) -> Result<reqwest::Client, String> {
+    let made = cell.get_or_try_init(|| async {
+        // Certificates are files.
+        let made = tokio::task::spawn_blocking(client).await.map_err(anyhow::Error::from);
+        made.and_then(|made| made).map_err(|error| {
+            let file = environment.get("SSL_CERT_FILE").map_or("not set", String::as_str);
+            format!("no HTTPS client can be made; see to the certificates of SSL_CERT_FILE ({file}): {error:#}")
+        })
+    });
+    made.await.cloned()
+}
+
+fn client() -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        // For the official clients, which set none: nobody waits for ever.
+        .connect_timeout(Duration::from_secs(15))
+        .read_timeout(Duration::from_secs(60))
+        .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")));
+    Ok(builder.build()?)
 }

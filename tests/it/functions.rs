@@ -50,7 +50,8 @@ impl Handler {
 
     async fn of(rig: &Rig, folder: &Path) -> Self {
         let around = rig.surroundings(folder);
-        Self::start(Relay::new(move || ready(Ok(around.clone()))), Arc::new(rig.clock.clone())).await
+        let clock: Arc<dyn Clock> = Arc::new(rig.clock.clone());
+        Self::start(Relay::new(Arc::clone(&clock), move || ready(Ok(around.clone()))), clock).await
     }
 
     async fn connect(&self) -> Connection {
@@ -277,7 +278,7 @@ async fn a_panic_ends_one_invocation_and_a_failure_to_start_is_tried_anew() {
     let good = rig.surroundings(folder.path());
     let bad = Surroundings { environment: BTreeMap::from([("JOBS".to_owned(), "Bad Name".to_owned())]), ..good.clone() };
     let (panicked, refused) = (AtomicBool::new(false), AtomicBool::new(false));
-    let relay = Relay::new(move || {
+    let relay = Relay::new(Arc::new(rig.clock.clone()), move || {
         assert!(panicked.swap(true, Ordering::SeqCst), "the first time");
         ready(Ok(if refused.swap(true, Ordering::SeqCst) { good.clone() } else { bad.clone() }))
     });

@@ -39,6 +39,10 @@ impl Kept {
     }
 }
 
+fn client() -> Arc<tokio::sync::OnceCell<reqwest::Client>> {
+    Arc::new(tokio::sync::OnceCell::from(reqwest::Client::builder().build().expect("a client")))
+}
+
 /// Telemetry that goes to `collector`, the subscriber that feeds it, and its lines on standard error.
 fn prepared(collector: &Collector, clock: &TestClock) -> (Telemetry, Dispatch, Kept) {
     let environment = BTreeMap::from([("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), collector.address.clone())]);
@@ -48,7 +52,7 @@ fn prepared(collector: &Collector, clock: &TestClock) -> (Telemetry, Dispatch, K
         environment: &environment,
         form: Form::Lines(Lines::new(Arc::clone(&clock), Box::new(std::io::sink()), Box::new(errors.clone()))),
         level: LevelFilter::WARN,
-        client: &reqwest::Client::builder().build().expect("a client"),
+        client: &client(),
         clock: &clock,
         runtime: &tokio::runtime::Handle::current(),
     });
@@ -167,7 +171,7 @@ async fn an_address_in_the_clear_is_refused_and_the_work_goes_on() {
         environment: &environment,
         form: Form::Human { colours: false },
         level: LevelFilter::WARN,
-        client: &reqwest::Client::builder().build().expect("a client"),
+        client: &client(),
         clock: &clock,
         runtime: &tokio::runtime::Handle::current(),
     });
