@@ -92,6 +92,7 @@ impl Relay {
         };
         let bounded = async move {
             tokio::select! {
+                biased;
                 opened = opening => opened,
                 () = clock.alarm(OPENING) => Err(Failure(format!(
                     "what is needed to start gave no answer in {} s; check KEY_VAULT_URL, its firewall and private endpoint",
@@ -148,7 +149,44 @@ fn budget(given: Option<Duration>, timeout: Option<Duration>) -> Result<Option<D
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+
+    /// Its alarms ring at once.
+    #[derive(Debug)]
+    struct Late;
+
+    impl Clock for Late {
+        fn now(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_never_opens_fails_all_who_wait_at_once_and_is_tried_anew() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let relay = Relay::new(Arc::new(Late), {
+            let asked = Arc::clone(&asked);
+            move || {
+                asked.fetch_add(1, Ordering::SeqCst);
+                Box::pin(std::future::pending())
+            }
+        });
+        let (one, another) = tokio::join!(relay.app(), relay.app());
+        for failed in [one, another] {
+            assert!(failed.is_err_and(|e| e.0.contains("KEY_VAULT_URL")));
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert!(relay.app().await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
 
     #[test]
     fn a_run_ends_by_itself_before_the_host_ends_it() {

@@ -20,7 +20,7 @@ use crate::rig::{Rig, TestClock};
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Kept(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Kept {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -33,13 +33,13 @@ impl Write for Kept {
 }
 
 impl Kept {
-    fn lines(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
         let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 }
 
-fn client() -> Arc<tokio::sync::OnceCell<reqwest::Client>> {
+pub(crate) fn client() -> Arc<tokio::sync::OnceCell<reqwest::Client>> {
     Arc::new(tokio::sync::OnceCell::from(reqwest::Client::builder().build().expect("a client")))
 }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::rig::{HOUR, TestClock};
 
-const NAME: &str = "threatconnect-secret-key";
+pub(crate) const NAME: &str = "threatconnect-secret-key";
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn token(client: &reqwest::Client, emulator: &Emulator, scope: &str, secret: &str) -> (u16, Value) {
@@ -125,11 +125,11 @@ impl Kept {
         kept
     }
 
-    fn set(&self, value: &str) {
+    pub(crate) fn set(&self, value: &str) {
         self.emulator.world().vault.insert(NAME.to_owned(), Some(value.to_owned()));
     }
 
-    async fn value(&self) -> Result<String, (bool, String)> {
+    pub(crate) async fn value(&self) -> Result<String, (bool, String)> {
         let read = self.vault.secret(NAME).await;
         read.map(|secret| secret.expose().to_owned()).map_err(|error| (error.transient, error.message))
     }
