@@ -173,14 +173,14 @@ async fn certificates_that_are_missing_are_told_and_read_anew_and_events_are_wri
     let names = |line: &Value| says(line, "SSL_CERT_FILE") && says(line, "ca.pem");
     until(&mut errors, &told, |line| line["level"] == "ERROR" && names(line)).await;
     assert_eq!(told.lock().expect("no panic").len(), 1, "one line, before anybody asks");
-    let post = async || {
+    let fire = async || {
         let request = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/ExportIndicators"));
         request.body(timer().to_string()).send().await.expect("an answer").status().as_u16()
     };
-    assert_eq!(post().await, 500);
+    assert_eq!(fire().await, 500);
     until(&mut errors, &told, |line| line["event"] == "invocation.failed" && names(line)).await;
     std::fs::write(&ca, emulator.ca_pem()).expect("written");
-    assert_eq!(post().await, 200);
+    assert_eq!(fire().await, 200);
     until(&mut output, &written, |line| line["event"] == "tick.finished").await;
     let written = written.lock().expect("no panic");
     assert!(written.iter().all(|line| line["event"].is_string()), "nothing else below an error: {written:#?}");
