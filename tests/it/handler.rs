@@ -135,7 +135,8 @@ async fn the_body_of_a_message_goes_when_it_was_handled_and_one_that_is_gone_is_
 /// Reads lines of the process until one fits; all before it are kept.
 async fn until(reader: &mut (impl tokio::io::AsyncBufRead + Unpin), seen: &Mutex<Vec<Value>>, fits: impl Fn(&Value) -> bool) {
     let mut text = String::new();
-    while reader.read_line(&mut text).await.expect("text") > 0 {
+    let wait = Duration::from_secs(60);
+    while tokio::time::timeout(wait, reader.read_line(&mut text)).await.expect("a line in a minute").expect("text") > 0 {
         let line: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}"));
         let found = fits(&line);
         seen.lock().expect("no panic").push(line);
