@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use futures_util::FutureExt as _;
 use indicator_relay::app::Surroundings;
 use indicator_relay::cli::{self, Arguments};
 use indicator_relay::functions::{self, Relay};
 use indicator_relay::platform::clock::{Clock, SystemClock};
 use indicator_relay::settings::{self, LoggingLevel};
-use indicator_relay::telemetry::{self, Form, Lines};
+use indicator_relay::telemetry::{self, Form, Lines, Telemetry};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::OnceCell;
 use tracing_subscriber::filter::LevelFilter;
@@ -58,27 +57,21 @@ fn handle(port: &str, environment: Environment) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let lines = Form::Lines(Lines::of_process(Arc::clone(&clock)));
         let level = settings::logging_level(&environment).unwrap_or(LoggingLevel::Info);
-        let (runtime, built) = (Handle::current(), Arc::new(OnceCell::new()));
-        let made_with = Arc::clone(&clock);
-        let look = move || {
-            let (built, runtime, clock) = (Arc::clone(&built), runtime.clone(), Arc::clone(&made_with));
-            let environment = environment.clone();
-            let look = async move {
-                let make = || async {
-                    let making = move || {
-                        let lines = Form::Lines(Lines::of_process(Arc::clone(&clock)));
-                        surroundings(environment, lines, level, clock, &runtime).map_err(|error| unusable(&error))
-                    };
-                    tokio::task::spawn_blocking(making).await.unwrap_or_else(|error| Err(error.to_string()))
-                };
-                built.get_or_try_init(make).await.cloned()
-            };
-            look.boxed()
-        };
-        // Beside the listener, for whoever needs it first: certificates are read meanwhile.
-        drop(tokio::spawn(look()));
-        let relay = Relay::new(look);
+        let client = Arc::new(OnceCell::new());
+        let telemetry = telemetry(&environment, lines, level, &client, &clock);
+        let relay = Relay::new(Arc::clone(&clock), {
+            let clock = Arc::clone(&clock);
+            move || {
+                let (cell, environment) = (Arc::clone(&client), environment.clone());
+                let (clock, telemetry) = (Arc::clone(&clock), telemetry.clone());
+                Box::pin(async move {
+                    let client = client_in(&cell, &environment).await?;
+                    Ok(Surroundings { environment, client, clock, telemetry })
+                })
+            }
+        });
         functions::serve(listener, functions::router(&relay), clock).await;
         Ok(ExitCode::FAILURE)
     })
@@ -90,42 +83,27 @@ fn command(environment: Environment) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let form = Form::Human { colours: std::io::stderr().is_terminal() };
     let level = cli::logging_level(&arguments, &environment);
-    let around = surroundings(environment, form, level, Arc::new(SystemClock::new()), runtime.handle())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let exit = runtime.block_on(async {
+        let cell = Arc::new(OnceCell::new());
+        let telemetry = telemetry(&environment, form, level, &cell, &clock);
+        let client = client_in(&cell, &environment).await.map_err(anyhow::Error::msg)?;
+        let around = Surroundings { environment, client, clock, telemetry };
         let exit = cli::run(arguments, &around).await;
         around.telemetry.flush().await;
-        exit
-    });
+        anyhow::Ok(exit)
+    })?;
     Ok(exit.into())
 }
 
-/// Without certificates there is no client, and without that no log yet: the line that says so is written by hand.
-fn unusable(error: &anyhow::Error) -> String {
-    let error = format!("failed to make a client: {error:#}; see whether SSL_CERT_FILE names a file of certificates");
-    let now = SystemClock::new().now().to_string();
-    eprintln!(
-        "{}",
-        serde_json::json!({"time": now, "level": "ERROR", "message": error, "event": "invocation.failed", "error": error})
-    );
-    error
-}
-
-fn surroundings(
-    environment: Environment,
+/// Lines from now on; spans and metrics as soon as `client` is there.
+fn telemetry(
+    environment: &Environment,
     form: Form,
     level: LoggingLevel,
-    clock: Arc<dyn Clock>,
-    runtime: &Handle,
-) -> anyhow::Result<Surroundings> {
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        // For the official clients, which set none: nobody waits for ever.
-        .connect_timeout(Duration::from_secs(15))
-        .read_timeout(Duration::from_secs(60))
-        // Shorter than any service keeps an idle connection: a request on one that is just being closed may or may not arrive.
-        .pool_idle_timeout(Duration::from_secs(4))
-        .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")))
-        .build()?;
+    client: &Arc<OnceCell<reqwest::Client>>,
+    clock: &Arc<dyn Clock>,
+) -> Telemetry {
     let level = match level {
         LoggingLevel::Trace => LevelFilter::TRACE,
         LoggingLevel::Debug => LevelFilter::DEBUG,
@@ -133,7 +111,30 @@ fn surroundings(
         LoggingLevel::Warn => LevelFilter::WARN,
         LoggingLevel::Error => LevelFilter::ERROR,
     };
-    let options = telemetry::Options { environment: &environment, form, level, client: &client, clock: &clock, runtime };
-    let telemetry = telemetry::init(options);
-    Ok(Surroundings { environment, client, clock, telemetry })
+    telemetry::init(telemetry::Options { environment, form, level, client, clock, runtime: &Handle::current() })
+}
+
+/// The client, made once; after a failure, which is one line, it is tried again.
+async fn client_in(cell: &OnceCell<reqwest::Client>, environment: &Environment) -> Result<reqwest::Client, String> {
+    let made = cell.get_or_try_init(|| async {
+        // Certificates are files.
+        let made = tokio::task::spawn_blocking(client).await.map_err(anyhow::Error::from);
+        made.and_then(|made| made).map_err(|error| {
+            let file = environment.get("SSL_CERT_FILE").map_or("not set", String::as_str);
+            format!("no HTTPS client can be made; see to the certificates of SSL_CERT_FILE ({file}): {error:#}")
+        })
+    });
+    made.await.cloned()
+}
+
+fn client() -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        // For the official clients, which set none: nobody waits for ever.
+        .connect_timeout(Duration::from_secs(15))
+        .read_timeout(Duration::from_secs(60))
+        // Shorter than any service keeps an idle connection: a request on one that is just being closed may or may not arrive.
+        .pool_idle_timeout(Duration::from_secs(4))
+        .user_agent(concat!("IndicatorRelay/", env!("CARGO_PKG_VERSION")));
+    Ok(builder.build()?)
 }

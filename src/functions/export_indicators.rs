@@ -51,9 +51,10 @@ async fn watch(app: &App) -> Result<(), Failure> {
             );
         }
     }
+    // Here nobody needs a secret: without this, only what the start has read would be known.
     if let Some(vault) = &app.vault {
-        for failed in vault.refresh().await {
-            tracing::warn!("{failed}");
+        for error in vault.refresh().await {
+            tracing::warn!("{}", error.message);
         }
     }
     for (secret, days) in app.vault.iter().flat_map(|vault| vault.ending(app.exporter.now())) {

@@ -11,6 +11,7 @@ mod relay;
 mod run_export;
 mod server;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
@@ -20,6 +21,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use futures_util::FutureExt as _;
 use serde_json::json;
 use tracing::Instrument as _;
 
@@ -64,11 +66,23 @@ impl Failure {
     fn new(error: impl ToString) -> Self {
         Self(error.to_string())
     }
+
+    /// The panic itself is a line already.
+    fn bug() -> Self {
+        Self("the program has a bug: the invocation panicked".to_owned())
+    }
 }
 
 /// The routes of all functions, and of the host's own question whether we are there.
 pub fn router(relay: &Arc<Relay>) -> Router {
-    let mut router = Router::new().route("/", get(|| async { object(StatusCode::OK, &json!({"status": "ready"})) }));
+    let mut router = Router::new().route("/", {
+        let relay = Arc::clone(relay);
+        get(move || {
+            // Beside the answer, which the host waits for before it sends the first invocation.
+            tokio::spawn(async move { relay.prepare().await });
+            async { object(StatusCode::OK, &json!({"status": "ready"})) }
+        })
+    });
     for function in FUNCTIONS {
         let relay = Arc::clone(relay);
         let handler = move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
@@ -90,34 +104,40 @@ async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let id = header("x-azure-functions-invocationid").unwrap_or_default();
     let span = telemetry::invocation(function.name, id, header("traceparent"));
-    let shared = Arc::clone(&relay);
-    let work = async move {
-        let envelope = match body {
-            Ok(body) => Envelope::parse(&body).map_err(Failure::new),
-            Err(rejection) => Err(Failure(format!("failed to read the request of the Functions host: {rejection}"))),
-        };
-        match envelope {
-            Ok(envelope) => (function.answer)(relay, envelope).await,
-            Err(failure) => Err(failure),
-        }
-    };
-    // Told and sent in a task too: if the connection breaks, no line is lost.
-    let told = tokio::spawn(async move {
-        let ended = tokio::spawn(work.instrument(span.clone())).await;
-        let outcome = ended.unwrap_or_else(|_| Err(Failure("the program has a bug: the invocation panicked".to_owned())));
-        if let Err(failure) = &outcome {
-            // Before the answer: the host throws the body of a failure away.
-            span.in_scope(|| tracing::error!(event = "invocation.failed", error = failure.0, "the invocation failed: {failure}"));
-            telemetry::fail(&span, &failure.0);
-        }
-        drop(span);
-        shared.flush().await;
-        outcome
-    });
-    match told.await.unwrap_or_else(|_| Err(Failure("the program has a bug".to_owned()))) {
+    let ended = tokio::spawn(invocation(function, relay, span, body)).await;
+    let outcome = ended.unwrap_or_else(|_| Err(Failure::bug()));
+    match outcome {
         Ok(()) => object(StatusCode::OK, &json!({"Outputs": {}, "Logs": [], "ReturnValue": null})),
         Err(failure) => object(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": failure.0})),
     }
+}
+
+/// The work with all that is told of it, which nobody may lose who goes away meanwhile.
+async fn invocation(
+    function: Function,
+    relay: Arc<Relay>,
+    span: tracing::Span,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(), Failure> {
+    let shared = Arc::clone(&relay);
+    let work = async move {
+        let envelope = match body {
+            Ok(body) => Envelope::parse(&body).map_err(Failure::new)?,
+            Err(rejection) => return Err(Failure(format!("failed to read the request of the Functions host: {rejection}"))),
+        };
+        (function.answer)(relay, envelope).await
+    };
+    // What a panic leaves behind is not looked at again: stores and queues hold what counts.
+    let ended = AssertUnwindSafe(work.instrument(span.clone())).catch_unwind().await;
+    let outcome = ended.unwrap_or_else(|_| Err(Failure::bug()));
+    if let Err(failure) = &outcome {
+        // Before the answer: the host throws the body of a failure away.
+        span.in_scope(|| tracing::error!(event = "invocation.failed", error = failure.0, "the invocation failed: {failure}"));
+        telemetry::fail(&span, &failure.0);
+    }
+    drop(span);
+    shared.flush().await;
+    outcome
 }
 
 /// An answer as the host takes it: always an object, never empty.

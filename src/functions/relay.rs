@@ -3,88 +3,117 @@
 //! The listener is there before that: the host waits for it, and a vault that is slow must not look like a program that does
 //! not start. What cannot be opened fails the invocation with one line, and the next one tries anew.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use futures_util::future::{FutureExt as _, Shared};
+use tracing::Instrument as _;
 
 use super::Failure;
 use crate::app::{App, Surroundings};
-use crate::platform::clock::BoxFuture;
+use crate::platform::clock::{BoxFuture, Clock};
 
 /// `functionTimeout` of `host.json`: the host kills the process, and all that it does, when an invocation takes longer.
 pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// How long settings, vault and store may take; the host's time-out must not run out over a vault that says nothing.
-const OPENING: Duration = Duration::from_secs(60);
 /// An app setting that overrides it.
 const TIMEOUT_KEY: &str = "AzureFunctionsJobHost__functionTimeout";
+/// How long the product may take to open. Whoever waits longer for a vault only holds invocations up.
+const OPENING: Duration = Duration::from_secs(60);
+/// The longest time that the host can write, in days.
+const LONGEST_DAYS: u64 = 10_675_199;
 
 type Look = Box<dyn Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync>;
+/// The product, and how long an invocation may take; none: as long as it likes.
+type Opened = (Arc<App>, Option<Duration>);
+/// One for all who wait: they share its failure too.
+type Opening = Shared<BoxFuture<'static, Result<Opened, Failure>>>;
 
 /// The product behind the functions.
 pub struct Relay {
     look: Look,
-    app: OnceCell<(Arc<App>, Option<Duration>)>,
-    /// How often opening failed, and why it did last.
-    failures: AtomicU64,
-    failure: Mutex<Option<Failure>>,
+    clock: Arc<dyn Clock>,
+    /// Under way, or done; none after a failure.
+    opening: Mutex<Option<Opening>>,
 }
 
 impl std::fmt::Debug for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("app", &self.app).finish_non_exhaustive()
+        f.debug_struct("Relay").finish_non_exhaustive()
     }
 }
 
 impl Relay {
     /// `look` gives what is around; it is called when it is first needed, and again after a failure.
-    pub fn new(look: impl Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { look: Box::new(look), app: OnceCell::new(), failures: AtomicU64::new(0), failure: Mutex::default() })
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        look: impl Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { look: Box::new(look), clock, opening: Mutex::default() })
+    }
+
+    /// The same, for who has opened the product already; an invocation may take as long as it likes.
+    pub fn opened(clock: Arc<dyn Clock>, app: App) -> Arc<Self> {
+        let opened: BoxFuture<'static, _> = Box::pin(std::future::ready(Ok((Arc::new(app), None))));
+        let look: Look = Box::new(|| Box::pin(std::future::ready(Err("the product is open".to_owned()))));
+        Arc::new(Self { look, clock, opening: Mutex::new(Some(opened.shared())) })
+    }
+
+    /// Looks at what is around before an invocation needs it: certificates take longer to read than all else at the start.
+    pub(super) async fn prepare(&self) {
+        let opened = self.opening().is_some();
+        if !opened && let Err(error) = (self.look)().await {
+            tracing::error!("{error}");
+        }
     }
 
     /// Sends what the invocation that ends now has measured; the process may be gone before the next one.
     pub(super) async fn flush(&self) {
-        if let Some((app, _)) = self.app.get() {
+        let opened = self.opening().as_ref().and_then(Shared::peek).and_then(|opened| opened.as_ref().ok()).cloned();
+        if let Some((app, _)) = opened {
             app.telemetry.flush().await;
         }
     }
 
-    /// The product, and how long an invocation may take; none: as long as it likes.
-    pub(super) async fn app(&self) -> Result<(Arc<App>, Option<Duration>), Failure> {
-        let seen = self.failures.load(Ordering::SeqCst);
-        let opened = self.app.get_or_try_init(|| async {
-            // What failed while this invocation waited for it has failed for it too: they do not try one after the other.
-            if self.failures.load(Ordering::SeqCst) != seen
-                && let Some(failure) = self.last().clone()
-            {
-                return Err(failure);
-            }
-            let opened = self.open().await;
-            if let Err(failure) = &opened {
-                *self.last() = Some(failure.clone());
-                self.failures.fetch_add(1, Ordering::SeqCst);
-            }
-            opened
-        });
-        opened.await.cloned()
+    /// The product, and what is left of the time that the invocation may take since now; none: as long as it likes.
+    pub(super) async fn app(self: &Arc<Self>) -> Result<Opened, Failure> {
+        let began = self.clock.monotonic();
+        let opening = self.opening().get_or_insert_with(|| Arc::clone(self).open().shared()).clone();
+        let opened = opening.clone().await;
+        if opened.is_err() {
+            // The next invocation tries anew, unless another one does already.
+            self.opening().take_if(|known| known.ptr_eq(&opening));
+        }
+        let (app, budget) = opened?;
+        let spent = self.clock.monotonic().saturating_sub(began);
+        Ok((app, budget.map(|budget| budget.saturating_sub(spent))))
     }
 
-    async fn open(&self) -> Result<(Arc<App>, Option<Duration>), Failure> {
-        let around = (self.look)().await.map_err(Failure)?;
-        let timeout = function_timeout(around.environment.get(TIMEOUT_KEY).map(String::as_str))?;
-        let app = tokio::select! {
-            app = App::open(&around) => app.map_err(Failure::new)?,
-            () = around.clock.alarm(OPENING) => {
-                return Err(Failure(format!("vault or storage gave no answer in {} s; see to KEY_VAULT_URL and the network", OPENING.as_secs())));
+    /// In a task of its own: a panic must not stay with all who wait, and later ones.
+    fn open(self: Arc<Self>) -> BoxFuture<'static, Result<Opened, Failure>> {
+        let clock = Arc::clone(&self.clock);
+        let opening = async move {
+            let around = (self.look)().await.map_err(Failure)?;
+            let app = App::open(&around).await.map_err(Failure::new)?;
+            let timeout = function_timeout(around.environment.get(TIMEOUT_KEY).map(String::as_str))?;
+            let budget = budget(app.settings.time_budget, timeout)?;
+            Ok((Arc::new(app), budget))
+        };
+        let bounded = async move {
+            tokio::select! {
+                biased;
+                opened = opening => opened,
+                () = clock.alarm(OPENING) => Err(Failure(format!(
+                    "what is needed to start gave no answer in {} s; check KEY_VAULT_URL, its firewall and private endpoint",
+                    OPENING.as_secs()
+                ))),
             }
         };
-        let budget = budget(app.settings.time_budget, timeout)?;
-        Ok((Arc::new(app), budget))
+        let task = tokio::spawn(bounded.in_current_span());
+        Box::pin(async move { task.await.unwrap_or_else(|_| Err(Failure::bug())) })
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<Failure>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    fn opening(&self) -> MutexGuard<'_, Option<Opening>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,19 +125,28 @@ fn function_timeout(given: Option<&str>) -> Result<Option<Duration>, Failure> {
     }
     let (days, clock) = text.split_once('.').unwrap_or(("0", text));
     let parts: Vec<u64> = clock.split(':').map_while(|part| part.parse().ok()).collect();
-    match (days.parse::<u64>(), parts.as_slice(), clock.split(':').count()) {
-        (Ok(days), [hours, minutes, seconds], 3) if [days, *hours, *minutes, *seconds].iter().all(|part| *part < 1 << 32) => {
-            Ok(Some(Duration::from_secs(((days * 24 + hours) * 60 + minutes) * 60 + seconds)))
-        }
-        _ => Err(Failure(format!("{TIMEOUT_KEY} is `{text}`: give hours, minutes and seconds such as `00:30:00`"))),
+    let seconds = match (days.parse::<u64>(), parts.as_slice(), clock.split(':').count()) {
+        (Ok(days), &[hours, minutes, seconds], 3) => in_seconds(days, hours, minutes, seconds),
+        _ => None,
+    };
+    match seconds {
+        Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        None => Err(Failure(format!("{TIMEOUT_KEY} is `{text}`: give hours, minutes and seconds such as `00:30:00`"))),
     }
 }
 
-/// `TIME_BUDGET`, else four fifths of the time-out, so that a run ends by itself before the host ends it.
+/// None for more than the host can count itself.
+fn in_seconds(days: u64, hours: u64, minutes: u64, seconds: u64) -> Option<u64> {
+    let hours = days.checked_mul(24)?.checked_add(hours)?;
+    let minutes = hours.checked_mul(60)?.checked_add(minutes)?;
+    minutes.checked_mul(60)?.checked_add(seconds).filter(|seconds| *seconds <= LONGEST_DAYS * 86_400)
+}
+
+/// `TIME_BUDGET`, of which the host must leave a tenth, else four fifths of the time-out, so that a run ends by itself before the host ends it.
 fn budget(given: Option<Duration>, timeout: Option<Duration>) -> Result<Option<Duration>, Failure> {
     match (given, timeout) {
         (Some(budget), Some(timeout)) if budget > timeout * 9 / 10 => Err(Failure(format!(
-            "TIME_BUDGET is {} s, but the host ends an invocation after {} s (functionTimeout), with all that it does: give at most 90 %, or leave it out for 80 %",
+            "TIME_BUDGET is {} s, but the host ends an invocation after {} s (functionTimeout): give at most 90 % of it, or leave it out for 80 %",
             budget.as_secs(),
             timeout.as_secs()
         ))),
@@ -119,7 +157,44 @@ fn budget(given: Option<Duration>, timeout: Option<Duration>) -> Result<Option<D
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+
+    /// Its alarms ring at once.
+    #[derive(Debug)]
+    struct Late;
+
+    impl Clock for Late {
+        fn now(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_never_opens_fails_all_who_wait_at_once_and_is_tried_anew() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let relay = Relay::new(Arc::new(Late), {
+            let asked = Arc::clone(&asked);
+            move || {
+                asked.fetch_add(1, Ordering::SeqCst);
+                Box::pin(std::future::pending())
+            }
+        });
+        let (one, another) = tokio::join!(relay.app(), relay.app());
+        for failed in [one, another] {
+            assert!(failed.is_err_and(|e| e.0.contains("KEY_VAULT_URL")));
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert!(relay.app().await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
 
     #[test]
     fn a_run_ends_by_itself_before_the_host_ends_it() {
@@ -133,11 +208,14 @@ mod tests {
         assert_eq!(seconds(None, Some("-1")), Ok(None));
         assert_eq!(seconds(Some(Duration::from_secs(60)), Some("-1")), Ok(Some(60)));
         assert!(seconds(Some(Duration::from_secs(600)), Some("00:10:00")).is_err_and(|e| e.0.contains("TIME_BUDGET")));
-        assert!(seconds(Some(Duration::from_secs(541)), Some("00:10:00")).is_err());
         assert_eq!(seconds(Some(Duration::from_secs(540)), Some("00:10:00")), Ok(Some(540)));
-        for wrong in
-            ["99999999999999999999:00:00", "18446744073709551615.00:00:00", "10", "10:00", "00:10:00:00", "x", "00:1x:00"]
-        {
+        assert!(seconds(Some(Duration::from_secs(541)), Some("00:10:00")).is_err_and(|e| e.0.contains("90 %")));
+        let huge =
+            ["18446744073709551615.00:00:00", "18446744073709551615:00:00", "10675200.00:00:00", "00:00:18446744073709551615"];
+        for wrong in huge {
+            assert!(seconds(None, Some(wrong)).is_err_and(|e| e.0.contains(wrong)), "{wrong}");
+        }
+        for wrong in ["10", "10:00", "00:10:00:00", "x", "00:1x:00"] {
             assert!(seconds(None, Some(wrong)).is_err_and(|e| e.0.contains(wrong)), "{wrong}");
         }
     }

@@ -21,11 +21,17 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
     let (run, worker) = names();
     let (queue, progress) = (app.queue.as_ref(), Progress::default());
     let Some(opened) = queue.open(&text).await.map_err(Failure::new)? else {
-        tracing::warn!("what the message points to is gone: it was handled before, or its blob was deleted");
+        // Most often handled before. Else a run is lost, and the next tick begins another.
+        tracing::warn!("the message's body is gone from the storage: it was handled before, or somebody has deleted it");
         return Ok(());
     };
     let handled = app.exporter.handle(queue, &opened.body, (&run, &worker), budget, &progress).await;
-    match handled.map_err(Failure::new)? {
+    let handled = handled.map_err(Failure::new)?;
+    // The host deletes the message when we answer; its body is ours. The work is done, whatever becomes of it.
+    if let Err(error) = queue.discard(&opened).await {
+        tracing::warn!("{error}; the body of a message that was handled stays there");
+    }
+    match handled {
         Handled::Over(Some(report)) => {
             app.telemetry.record(&report);
             tell(&report);
@@ -39,7 +45,7 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
             );
         }
     }
-    queue.discard(&opened).await.map_err(Failure::new)
+    Ok(())
 }
 
 /// The run goes on in another invocation: its budget is over, or the other side asks for a pause.

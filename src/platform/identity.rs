@@ -59,6 +59,14 @@ impl Resident {
         }
     }
 
+    /// What to do about a refusal.
+    pub(super) fn advice(&self, refusal: &Refusal) -> &'static str {
+        match self {
+            Self::Managed { .. } if refusal.will_pass() => refusal.advice_for_managed(refusal.is_busy()),
+            _ => self.remedy(),
+        }
+    }
+
     /// # Errors
     /// One line, when no credential can be made here.
     pub fn credential(&self, client: &reqwest::Client) -> Result<Arc<dyn TokenCredential>, String> {
@@ -235,7 +243,7 @@ struct Kept {
     scope: &'static str,
     clock: Arc<dyn Clock>,
     token: Mutex<Option<AccessToken>>,
-    /// Held while a token is fetched, so that many who need one fetch one.
+    /// Held while a token is fetched, so that many who need it fetch one.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -310,8 +318,8 @@ impl Refusal {
         self.status.is_some_and(|status| status == 429 || status >= 500)
     }
 
-    /// Waiting may help: nobody refused anything.
-    pub(super) fn is_transient(&self) -> bool {
+    /// Nothing is wrong with the identity: nobody could answer for it.
+    pub(super) fn will_pass(&self) -> bool {
         self.is_busy() || self.status.is_none() && self.unreached
     }
 

@@ -58,19 +58,19 @@ impl Vault {
     /// One line, when no credential can be made here.
     pub fn new(url: Url, resident: &Resident, http: reqwest::Client, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let credential = resident.credential(&http).map_err(|e| format!("the vault cannot be read: {e}"))?;
-        Self::with(url, credential, resident, http, clock)
+        Self::with(url, resident, http, clock, credential)
     }
 
-    /// With a credential of the caller's.
+    /// The same, for who holds a credential already; `resident` is whose it is, for the words of a refusal.
     ///
     /// # Errors
     /// One line, when the official client refuses the address.
     pub fn with(
         url: Url,
-        credential: Arc<dyn TokenCredential>,
         resident: &Resident,
         http: reqwest::Client,
         clock: Arc<dyn Clock>,
+        credential: Arc<dyn TokenCredential>,
     ) -> Result<Self, String> {
         let transport = Some(Transport::new(Arc::new(http)));
         let options = SecretClientOptions {
@@ -121,19 +121,20 @@ impl Vault {
         }
     }
 
-    #[must_use]
-    pub fn url(&self) -> &Url {
-        &self.url
-    }
-
-    /// Looks at each secret that was read, as [`Vault::secret`] does: what is old is read again. What could not be read, a line each.
-    pub async fn refresh(&self) -> Vec<String> {
+    /// Reads again what was read more than an hour ago, for who needs no value but knows of all of them. What could not be
+    /// read: one line each, as of [`Self::secret`].
+    pub async fn refresh(&self) -> Vec<AuthorizeError> {
         let names: Vec<String> = self.all().keys().cloned().collect();
         let mut failed = Vec::new();
         for name in names {
-            failed.extend(self.secret(&name).await.err().map(|error| error.message));
+            failed.extend(self.secret(&name).await.err());
         }
         failed
+    }
+
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
     }
 
     /// The secrets that were read and end within a month, with the whole days that are left; negative: it has ended.
@@ -184,12 +185,12 @@ impl Vault {
                     }
                 }
             }
-            // Every failure of a credential comes so, that of a busy endpoint too.
-            ErrorKind::Credential if Refusal::of(error).is_transient() => {
-                transient = true;
-                "the endpoint that signs us in gives no answer, or is busy".to_owned()
+            // Every failure of the sign-in is of this kind: what it is made from tells whether it will pass.
+            ErrorKind::Credential => {
+                let refusal = Refusal::of(error);
+                transient = refusal.will_pass();
+                self.resident.advice(&refusal).to_owned()
             }
-            ErrorKind::Credential => self.resident.remedy().to_owned(),
             _ => {
                 transient = true;
                 "the vault gives no answer; check KEY_VAULT_URL, its firewall and private endpoint".to_owned()

@@ -15,6 +15,7 @@ use std::time::Duration;
 pub use invocation::{fail, invocation};
 pub use line::{COMMON, Lines, Writer};
 use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
@@ -46,7 +47,8 @@ pub struct Options<'a> {
     pub environment: &'a BTreeMap<String, String>,
     pub form: Form,
     pub level: LevelFilter,
-    pub client: &'a reqwest::Client,
+    /// What exports are sent with, as soon as it is there: lines come first.
+    pub client: &'a Arc<OnceCell<reqwest::Client>>,
     pub clock: &'a Arc<dyn Clock>,
     /// Where exports are sent from.
     pub runtime: &'a Handle,

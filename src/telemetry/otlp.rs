@@ -9,7 +9,7 @@
 //! process is killed, or ends after a flush.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 use url::{Host, Url};
 
 /// One request to the collector, from connection to the last byte; retries begin only while it has not passed.
@@ -51,12 +51,12 @@ impl Otlp {
     /// One line: the address is none, or must not be used, or the exporter cannot be made.
     pub(super) fn new(
         environment: &BTreeMap<String, String>,
-        client: &reqwest::Client,
+        client: &Arc<OnceCell<reqwest::Client>>,
         runtime: &Handle,
     ) -> Result<Self, String> {
         let traces_to = endpoint(environment, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "v1/traces")?;
         let metrics_to = endpoint(environment, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "v1/metrics")?;
-        let courier = || Courier { client: client.clone(), runtime: runtime.clone() };
+        let courier = || Courier { client: Arc::clone(client), runtime: runtime.clone() };
         let failed =
             |error: opentelemetry_otlp::ExporterBuildError| format!("failed to prepare the export of telemetry: {error}");
         let span_exporter = SpanExporter::builder()
@@ -161,14 +161,14 @@ fn resource(environment: &BTreeMap<String, String>) -> Resource {
 /// Sends on the runtime what the SDK's threads hand over, and never waits longer than [`EXPORT`].
 #[derive(Debug)]
 struct Courier {
-    client: reqwest::Client,
+    client: Arc<OnceCell<reqwest::Client>>,
     runtime: Handle,
 }
 
 #[async_trait]
 impl HttpClient for Courier {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let client = self.client.clone();
+        let client = self.client.get().ok_or("the HTTPS client is not there yet")?.clone();
         let sending = async move { tokio::time::timeout(EXPORT, client.send_bytes(request)).await };
         self.runtime.spawn(sending).await??
     }

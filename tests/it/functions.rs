@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use indicator_relay::app::Surroundings;
 use indicator_relay::export::{Message, QUEUE};
@@ -31,17 +30,17 @@ fn vectors(name: &str) -> Vec<Value> {
     all.as_array().expect("cases").clone()
 }
 
-fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
+pub(crate) fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
     Box::pin(std::future::ready(value))
 }
 
 /// A handler that listens, as the host would find it.
-struct Handler {
+pub(crate) struct Handler {
     address: std::net::SocketAddr,
 }
 
 impl Handler {
-    async fn start(relay: Arc<Relay>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) async fn start(relay: Arc<Relay>, clock: Arc<dyn Clock>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(functions::serve(listener, functions::router(&relay), clock));
@@ -50,27 +49,28 @@ impl Handler {
 
     async fn of(rig: &Rig, folder: &Path) -> Self {
         let around = rig.surroundings(folder);
-        Self::start(Relay::new(move || ready(Ok(around.clone()))), Arc::new(rig.clock.clone())).await
+        let clock: Arc<dyn Clock> = Arc::new(rig.clock.clone());
+        Self::start(Relay::new(Arc::clone(&clock), move || ready(Ok(around.clone()))), clock).await
     }
 
-    async fn connect(&self) -> Connection {
+    pub(crate) async fn connect(&self) -> Connection {
         Connection { stream: TcpStream::connect(self.address).await.expect("a connection"), read: Vec::new() }
     }
 
     /// Posts an envelope; status and body, which must be a JSON object whatever happens.
-    async fn post(&self, function: &str, envelope: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, function: &str, envelope: &Value) -> (u16, Value) {
         self.connect().await.ask("POST", &format!("/{function}"), &[], envelope.to_string().as_bytes()).await
     }
 }
 
 /// One keep-alive connection of a host that sends chunks, as the real one does.
-struct Connection {
-    stream: TcpStream,
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl Connection {
-    async fn ask(&mut self, method: &str, target: &str, headers: &[(String, String)], body: &[u8]) -> (u16, Value) {
+    pub(crate) async fn ask(&mut self, method: &str, target: &str, headers: &[(String, String)], body: &[u8]) -> (u16, Value) {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n");
         for (name, value) in headers {
             head.extend([name, ": ", value, "\r\n"]);
@@ -124,7 +124,7 @@ impl Connection {
     }
 }
 
-fn timer() -> Value {
+pub(crate) fn timer() -> Value {
     let status =
         json!({"Last": "0001-01-01T00:00:00+00:00", "Next": "2026-11-24T09:00:00+00:00", "LastUpdated": "0001-01-01T00:00:00"});
     json!({"Data": {"timer": {"Schedule": {"AdjustForDST": true}, "ScheduleStatus": status, "IsPastDue": false}},
@@ -132,7 +132,7 @@ fn timer() -> Value {
 }
 
 /// As the host sends it (JSON within JSON), with the message's properties copied over the metadata.
-fn queued(text: &str) -> Value {
+pub(crate) fn queued(text: &str) -> Value {
     json!({"Data": {"message": Value::from(text).to_string()}, "Metadata": {"DequeueCount": "1", "job": "\"default\""}})
 }
 
@@ -183,6 +183,26 @@ async fn a_run_hands_over_before_the_host_would_end_it() {
     }
     assert!(turns > 2, "{turns}");
     assert_eq!(rig.live().len(), 1_200);
+}
+
+#[tokio::test]
+async fn the_time_that_opening_took_is_part_of_the_budget() {
+    let mut rig = Rig::new().await;
+    rig.set("THREATCONNECT_PAGE_SIZE", "100");
+    rig.set("TIME_BUDGET", "50s");
+    rig.add_hosts(600);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (around, clock) = (rig.surroundings(folder.path()), rig.clock.clone());
+    let relay = Relay::new(Arc::new(rig.clock.clone()), move || {
+        clock.advance(std::time::Duration::from_secs(50));
+        ready(Ok(around.clone()))
+    });
+    let handler = Handler::start(relay, Arc::new(rig.clock.clone())).await;
+    assert_eq!(handler.post("RunExport", &queued(r#"{"job": "default"}"#)).await.0, 200);
+    assert!(rig.live().len() < 600, "{}", rig.live().len());
+    let (text, _) = next_message(&rig, folder.path()).await.expect("the run goes on");
+    assert_eq!(handler.post("RunExport", &queued(&text)).await.0, 200);
+    assert_eq!(rig.live().len(), 600, "open by now");
 }
 
 #[test]
@@ -276,19 +296,22 @@ async fn a_panic_ends_one_invocation_and_a_failure_to_start_is_tried_anew() {
     let folder = tempfile::tempdir().expect("a folder");
     let good = rig.surroundings(folder.path());
     let bad = Surroundings { environment: BTreeMap::from([("JOBS".to_owned(), "Bad Name".to_owned())]), ..good.clone() };
-    let (panicked, refused) = (AtomicBool::new(false), AtomicBool::new(false));
-    let relay = Relay::new(move || {
-        assert!(panicked.swap(true, Ordering::SeqCst), "the first time");
-        ready(Ok(if refused.swap(true, Ordering::SeqCst) { good.clone() } else { bad.clone() }))
+    let around = Arc::new(Mutex::new(None));
+    let relay = Relay::new(Arc::new(rig.clock.clone()), {
+        let around = Arc::clone(&around);
+        move || ready(Ok(Option::clone(&around.lock().unwrap_or_else(PoisonError::into_inner)).expect("something around")))
     });
+    let set = |now: Surroundings| *around.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     let handler = Handler::start(relay, Arc::new(rig.clock.clone())).await;
     let mut connection = handler.connect().await;
     let body = queued(r#"{"job": "default"}"#).to_string();
     let (status, answer) = connection.ask("POST", "/RunExport", &[], body.as_bytes()).await;
     assert!(status == 500 && answer["error"].as_str().is_some_and(|error| error.contains("panicked")), "{answer}");
     assert_eq!(connection.ask("GET", "/", &[], b"").await, (200, json!({"status": "ready"})), "the same connection lives");
+    set(bad);
     let (status, answer) = connection.ask("POST", "/RunExport", &[], body.as_bytes()).await;
     assert!(status == 500 && answer["error"].as_str().is_some_and(|error| error.contains("JOBS")), "{answer}");
+    set(good);
     assert_eq!(connection.ask("POST", "/RunExport", &[], body.as_bytes()).await.0, 200);
     assert_eq!(rig.live().len(), 1);
 }

@@ -11,6 +11,7 @@ mod documents;
 mod faults;
 mod functions;
 mod graph;
+mod handler;
 mod hosted;
 mod model;
 mod program;

@@ -20,7 +20,7 @@ use crate::rig::{Rig, TestClock};
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Kept(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Kept {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -33,10 +33,14 @@ impl Write for Kept {
 }
 
 impl Kept {
-    fn lines(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
         let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
+}
+
+pub(crate) fn client() -> Arc<tokio::sync::OnceCell<reqwest::Client>> {
+    Arc::new(tokio::sync::OnceCell::from(reqwest::Client::builder().build().expect("a client")))
 }
 
 /// Telemetry that goes to `collector`, the subscriber that feeds it, and its lines on standard error.
@@ -48,7 +52,7 @@ fn prepared(collector: &Collector, clock: &TestClock) -> (Telemetry, Dispatch, K
         environment: &environment,
         form: Form::Lines(Lines::new(Arc::clone(&clock), Box::new(std::io::sink()), Box::new(errors.clone()))),
         level: LevelFilter::WARN,
-        client: &reqwest::Client::builder().build().expect("a client"),
+        client: &client(),
         clock: &clock,
         runtime: &tokio::runtime::Handle::current(),
     });
@@ -167,7 +171,7 @@ async fn an_address_in_the_clear_is_refused_and_the_work_goes_on() {
         environment: &environment,
         form: Form::Human { colours: false },
         level: LevelFilter::WARN,
-        client: &reqwest::Client::builder().build().expect("a client"),
+        client: &client(),
         clock: &clock,
         runtime: &tokio::runtime::Handle::current(),
     });
