@@ -12,8 +12,8 @@ use super::flow::Stop;
 use super::ledger::{Ledger, LedgerError, Packer};
 use super::outbox::Halt;
 use super::rows::{TargetRow, encode, mark_key, parse_last_key, target_key};
-use crate::indicator::ObservableKey;
-use crate::sinks::{Found, SendError, SendErrorKind};
+use crate::indicator::{Observable, ObservableKey};
+use crate::sinks::{Found, SendError, SendErrorKind, Sole, There};
 
 /// Rows read at once.
 const AT_ONCE: usize = 300;
@@ -34,8 +34,9 @@ pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Res
     let Some(limit) = job.sink.limits().capacity else { return Ok(Capacity::default()) };
     let survey = ledger.meanwhile(job.sink.survey()).await?.map_err(stopped)?;
     let mut listing = survey.map(Listing::new);
-    let mut count =
-        Count { job, capacity: Capacity::limited(Cap::default()), doubtful: Vec::new(), now: ledger.clock().now().as_second() };
+    let now = ledger.clock().now().as_second();
+    let capacity = Capacity::limited(Cap::default());
+    let mut count = Count { job, capacity, doubtful: Vec::new(), doubled: Vec::new(), now };
     let mut from = "t.".to_owned();
     loop {
         let rows: Vec<(String, TargetRow)> = ledger.rows().scan(&from, "t/", AT_ONCE).await?;
@@ -48,12 +49,13 @@ pub(crate) async fn reconcile(ledger: &mut Ledger, job: &Job, look: Look) -> Res
             match &mut listing {
                 _ if !row.at_target => {}
                 Some(listing) => count.compare(&mut packer, (key, row), listing, look.mends).await?,
-                None => count.believe(key, &row),
+                None => count.believe(key, row),
             }
         }
         packer.flush().await?;
     }
     count.clear_doubts(ledger).await?;
+    count.single_out(ledger).await?;
     let mut capacity = count.capacity;
     let others = listing.map(|listing| listing.leave_to(&mut capacity));
     let open = limit.saturating_sub(others.unwrap_or(0));
@@ -134,18 +136,22 @@ struct Count<'a> {
     job: &'a Job,
     capacity: Capacity,
     doubtful: Vec<Doubtful>,
+    /// Rows of a target that cannot be listed, of which two objects may be there.
+    doubled: Vec<(ObservableKey, TargetRow, Observable)>,
     /// Unix seconds.
     now: i64,
 }
 
 impl Count<'_> {
     /// The target cannot be listed: what the row says is there, until it expires.
-    fn believe(&mut self, key: ObservableKey, row: &TargetRow) {
+    fn believe(&mut self, key: ObservableKey, row: TargetRow) {
         if row.expires.is_some_and(|expires| expires <= self.now) {
             return;
         }
-        self.capacity.haunted_by(key, row.beside.into());
-        self.occupy(key, row);
+        match Observable::parse(row.kind, &row.value) {
+            Ok(observable) if row.beside => self.doubled.push((key, row, observable)),
+            _ => self.occupy(key, &row),
+        }
     }
 
     fn occupy(&mut self, key: ObservableKey, row: &TargetRow) {
@@ -168,7 +174,7 @@ impl Count<'_> {
         let in_doubt = row.remote_id.is_none() || !row.unsure.is_empty();
         let Some(kept) = listing.take(&row, key) else {
             if !in_doubt && !mends {
-                self.believe(key, &row);
+                self.believe(key, row);
                 return Ok(());
             }
             let mut group = unhold(packer, &row, key).await?;
@@ -220,6 +226,35 @@ impl Count<'_> {
         for mut doubtful in self.doubtful.drain(..) {
             doubtful.row.is_sure();
             packer.add(vec![(target_key(doubtful.key), Some(encode(&doubtful.row)))]).await?;
+        }
+        packer.flush().await
+    }
+
+    /// The same where the target cannot be listed: each of these is looked up. A worker that died may have left more of them than
+    /// there are places, each holding a place that it may not have: then none could be sent again.
+    async fn single_out(&mut self, ledger: &mut Ledger) -> Result<(), LedgerError> {
+        let doubled = std::mem::take(&mut self.doubled);
+        if doubled.is_empty() {
+            return Ok(());
+        }
+        let items: Vec<(Observable, There)> =
+            doubled.iter().map(|(_, row, observable)| (observable.clone(), row.all_objects())).collect();
+        let soles = ledger.meanwhile(self.job.sink.single_out(&items)).await?.unwrap_or_else(|error| {
+            tracing::warn!(job = self.job.name, error = error.message, "what lost answers left stays until the next run");
+            vec![Sole::Unclear; items.len()]
+        });
+        let mut packer = Packer::new(ledger);
+        for ((key, mut row, _), sole) in doubled.into_iter().zip(soles) {
+            self.occupy(key, &row);
+            match sole {
+                Sole::Known => row.is_sure(),
+                Sole::AtMostOne => row.is_one_or_none(),
+                Sole::Unclear => {
+                    self.capacity.haunted_by(key, 1);
+                    continue;
+                }
+            }
+            packer.add(vec![(target_key(key), Some(encode(&row)))]).await?;
         }
         packer.flush().await
     }

@@ -167,6 +167,15 @@ impl TargetRow {
         There { id: self.remote_id.clone(), replaced: self.is_replaced_by(identity), unsure }
     }
 
+    /// All external ids under which an object of it may be: those of lost answers, and the known one's own.
+    pub(crate) fn all_objects(&self) -> There {
+        let mut there = self.there(None);
+        if !there.unsure.contains(&self.external_id) {
+            there.unsure.push(self.external_id.clone());
+        }
+        there
+    }
+
     /// Nothing is known of an observable, at a target where something may be: an object under this external id is looked for.
     pub(crate) fn unknown(external_id: &str) -> There {
         There { unsure: vec![external_id.to_owned()], ..There::default() }
@@ -190,6 +199,13 @@ impl TargetRow {
     pub(crate) fn is_sure(&mut self) {
         self.unsure.clear();
         self.beside = false;
+    }
+
+    /// The known object is not there; one that is not known may be.
+    pub(crate) fn is_one_or_none(&mut self) {
+        self.beside = false;
+        self.remote_id = None;
+        self.identity = None;
     }
 
     /// Nothing is at the target any more.

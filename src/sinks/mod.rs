@@ -247,6 +247,17 @@ pub struct Found {
     pub ours: bool,
 }
 
+/// What is at the target of an item of which several objects may have been there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sole {
+    /// The object that was known, and no other.
+    Known,
+    /// One whose id was not known, or none.
+    AtMostOne,
+    /// Still as many as before, for all that is known.
+    Unclear,
+}
+
 /// How a whole batch failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendErrorKind {
@@ -350,6 +361,13 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// Deletes objects that a survey found too many; an id that is not there is deleted already.
     fn discard<'a>(&'a self, _ids: &'a [String]) -> BoxFuture<'a, Result<(), SendError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// Of each item, deletes all objects that lost answers may have left but one; the known one stays if it is there.
+    ///
+    /// For targets with few places that cannot be surveyed. One [`Sole`] per item, in their order.
+    fn single_out<'a>(&'a self, items: &'a [(Observable, There)]) -> BoxFuture<'a, Result<Vec<Sole>, SendError>> {
+        Box::pin(async { Ok(vec![Sole::Unclear; items.len()]) })
     }
 
     /// The least call that proves access.

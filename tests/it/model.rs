@@ -445,3 +445,16 @@ proptest! {
         survives(At::GraphDefender, &steps, false)?;
     }
 }
+
+/// Found once by chance: a worker dies while two objects that replace others have been made and neither is committed.
+#[test]
+fn what_several_lost_answers_doubled_is_found_where_places_are_few() {
+    let steps = [
+        Step::AddFile { value: 0, hashes: 3 },
+        Step::Run { job: 0, full: false },
+        Step::Add { owner: 0, value: 0, score: None, confidence: None },
+        Step::Touch { which: 2, confidence: None },
+        Step::Crash { job: 0, full: true, writes: 10, after: true },
+    ];
+    survives(At::GraphDefender, &steps, false).expect("the target equals the source");
+}

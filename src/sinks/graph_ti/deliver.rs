@@ -6,7 +6,7 @@ use super::GraphTi;
 use super::plan::{self, Plan};
 use super::trouble::About;
 use crate::indicator::Observable;
-use crate::sinks::{Answer, SendError, There, Upload, Withdrawal, rounds};
+use crate::sinks::{Answer, SendError, Sole, There, Upload, Withdrawal, rounds};
 
 impl GraphTi {
     pub(super) async fn deliver(&self, items: &[Upload]) -> Result<Vec<Answer>, SendError> {
@@ -101,6 +101,24 @@ impl GraphTi {
         let ids: Vec<&str> = own.iter().flatten().map(String::as_str).collect();
         let mut said = self.delete(&ids).await?.into_iter();
         Ok(own.iter().map(|ids| withdrawn(said.by_ref().take(ids.len()).collect())).collect())
+    }
+
+    /// Looks up what lost answers may have left, and deletes all of it but one object of each item.
+    pub(super) async fn thin_out(&self, items: &[(Observable, There)]) -> Result<Vec<Sole>, SendError> {
+        let wanted: Vec<(&Observable, &There)> = items.iter().map(|(observable, there)| (observable, there)).collect();
+        let found = self.look_up(&wanted).await?;
+        let plans: Vec<Plan> = items.iter().zip(&found).map(|((_, there), found)| plan::sole(there, found)).collect();
+        let ids: Vec<&str> = plans.iter().flat_map(|plan| &plan.extra).map(String::as_str).collect();
+        let mut said = self.delete(&ids).await?.into_iter();
+        let sole = |((_, there), plan): (&(Observable, There), &Plan)| {
+            let stays = said.by_ref().take(plan.extra.len()).filter_map(why_still_there).count();
+            match &plan.keep {
+                _ if stays > 0 => Sole::Unclear,
+                Some(id) if there.id.as_ref() == Some(id) => Sole::Known,
+                _ => Sole::AtMostOne,
+            }
+        };
+        Ok(items.iter().zip(&plans).map(sole).collect())
     }
 }
 

@@ -16,8 +16,8 @@ use url::Url;
 
 use super::guide::Column;
 use super::{
-    Answer, Destination, Draft, Limits, SendError, Sink, Skip, Stamp, TargetProduct, Terms, Upload, Withdrawal, fingerprint,
-    seconds,
+    Answer, Destination, Draft, Limits, SendError, Sink, Skip, Sole, Stamp, TargetProduct, Terms, There, Upload, Withdrawal,
+    fingerprint, seconds,
 };
 use crate::indicator::{Indicator, Observable};
 use crate::platform::clock::{BoxFuture, Clock};
@@ -134,6 +134,10 @@ impl Sink for GraphTi {
 
     fn withdraw<'a>(&'a self, items: &'a [Withdrawal]) -> BoxFuture<'a, Result<Vec<Answer>, SendError>> {
         Box::pin(self.take_back(items))
+    }
+
+    fn single_out<'a>(&'a self, items: &'a [(Observable, There)]) -> BoxFuture<'a, Result<Vec<Sole>, SendError>> {
+        Box::pin(self.thin_out(items))
     }
 
     fn is_empty(&self) -> BoxFuture<'_, Result<bool, SendError>> {

@@ -29,3 +29,10 @@ pub(super) fn plan(there: &There, found: &[Entity], can_become: impl Fn(&Entity)
 pub(super) fn all(there: &There, found: &[Entity]) -> Vec<String> {
     plan(&There { replaced: true, ..there.clone() }, found, |_| false).extra
 }
+
+/// One object of an item is kept, the known one if it is among those that were found; the others go.
+pub(super) fn sole(there: &There, found: &[Entity]) -> Plan {
+    let keep = found.iter().find(|entity| Some(&entity.id) == there.id.as_ref()).or_else(|| found.first());
+    let extra = found.iter().filter(|entity| Some(&entity.id) != keep.map(|kept| &kept.id));
+    Plan { extra: extra.map(|entity| entity.id.clone()).collect(), keep: keep.map(|kept| kept.id.clone()) }
+}
