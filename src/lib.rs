@@ -7,6 +7,7 @@ pub mod cli;
 pub mod export;
 pub mod functions;
 pub mod indicator;
+pub mod notifications;
 pub mod platform;
 pub mod settings;
 pub mod sinks;

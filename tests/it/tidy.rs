@@ -4,18 +4,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor: a file may name rooms on lower floors only.
-const FLOORS: [(&str, u32); 11] = [
+const FLOORS: [(&str, u32); 18] = [
     ("indicator", 0),
     ("platform", 1),
     ("storage", 2),
     ("threatconnect", 3),
     ("sinks", 3),
+    ("notifications", 3),
+    ("graph", 3),
     ("export", 4),
-    ("telemetry", 5),
-    ("settings", 6),
-    ("app", 7),
-    ("cli", 8),
-    ("functions", 8),
+    ("playbooks", 4),
+    ("subscriptions", 4),
+    ("polling", 4),
+    ("actions", 5),
+    ("dispatch", 6),
+    ("telemetry", 7),
+    ("settings", 8),
+    ("app", 9),
+    ("cli", 10),
+    ("functions", 10),
 ];
 
 const FILE_LINES: usize = 500;
