@@ -24,8 +24,7 @@ const KEPT_AT_MOST: Duration = Duration::from_hours(48);
 const UNKNOWN_KEY_EVERY: Duration = Duration::from_mins(5);
 /// After an attempt that failed.
 const ASK_AGAIN_AFTER: Duration = Duration::from_mins(1);
-const BOUNDS: Bounds =
-    Bounds { attempts: 3, total: Duration::from_secs(20), attempt: Duration::from_secs(5), body: 1 << 20 };
+const BOUNDS: Bounds = Bounds { attempts: 3, total: Duration::from_secs(20), attempt: Duration::from_secs(5), body: 1 << 20 };
 
 /// Makes keys of the document that holds them and the address of the login host; else says in one line what is wrong with it.
 pub type Read<K> = fn(&[u8], &Url) -> Result<K, String>;

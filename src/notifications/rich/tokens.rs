@@ -182,9 +182,9 @@ impl Key {
 
     /// A key that is published for one tenant signs for no other.
     fn signs_for(&self, tenant: &str) -> bool {
-        self.issuer.as_deref().is_none_or(|issuer| {
-            issuer.split('/').any(|part| part == "{tenantid}" || part.eq_ignore_ascii_case(tenant))
-        })
+        self.issuer
+            .as_deref()
+            .is_none_or(|issuer| issuer.split('/').any(|part| part == "{tenantid}" || part.eq_ignore_ascii_case(tenant)))
     }
 }
 
