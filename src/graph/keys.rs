@@ -17,13 +17,13 @@ use crate::platform::http::{Authorize, Authorized, Bounds, Failure, Http, Reques
 /// (vendor page "Set up Microsoft Graph change notifications with resource data").
 const DOCUMENT: &str = "/common/.well-known/openid-configuration";
 /// Keys are changed daily, and at once in an emergency (vendor page "Signing key rollover").
-const KEPT_FOR: Duration = Duration::from_hours(24);
+const KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// Through an outage of the login host.
-const KEPT_AT_MOST: Duration = Duration::from_hours(48);
+const KEPT_AT_MOST: Duration = Duration::from_secs(48 * 3_600);
 /// For a key that is not among those we have: forgeries must not make us ask more often.
-const UNKNOWN_KEY_EVERY: Duration = Duration::from_mins(5);
+const UNKNOWN_KEY_EVERY: Duration = Duration::from_secs(300);
 /// After an attempt that failed.
-const ASK_AGAIN_AFTER: Duration = Duration::from_mins(1);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 const BOUNDS: Bounds = Bounds { attempts: 3, total: Duration::from_secs(20), attempt: Duration::from_secs(5), body: 1 << 20 };
 
 /// Makes keys of the document that holds them and the address of the login host; else says in one line what is wrong with it.
@@ -33,7 +33,7 @@ pub type Read<K> = fn(&[u8], &Url) -> Result<K, String>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KeysError {
     #[error(transparent)]
-    NoAnswer(#[from] Failure),
+    NoAnswer(Box<Failure>),
     #[error("failed to {operation}: the login host answers with status {status}; check LOGIN_URL and CLOUD")]
     Refused { operation: &'static str, status: u16 },
     #[error("failed to {operation}: {problem}; check LOGIN_URL and CLOUD")]
@@ -171,7 +171,7 @@ impl<K: Send + Sync> Keys<K> {
 
     async fn get(&self, operation: &'static str, path: String) -> Result<Bytes, KeysError> {
         let request = Request { operation, method: Method::GET, path, body: None, idempotent: true };
-        let reply = self.http.send(request).await?;
+        let reply = self.http.send(request).await.map_err(|failure| KeysError::NoAnswer(Box::new(failure)))?;
         match reply.status {
             200 => Ok(reply.body),
             status => Err(KeysError::Refused { operation, status }),

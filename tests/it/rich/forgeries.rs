@@ -286,7 +286,7 @@ fn wrong_contents() -> Vec<Forgery> {
         ("an empty signature", with_signature(Some(String::new()))),
         ("half a signature", with_signature(Some(STANDARD.encode(&whole[..16])))),
         ("a signature and more", with_signature(Some(STANDARD.encode([whole.clone(), vec![0]].concat())))),
-        ("a signature in hex", with_signature(Some(whole.iter().map(|byte| format!("{byte:02x}")).collect()))),
+        ("a signature in escapes", with_signature(Some(whole.escape_ascii().to_string()))),
         ("a signature of zeros", with_signature(Some(STANDARD.encode([0; 32])))),
         ("a signature over the base64", over_text),
         ("the data of another item", EncryptedContent { data: mixed.data.clone(), ..base() }),

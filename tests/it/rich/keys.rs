@@ -38,8 +38,7 @@ impl Login {
     async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
-        let document = format!("{{\"jwks_uri\":\"{address}/common/discovery/keys?x=1\"}}");
-        let world = Arc::new(Mutex::new(World { document, keys: fixture("keys.json"), ..World::default() }));
+        let world = Arc::new(Mutex::new(in_order(&address)));
         let shared = Arc::clone(&world);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -52,6 +51,10 @@ impl Login {
             }
         });
         Self { address, clock: TestClock::new(), world }
+    }
+
+    fn in_order(&self) -> World {
+        in_order(&self.address)
     }
 
     fn keys(&self) -> Keys<Keyset> {
@@ -68,6 +71,11 @@ impl Login {
         let asked = std::mem::take(&mut self.world.lock().expect("no panic").asked);
         asked.iter().filter(|path| *path == DOCUMENT).count()
     }
+}
+
+fn in_order(address: &str) -> World {
+    let document = format!("{{\"jwks_uri\":\"{address}/common/discovery/keys?x=1\"}}");
+    World { document, keys: fixture("keys.json"), ..World::default() }
 }
 
 fn answer(world: &mut World, uri: &hyper::Uri) -> Response<Full<Bytes>> {
@@ -94,7 +102,7 @@ async fn many_who_need_keys_fetch_them_once_and_keep_them_for_a_day() {
         claims["iss"] = format!("{}/{}/v2.0", login.address, super::TENANT).into();
     });
     assert!(check(&token, first, &audiences(), &tenants(), super::now()).is_ok());
-    login.clock.advance(24 * HOUR - Duration::from_secs(1));
+    login.clock.advance(Duration::from_secs(24 * 3_600 - 1));
     keys.current().await.expect("keys");
     assert_eq!(login.asked(), 0);
     login.clock.advance(Duration::from_secs(1));
@@ -161,34 +169,28 @@ async fn an_unknown_key_is_looked_for_once_in_five_minutes() {
 #[tokio::test]
 async fn without_keys_nothing_is_proven_and_the_host_is_not_stormed() {
     let login = Login::start().await;
-    let rows: [(&str, Box<dyn Fn(&mut World)>); 9] = [
-        ("status 404", Box::new(|world| world.status = Some(404))),
-        ("status 302", Box::new(|world| world.status = Some(302))),
-        ("no JSON", Box::new(|world| world.document = "<html>".to_owned())),
-        ("names no keys", Box::new(|world| world.document = "{}".to_owned())),
-        ("another place", Box::new(|world| world.document = r#"{"jwks_uri":"https://forger.example/keys"}"#.to_owned())),
-        ("another place", Box::new(|world| world.document = r#"{"jwks_uri":"http://127.0.0.1:1/keys"}"#.to_owned())),
-        ("another place", Box::new(|world| world.document = r#"{"jwks_uri":"file:///etc/passwd"}"#.to_owned())),
-        ("key set", Box::new(|world| world.keys = "{\"keys\":[]}".to_owned())),
-        ("key set", Box::new(|world| world.keys = "x".repeat(100))),
+    let elsewhere = |address: &str| World { document: format!("{{\"jwks_uri\":\"{address}\"}}"), ..login.in_order() };
+    let rows = [
+        ("status 404", World { status: Some(404), ..login.in_order() }),
+        ("status 302", World { status: Some(302), ..login.in_order() }),
+        ("no JSON", World { document: "<html>".to_owned(), ..login.in_order() }),
+        ("names no keys", World { document: "{}".to_owned(), ..login.in_order() }),
+        ("another place", elsewhere("https://forger.example/keys")),
+        ("another place", elsewhere("http://127.0.0.1:1/keys")),
+        ("another place", elsewhere("file:///etc/passwd")),
+        ("key set", World { keys: r#"{"keys":[]}"#.to_owned(), ..login.in_order() }),
+        ("key set", World { keys: "x".repeat(100), ..login.in_order() }),
     ];
-    let (document, published) = {
-        let world = login.world.lock().expect("no panic");
-        (world.document.clone(), world.keys.clone())
-    };
-    for (story, change) in rows {
+    for (story, broken) in rows {
         let keys = login.keys();
-        login.set(|world| {
-            (world.status, world.document, world.keys) = (None, document.clone(), published.clone());
-            change(world);
-        });
+        login.set(|world| *world = broken);
         let error = keys.current().await.expect_err(story);
         let line = error.to_string();
         assert!(line.contains(story) && !line.contains('\n'), "{story}: {line}");
         login.asked();
         assert_eq!(keys.current().await.expect_err(story).to_string(), line);
         assert_eq!(login.asked(), 0, "{story}: not within a minute");
-        login.set(|world| (world.status, world.document, world.keys) = (None, document.clone(), published.clone()));
+        login.set(|world| *world = login.in_order());
         login.clock.advance(MINUTE);
         keys.current().await.expect("keys, once it is in order");
     }
