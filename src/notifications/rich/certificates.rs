@@ -11,9 +11,10 @@ use aws_lc_rs::rsa::{KeyPair, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, Priv
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use p12_keystore::Pkcs12Archive;
 use x509_parser::parse_x509_certificate;
 use x509_parser::pem::Pem;
+
+use super::pkcs12;
 
 /// Characters of the longest label that Microsoft Graph takes.
 const LABEL: usize = 128;
@@ -143,9 +144,9 @@ impl Certificates {
 
 /// What a text holds: private keys in PKCS#8 or PKCS#1, certificates, both in DER.
 #[derive(Default)]
-struct Parts {
-    keys: Vec<Vec<u8>>,
-    certificates: Vec<Vec<u8>>,
+pub(super) struct Parts {
+    pub(super) keys: Vec<Vec<u8>>,
+    pub(super) certificates: Vec<Vec<u8>>,
 }
 
 impl Parts {
@@ -156,10 +157,10 @@ impl Parts {
             return Self::of_pem(text);
         }
         if text.first() == Some(&SEQUENCE) {
-            return Self::of_pkcs12(text);
+            return pkcs12::read(text).ok_or(Fault::Pkcs12);
         }
         let packed: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        Self::of_pkcs12(&STANDARD.decode(packed).map_err(|_| Fault::Format)?)
+        pkcs12::read(&STANDARD.decode(packed).map_err(|_| Fault::Format)?).ok_or(Fault::Pkcs12)
     }
 
     fn of_pem(text: &[u8]) -> Result<Self, Fault> {
@@ -175,13 +176,6 @@ impl Parts {
             }
         }
         Ok(parts)
-    }
-
-    fn of_pkcs12(file: &[u8]) -> Result<Self, Fault> {
-        let archive = Pkcs12Archive::from_pkcs12(file, "").map_err(|_| Fault::Pkcs12)?;
-        let keys = archive.keys.iter().map(|bag| bag.key.as_der().to_vec()).collect();
-        let certificates = archive.certs.iter().map(|bag| bag.cert.as_der().to_vec()).collect();
-        Ok(Self { keys, certificates })
     }
 }
 

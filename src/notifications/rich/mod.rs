@@ -4,6 +4,7 @@
 
 pub mod certificates;
 pub mod decrypt;
+mod pkcs12;
 pub mod tokens;
 mod wire;
 
