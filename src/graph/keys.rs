@@ -11,7 +11,7 @@ use reqwest::Method;
 use url::Url;
 
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::platform::http::{Authorize, Authorized, Bounds, Failure, Http, Request, path_below, transport_allowed};
+use crate::platform::http::{Authorize, Authorized, Bounds, Failure, Http, Request, path_below};
 
 /// Where the document is that names the keys' address; for every tenant
 /// (vendor page "Set up Microsoft Graph change notifications with resource data").
@@ -164,7 +164,8 @@ impl<K: Send + Sync> Keys<K> {
             serde_json::from_slice(&document).map_err(|_| unreadable("the OpenID configuration is no JSON".to_owned()))?;
         let address = document.get("jwks_uri").and_then(serde_json::Value::as_str).and_then(|text| Url::parse(text).ok());
         let address = address.ok_or_else(|| unreadable("the OpenID configuration names no keys".to_owned()))?;
-        let path = path_below(&self.login, &address).filter(|_| transport_allowed(&address)).ok_or(KeysError::Elsewhere)?;
+        // Same scheme, host and port: what the login address may be, the keys' may be.
+        let path = path_below(&self.login, &address).ok_or(KeysError::Elsewhere)?;
         let keys = self.get(KEYS, path).await?;
         (self.read)(&keys, &self.login).map_err(|problem| unreadable(format!("of the key set, {problem}")))
     }
