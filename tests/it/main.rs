@@ -16,6 +16,7 @@ mod hosted;
 mod model;
 mod program;
 mod queues;
+mod rich;
 mod rig;
 mod schedule;
 mod storage;
