@@ -70,14 +70,15 @@ fn read(world: &mut World, call: &Call, now: Timestamp) -> Result<Answer, Refusa
     let rest = Rest { world, call, tenant: &app.tenant, now };
     match parts.last().map(String::as_str) {
         Some("delta" | "delta()") => rest.delta(&path),
-        _ if parts.len().is_multiple_of(2) && !is_collection(&parts) => rest.one(&path),
+        _ if is_object(&parts) => rest.one(&path),
         _ => rest.list(&path),
     }
 }
 
-/// `security/alerts_v2` has an even number of segments, all others an odd one.
-fn is_collection(parts: &[String]) -> bool {
-    parts.len() == 2 && parts[0] == "security"
+/// An object has a name and an id by turns; below `security` one name stands in front of that.
+fn is_object(parts: &[String]) -> bool {
+    let ahead = usize::from(parts.first().is_some_and(|first| first == "security"));
+    (parts.len() - ahead).is_multiple_of(2)
 }
 
 fn decoded(path: &str) -> Result<String, Refusal> {

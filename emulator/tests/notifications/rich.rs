@@ -19,7 +19,7 @@ fn certificate() -> (OaepPrivateDecryptingKey, String) {
     let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).expect("a key");
     let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = key.as_der().expect("PKCS 8");
     let pair = rcgen::KeyPair::from_der_and_sign_algo(
-        &rcgen::PrivateKeyDer::Pkcs8(der.as_ref().to_vec().into()),
+        &rustls::pki_types::PrivateKeyDer::Pkcs8(der.as_ref().to_vec().into()),
         &rcgen::PKCS_RSA_SHA256,
     )
     .expect("a pair");
