@@ -297,5 +297,16 @@ mod tests {
             sign(secret, "PUT", "/api/v3/indicators/75?fields=falsePositives", 1_700_000_000),
             "jzlD8ToP7YJfi+p4FDz8ycQutH4p0O2BiIaFlX15kNI="
         );
+        for (method, target, signature) in [
+            ("POST", "/api/v3/cases", "p5bBwDzDDiBp/jeNI4Db9T3qOlTcJuG+vA7TIxxcICM="),
+            ("PUT", "/api/v3/cases/412?fields=tags", "PjRUmtHjlbe0SK1Scq4y6PUstLKYDYxEt7KodCAIrn4="),
+            (
+                "POST",
+                "/api/v3/indicators?owner=Acme%20Source&fields=tags&fields=attributes",
+                "Gv7rWIsAFuO8od0Bsp3n6s/lqXLpElrLx9JczwuL1Mc=",
+            ),
+        ] {
+            assert_eq!(sign(secret, method, target, 1_700_000_000), signature);
+        }
     }
 }

@@ -215,6 +215,11 @@ impl World {
     ) -> usize {
         let change = Change { before, after, ..Change::new(tenant, &capitalised(path), changed) };
         let parts = segments(path);
+        // Of a list nothing is told but that it changed.
+        if parts.first().is_some_and(|first| first == "sites") {
+            let list = path.split('/').take(4).collect::<Vec<_>>().join("/");
+            return self.raise(&Change::new(tenant, &list, Changed::Updated), now);
+        }
         let Some(("drives", drive)) = parts.first().map(String::as_str).zip(parts.get(1)) else {
             return self.raise(&change, now);
         };

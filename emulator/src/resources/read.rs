@@ -97,6 +97,7 @@ fn roles(parts: &[String]) -> Vec<&'static str> {
     match parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["security", "alerts_v2", ..] => vec!["SecurityAlert.Read.All", "SecurityAlert.ReadWrite.All"],
         ["security", "incidents", ..] => vec!["SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All"],
+        ["sites", ..] => vec!["Sites.Read.All", "Sites.ReadWrite.All"],
         ["drives", ..] => vec!["Files.Read.All", "Files.ReadWrite.All"],
         [path @ .., "delta"] => kind_roles(&path.join("/")),
         _ => {
@@ -157,9 +158,18 @@ impl Rest<'_> {
         Ok(Answer { items: 1, ..Answer::json(200, &object) })
     }
 
-    /// What lies right below a path, and is not deleted.
+    /// What lies right below a path, deleted or not; below a mail folder what is in it.
     fn below(&self, path: &str) -> impl Iterator<Item = &Kept> {
-        let prefix = format!("{}/", key(path));
+        let parts = segments(path);
+        let folder = parts.get(3).filter(|_| parts[2] == "mailfolders").cloned();
+        let prefix = match &folder {
+            Some(_) => format!("users/{}/messages/", parts[1]),
+            None => format!("{}/", key(path)),
+        };
+        let in_folder = move |kept: &&Kept| {
+            let Some((folder, value)) = folder.as_ref().zip(kept.value.as_ref()) else { return true };
+            value["parentFolderId"].as_str().is_some_and(|id| id.eq_ignore_ascii_case(folder))
+        };
         let resources = &self.world.resources;
         let objects = resources.tenants.get(self.tenant).map(|tenant| &tenant.objects);
         let (after, now) = (resources.visible_after, self.now);
@@ -171,6 +181,7 @@ impl Rest<'_> {
                 rest.is_some_and(|rest| !rest.contains('/')) && visible(kept.since, after) <= now
             })
             .map(|(_, kept)| kept)
+            .filter(in_folder)
     }
 
     fn list(&self, path: &str) -> Result<Answer, Refusal> {
@@ -200,7 +211,11 @@ impl Rest<'_> {
 
     fn delta(&self, path: &str) -> Result<Answer, Refusal> {
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let is_drive = key(parent).starts_with("drives/");
+        let is_drive = key(parent).starts_with("drives/") || key(parent).starts_with("sites/");
+        if segments(parent).len() == 3 && parent.to_ascii_lowercase().ends_with("/messages") {
+            let text = "Change tracking is not supported against 'microsoft.graph.message'; ask for a folder's.";
+            return Err((400, "BadRequest", text.to_owned()));
+        }
         let text = |name| odata::text(self.call, name);
         let given = if is_drive { text("token") } else { text("$skiptoken").or(text("$deltatoken")) };
         let resources = &self.world.resources;

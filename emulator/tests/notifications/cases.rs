@@ -157,12 +157,12 @@ async fn a_case_has_one_external_id() {
     );
     let tql = format!("/v3/artifacts?tql=caseId%20%3D%20{id}%20and%20summary%20%3D%20%22203.0.113.10%22");
     assert_eq!(rig.threatconnect("GET", &tql, &Value::Null).await.1["data"].as_array().map(Vec::len), Some(1));
-    let note = json!({"caseXid": xid, "text": "Second alert for the same user."});
-    let (status, made, _) = rig.threatconnect("POST", "/v3/notes", &note).await;
+    let text = json!({"caseXid": xid, "text": "Second alert for the same user."});
+    let (status, made, _) = rig.threatconnect("POST", "/v3/notes", &text).await;
     assert_eq!((status, &made["data"]["caseId"]), (201, &json!(id)));
-    let note = made["data"]["id"].as_u64().expect("an id");
+    let number = made["data"]["id"].as_u64().expect("an id");
     assert_eq!(
-        rig.threatconnect("PUT", &format!("/v3/notes/{note}"), &json!({"text": "Third."})).await.1["data"]["text"],
+        rig.threatconnect("PUT", &format!("/v3/notes/{number}"), &json!({"text": "Third."})).await.1["data"]["text"],
         "Third."
     );
     assert_eq!(rig.threatconnect("POST", "/v3/notes", &json!({"text": "Nowhere."})).await.0, 400);

@@ -273,3 +273,23 @@ async fn anything_can_be_sent_by_hand() {
     rig.emulator.world().raise(&Change::new(TENANT, "chats/c/messages/m", Changed::Created), now);
     assert!(rig.emulator.deliver_due().await.is_empty(), "nobody is told any more");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_change_the_world_through_the_plain_door() {
+    let mut rig = Rig::new().await;
+    rig.subscribe("users", "updated", 60).await;
+    rig.emulator.deliver_always();
+    let door = rig.emulator.control_url().to_owned();
+    let user = json!({"tenant": TENANT, "path": "users/u1", "object": {"displayName": "Ann"}});
+    let (status, told, _) = rig.send("POST", &format!("{door}/objects"), &[], &user.to_string()).await;
+    assert_eq!((status, &told["told"]), (200, &json!(1)));
+    // It is sent by itself, within a second.
+    while rig.receiver.items().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let (_, subscription, _) = rig.send("GET", &format!("{door}/subscriptions"), &[], "").await;
+    assert_eq!(subscription["resource"], "users");
+    assert_eq!(rig.send("POST", &format!("{door}/playbooks/u-1"), &[], "").await.0, 200);
+    assert_eq!(rig.send("POST", &rig.emulator.playbook_url("u-1"), &[], "{}").await.0, 200);
+    assert_eq!(rig.send("GET", &format!("{door}/nothing"), &[], "").await.0, 404);
+}

@@ -96,6 +96,19 @@ async fn a_delta_tells_what_changed_since_the_last_one() {
     assert_eq!((status, &body["error"]["code"]), (410, &json!("resyncRequired")));
     assert_eq!(walk("drives/d1/root/delta").await.0.len(), 3);
     assert_eq!(rig.get("drives/d1/root/delta?token=x").await.0, 400);
+    // A folder's messages have one, a mailbox's do not; lists of SharePoint do.
+    rig.subscribe("sites/s/lists/l", "updated", 60).await;
+    {
+        let mut world = rig.emulator.world();
+        world.put_message(TENANT, "u1", "m1", json!({}), now);
+        world.put_message(TENANT, "u1", "m2", json!({"parentFolderId": "archive"}), now);
+        assert_eq!(world.put(TENANT, "sites/s/lists/l/items/1", json!({"webUrl": "u"}), now), 1);
+    }
+    let (found, _) = walk("users/u1/mailFolders/inbox/messages/delta").await;
+    assert_eq!((found.len(), &found[0]["id"]), (1, &json!("m1")));
+    assert_eq!(rig.get("users/u1/messages/delta").await.0, 400);
+    assert_eq!(ids(&rig.get("users/u1/messages").await.1).len(), 2);
+    assert_eq!(walk("sites/s/lists/l/items/delta").await.0.len(), 1);
     // The directory has it, too, with links of its own.
     rig.emulator.world().put_user(TENANT, "u1", json!({}), now);
     let (found, link) = walk("users/delta").await;

@@ -41,7 +41,7 @@ impl Rig {
         let url = format!("{}/{TENANT}/oauth2/v2.0/token", self.emulator.login_url());
         let (status, body, _) = self.send("POST", &url, &[("content-type", "application/x-www-form-urlencoded")], &form).await;
         assert_eq!(status, 200, "{body}");
-        self.token = body["access_token"].as_str().expect("a token").to_owned();
+        body["access_token"].as_str().expect("a token").clone_into(&mut self.token);
     }
 
     #[expect(clippy::disallowed_methods, reason = "the test's own request")]
