@@ -9,6 +9,7 @@ pub mod functions;
 pub mod indicator;
 pub mod notifications;
 pub mod platform;
+pub mod playbooks;
 pub mod settings;
 pub mod sinks;
 pub mod storage;

@@ -1,0 +1,4 @@
+//! x
+mod cost;
+pub mod expression;
+mod near;
