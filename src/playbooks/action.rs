@@ -89,7 +89,9 @@ pub enum Auth {
 /// Why an action cannot be made of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FillError {
-    #[error("the severity is `{0}`; ThreatConnect has Low, Medium, High and Critical: map it in the expression, or write one of them")]
+    #[error(
+        "the severity is `{0}`; ThreatConnect has Low, Medium, High and Critical: map it in the expression, or write one of them"
+    )]
     Severity(String),
     #[error("the name of the case is empty; give `name` a text beside its variables")]
     NoName,
@@ -107,7 +109,10 @@ pub struct ActionSpec {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Work {
-    Queue { queue: String, body: BodySpec },
+    Queue {
+        queue: String,
+        body: BodySpec,
+    },
     Webhook {
         address: Address,
         auth: Auth,
@@ -136,7 +141,10 @@ pub(super) enum Work {
         artifacts: Vec<(String, String)>,
         notes: Vec<Template>,
     },
-    TriggerExport { job: Option<String>, coalesce_seconds: u32 },
+    TriggerExport {
+        job: Option<String>,
+        coalesce_seconds: u32,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::action::{ActionSpec, Address, Auth, BodySpec, Work, severity_of};
+use super::address;
 use super::document::{headers, is_header};
 use super::evaluate::{META, Variables};
 use super::keys::{self, ACTION_KINDS, CASE_STATUSES, INDICATOR_TYPES, Key, Scope};
@@ -10,7 +11,6 @@ use super::near::nearest;
 use super::reader::{At, Problems, Section, is_name};
 use super::template::{Shape, Template};
 use super::tree::{Node, Value};
-use super::address;
 
 /// The variables of a playbook.
 #[derive(Debug, Default)]
@@ -86,7 +86,8 @@ impl Reading<'_, '_, '_> {
         let body = self.body(&keys::QUEUE_BODY, &keys::QUEUE_TEMPLATE);
         let queue = queue?;
         if !is_queue(queue.value) {
-            self.problems.error(queue.at, format!("`queue` takes {}, single and not at its ends", keys::QUEUE_NAME.shape.accepts()));
+            self.problems
+                .error(queue.at, format!("`queue` takes {}, single and not at its ends", keys::QUEUE_NAME.shape.accepts()));
         }
         Some(Work::Queue { queue: queue.value.to_owned(), body: body? })
     }
@@ -132,9 +133,9 @@ impl Reading<'_, '_, '_> {
             _ => (&[], of_basic.into_iter().chain([&keys::HEADER, &keys::HEADER_SECRET]).collect()),
         };
         for key in idle {
-            if let Some(entry) = self.section.entry(key) {
+            if let Some(given) = self.section.text(key, self.problems) {
                 let text = format!("`{}` has no effect with auth = \"{}\"", key.key, keys::AUTHS[way]);
-                self.problems.warning(entry.at, text);
+                self.problems.warning(given.at, text);
             }
         }
         let mut secrets = Vec::new();
@@ -145,7 +146,7 @@ impl Reading<'_, '_, '_> {
             }
             secrets.extend(self.secret(key));
         }
-        let header = self.section.text(&keys::HEADER, self.problems);
+        let header = if way == 2 { self.section.text(&keys::HEADER, self.problems) } else { None };
         if let Some(header) = header.filter(|header| !is_header(header.value)) {
             self.problems.error(header.at, "`header` is no name of a header");
         }

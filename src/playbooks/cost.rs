@@ -116,10 +116,9 @@ fn after(first: Cost, second: Cost) -> Cost {
 /// All are kept.
 fn sum(all: &[Cost]) -> Cost {
     let none = Cost { growth: 0, work: 0 };
-    let sum = all.iter().fold(none, |sum, one| Cost {
-        growth: sum.growth.saturating_add(one.growth),
-        work: sum.work.saturating_add(one.work),
-    });
+    let sum = all
+        .iter()
+        .fold(none, |sum, one| Cost { growth: sum.growth.saturating_add(one.growth), work: sum.work.saturating_add(one.work) });
     Cost { growth: sum.growth.max(1), ..sum }
 }
 

@@ -145,9 +145,6 @@ impl<'a> Reading<'a> {
 
     fn actions(&self, section: &Section<'_>, names: &Names, problems: &mut Problems<'_>) -> Vec<ActionSpec> {
         let tables = section.tables(&keys::ACTIONS, problems);
-        if tables.is_empty() && section.entry(&keys::ACTIONS).is_some() {
-            problems.error(section.place(&keys::ACTIONS), "`action` is empty; a playbook has at least one");
-        }
         let mut labels = BTreeSet::new();
         let mut actions = Vec::new();
         for (index, node) in tables.into_iter().enumerate() {

@@ -108,13 +108,7 @@ pub struct Select {
 
 impl Default for Select {
     fn default() -> Self {
-        Self {
-            strings: Vec::new(),
-            string_arrays: Vec::new(),
-            strip_quotes: true,
-            strip_json: false,
-            fail_on_no_results: false,
-        }
+        Self { strings: Vec::new(), string_arrays: Vec::new(), strip_quotes: true, strip_json: false, fail_on_no_results: false }
     }
 }
 

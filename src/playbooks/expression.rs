@@ -194,10 +194,7 @@ fn dry_run(text: &str, node: &Ast) -> Result<(), String> {
 
 fn is_of_call(error: &JmespathError) -> bool {
     use RuntimeError::{NotEnoughArguments, TooManyArguments, UnknownFunction};
-    matches!(
-        &error.reason,
-        ErrorReason::Runtime(UnknownFunction(_) | NotEnoughArguments { .. } | TooManyArguments { .. })
-    )
+    matches!(&error.reason, ErrorReason::Runtime(UnknownFunction(_) | NotEnoughArguments { .. } | TooManyArguments { .. }))
 }
 
 /// The crate's error on one line, with a hint where the mistake is a known one.
@@ -206,7 +203,8 @@ fn complaint(text: &str, error: &JmespathError) -> String {
         ErrorReason::Parse(reason) => reason.clone(),
         ErrorReason::Runtime(RuntimeError::UnknownFunction(name)) => {
             let near = super::near::nearest(name, FUNCTIONS.iter().copied());
-            let near = near.map_or_else(|| format!("JMESPath has {}", FUNCTIONS.join(", ")), |near| format!("did you mean `{near}`?"));
+            let near =
+                near.map_or_else(|| format!("JMESPath has {}", FUNCTIONS.join(", ")), |near| format!("did you mean `{near}`?"));
             format!("there is no function `{name}`; {near}")
         }
         ErrorReason::Runtime(reason) => reason.to_string(),
@@ -220,8 +218,31 @@ fn complaint(text: &str, error: &JmespathError) -> String {
 
 /// The functions of the specification.
 const FUNCTIONS: [&str; 26] = [
-    "abs", "avg", "ceil", "contains", "ends_with", "floor", "join", "keys", "length", "map", "max", "max_by", "merge", "min",
-    "min_by", "not_null", "reverse", "sort", "sort_by", "starts_with", "sum", "to_array", "to_number", "to_string", "type",
+    "abs",
+    "avg",
+    "ceil",
+    "contains",
+    "ends_with",
+    "floor",
+    "join",
+    "keys",
+    "length",
+    "map",
+    "max",
+    "max_by",
+    "merge",
+    "min",
+    "min_by",
+    "not_null",
+    "reverse",
+    "sort",
+    "sort_by",
+    "starts_with",
+    "sum",
+    "to_array",
+    "to_number",
+    "to_string",
+    "type",
     "values",
 ];
 

@@ -41,7 +41,10 @@ pub enum Scope {
 pub enum Shape {
     Text(&'static str),
     Flag,
-    Whole { from: i64, to: i64 },
+    Whole {
+        from: i64,
+        to: i64,
+    },
     Choice(&'static [&'static str]),
     Choices(&'static [&'static str]),
     Expression,
@@ -142,14 +145,12 @@ pub(super) const ACTION_KINDS: [&str; 5] =
 pub(super) const BODIES: [&str; 3] = ["context", "selected", "template"];
 pub(super) const AUTHS: [&str; 3] = ["none", "basic", "header"];
 /// Types of one value; as ThreatConnect spells them (its documentation, "Indicators: fields").
-pub(super) const INDICATOR_TYPES: [&str; 11] = [
-    "Address", "EmailAddress", "File", "Host", "URL", "ASN", "CIDR", "Email Subject", "Hashtag", "Mutex", "User Agent",
-];
+pub(super) const INDICATOR_TYPES: [&str; 11] =
+    ["Address", "EmailAddress", "File", "Host", "URL", "ASN", "CIDR", "Email Subject", "Hashtag", "Mutex", "User Agent"];
 pub(super) const CASE_STATUSES: [&str; 2] = ["Open", "Closed"];
 pub(super) const SEVERITIES: [&str; 4] = ["Low", "Medium", "High", "Critical"];
 
-const ROW: Key =
-    Key { scope: Scope::Document, key: "", shape: Shape::Flag, required: false, default: "", guide: None, help: "" };
+const ROW: Key = Key { scope: Scope::Document, key: "", shape: Shape::Flag, required: false, default: "", guide: None, help: "" };
 const DEFAULTS: Key = Key { scope: Scope::Defaults, ..ROW };
 const PROFILE: Key = Key { scope: Scope::Profile, ..ROW };
 const PLAYBOOK: Key = Key { scope: Scope::Playbook, ..ROW };
@@ -172,8 +173,7 @@ const BODY: Key = Key {
     help: "`context`: notification, resource and meta; `selected`: the variables; `template`: what `template` says.",
     ..ROW
 };
-const TEMPLATE: Key =
-    Key { key: "template", shape: Shape::Body, help: "The body, with `body = \"template\"`.", ..ROW };
+const TEMPLATE: Key = Key { key: "template", shape: Shape::Body, help: "The body, with `body = \"template\"`.", ..ROW };
 
 /// The name in the macro is ours, the key in the document is the row's.
 macro_rules! table {
@@ -343,7 +343,8 @@ mod tests {
             assert!(key.help.ends_with('.') && !key.key.is_empty(), "{}", key.key);
             assert!(!(key.required && !key.default.is_empty()), "{} is required and has a default", key.key);
             // An action has the keys of all actions as well.
-            let of_kind = [Scope::Queue, Scope::Webhook, Scope::Indicator, Scope::Case, Scope::TriggerExport].contains(&key.scope);
+            let of_kind =
+                [Scope::Queue, Scope::Webhook, Scope::Indicator, Scope::Case, Scope::TriggerExport].contains(&key.scope);
             assert!(!(of_kind && [ACTION_KIND.key, LABEL.key].contains(&key.key)), "{}", key.key);
         }
     }

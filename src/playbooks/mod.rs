@@ -143,12 +143,7 @@ impl Playbook {
     /// The digits of its subscription's group.
     #[must_use]
     pub fn group(&self) -> String {
-        crate::notifications::wanted::digits(
-            &self.tenant,
-            &self.source.resource,
-            &self.source.change_types,
-            self.source.rich,
-        )
+        crate::notifications::wanted::digits(&self.tenant, &self.source.resource, &self.source.change_types, self.source.rich)
     }
 
     /// How the object of an item is to be read: nothing is, where it comes along or is gone.

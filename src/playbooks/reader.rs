@@ -189,12 +189,9 @@ impl<'a> Section<'a> {
             problems.error(self.place(key), format!("`{}` is empty; it takes {}", key.key, key.shape.accepts()));
             return None;
         }
-        let given = texts.len();
-        let found: Vec<At<usize>> = texts
-            .into_iter()
-            .filter_map(|text| Some(At { at: text.at, value: one_of(key, choices, text, problems)? }))
-            .collect();
-        (found.len() == given).then_some(found)
+        // What is known is judged further, so that all mistakes are told at once.
+        let known = |text: At<&str>| Some(At { at: text.at, value: one_of(key, choices, text, problems)? });
+        Some(texts.into_iter().filter_map(known).collect())
     }
 
     /// A list of texts.
@@ -221,10 +218,8 @@ impl<'a> Section<'a> {
         for entry in entries {
             match &entry.node.value {
                 Value::Text(text) => texts.push((entry, text.as_str())),
-                other => problems.error(
-                    entry.node.at,
-                    format!("`{}` in `{}` is {}; it takes a text", entry.key, key.key, other.name()),
-                ),
+                other => problems
+                    .error(entry.node.at, format!("`{}` in `{}` is {}; it takes a text", entry.key, key.key, other.name())),
             }
         }
         texts
@@ -259,6 +254,9 @@ impl<'a> Section<'a> {
     pub(super) fn tables(&self, key: &Key, problems: &mut Problems<'_>) -> Vec<&'a Node> {
         let Some(node) = self.value(key, problems) else { return Vec::new() };
         let Value::List(list) = &node.value else { return wrong(key, node, problems).unwrap_or_default() };
+        if list.is_empty() && key.required {
+            problems.error(node.at, format!("`{}` is empty; at least one is needed", key.key));
+        }
         let mut tables = Vec::new();
         for one in list {
             match one.value {

@@ -181,14 +181,7 @@ fn cannot_be_polled(resource: &str) -> String {
     format!("`{}` cannot be polled; what can is {}; else use kind = \"graph\"", path_of(resource), polled.join(", "))
 }
 
-fn judge(
-    row: &Resource,
-    kind: SourceKind,
-    at: usize,
-    section: &Section<'_>,
-    allow_retired: bool,
-    problems: &mut Problems<'_>,
-) {
+fn judge(row: &Resource, kind: SourceKind, at: usize, section: &Section<'_>, allow_retired: bool, problems: &mut Problems<'_>) {
     match (kind, row.minutes) {
         (SourceKind::Poll, Some(_)) => problems.error(at, cannot_be_polled(row.paths[0])),
         (SourceKind::Graph, None) => {
@@ -211,12 +204,7 @@ fn judge(
     }
 }
 
-fn change_types(
-    row: Option<&Resource>,
-    kind: SourceKind,
-    given: &[At<usize>],
-    problems: &mut Problems<'_>,
-) -> Vec<ChangeType> {
+fn change_types(row: Option<&Resource>, kind: SourceKind, given: &[At<usize>], problems: &mut Problems<'_>) -> Vec<ChangeType> {
     let mut changes = Vec::new();
     for change in given {
         let Some(change_type) = ChangeType::parse(CHANGES[change.value]) else { continue };
@@ -229,8 +217,7 @@ fn change_types(
             let allowed: Vec<String> =
                 row.changes.unwrap_or_default().iter().map(|change| format!("\"{}\"", change.name())).collect();
             let note = if row.note.is_empty() || kind == SourceKind::Poll { String::new() } else { format!(" ({})", row.note) };
-            let text =
-                format!("\"{}\" never comes for a {}; it has {}{note}", change_type.name(), row.name, allowed.join(", "));
+            let text = format!("\"{}\" never comes for a {}; it has {}{note}", change_type.name(), row.name, allowed.join(", "));
             problems.error(change.at, text);
         }
     }
@@ -275,8 +262,8 @@ pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>,
             problems.error(at, "\"delta\" is for drives and lists; here mode is \"resource\" or \"none\"");
         }
     }
-    plan.not_found = [NotFound::Retry, NotFound::Continue, NotFound::Drop]
-        [section.choice(&keys::NOT_FOUND_KEY, problems).unwrap_or_default()];
+    plan.not_found =
+        [NotFound::Retry, NotFound::Continue, NotFound::Drop][section.choice(&keys::NOT_FOUND_KEY, problems).unwrap_or_default()];
     plan.on_failure =
         [OnFailure::DeadLetter, OnFailure::Continue][section.choice(&keys::ON_FAILURE_KEY, problems).unwrap_or_default()];
     if let Some(select) = section.text(&keys::FETCH_SELECT, problems) {
