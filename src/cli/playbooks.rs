@@ -284,6 +284,7 @@ fn summary(action: &Action) -> String {
         Action::TriggerExport { job, coalesce_seconds } => {
             format!("an export of {} at most every {coalesce_seconds} s", job.as_deref().unwrap_or("all jobs"))
         }
+        Action::ThreatConnectIndicator { values, .. } if values.is_empty() => "nothing: there is no value".to_owned(),
         Action::ThreatConnectIndicator { owner, indicator_type, values, .. } => {
             format!("{} of type {indicator_type} in {owner}: {}", values.len(), values.join(", "))
         }

@@ -1,6 +1,8 @@
 //! A subscription that playbooks want, and the name of its group: the seam between playbooks, which want, and subscriptions,
 //! which make and keep.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::digest;
 
 use super::item::ChangeType;
@@ -44,7 +46,10 @@ pub fn digits(tenant: &str, resource: &str, change_types: &[ChangeType], rich: b
         context.update(part.as_bytes());
         context.update(&[0]);
     }
-    context.finish().as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    context.finish().as_ref().iter().take(6).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A resource path in the one spelling: no leading slash, keys as segments, the words of the path in lower case. Ids and the query

@@ -75,7 +75,7 @@ pub(super) fn read(
         "webhook" => reading.webhook(),
         "threatconnect_indicator" => reading.indicator(),
         "threatconnect_case" => reading.case(),
-        _ => reading.trigger_export(),
+        _ => Some(reading.trigger_export()),
     };
     Some(ActionSpec { label: label.map_or_else(|| place.to_string(), |label| label.value.to_owned()), work: work? })
 }
@@ -273,14 +273,14 @@ impl Reading<'_, '_, '_> {
         })
     }
 
-    fn trigger_export(&mut self) -> Option<Work> {
+    fn trigger_export(&mut self) -> Work {
         let job = self.section.text(&keys::JOB, self.problems);
         let seconds = self.section.whole(&keys::COALESCE_SECONDS, self.problems);
         if let Some(job) = job.filter(|job| !is_name(job.value)) {
             self.problems.error(job.at, format!("`job` takes {}", keys::JOB.shape.accepts()));
         }
         let seconds = seconds.and_then(|seconds| u32::try_from(seconds.value).ok());
-        Some(Work::TriggerExport { job: job.map(|job| job.value.to_owned()), coalesce_seconds: seconds.unwrap_or(60) })
+        Work::TriggerExport { job: job.map(|job| job.value.to_owned()), coalesce_seconds: seconds.unwrap_or(60) }
     }
 
     fn template(&mut self, key: &Key) -> Option<Template> {

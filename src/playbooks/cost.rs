@@ -22,7 +22,6 @@ pub(super) fn depth(text: &str) -> usize {
                 characters.next();
             }
             (Some(end), c) if c == end => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'' | '`') => quote = Some(c),
             (None, '(' | '[' | '{') => {
                 add(&mut open);
@@ -37,7 +36,7 @@ pub(super) fn depth(text: &str) -> usize {
             // The two characters of one operator count once, but each `!` and `&` nests.
             (None, '|' | '=') if c == before => {}
             (None, '.' | '|' | '&' | '!' | '<' | '>' | '=' | '*') => add(&mut open),
-            (None, _) => {}
+            _ => {}
         }
         before = c;
         deepest = deepest.max(open.iter().sum());

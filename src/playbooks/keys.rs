@@ -341,7 +341,7 @@ mod tests {
         for key in KEYS {
             assert!(seen.insert((key.scope, key.key)), "{:?} {}", key.scope, key.key);
             assert!(key.help.ends_with('.') && !key.key.is_empty(), "{}", key.key);
-            assert!(!(key.required && !key.default.is_empty()), "{} is required and has a default", key.key);
+            assert!(!key.required || key.default.is_empty(), "{} is required and has a default", key.key);
             // An action has the keys of all actions as well.
             let of_kind =
                 [Scope::Queue, Scope::Webhook, Scope::Indicator, Scope::Case, Scope::TriggerExport].contains(&key.scope);

@@ -54,15 +54,15 @@ impl<'a> Problems<'a> {
         Self { document, found: Vec::new() }
     }
 
-    pub(super) fn error(&mut self, at: usize, text: impl Into<String>) {
-        self.push(at, Severity::Error, text.into());
+    pub(super) fn error(&mut self, at: usize, text: impl AsRef<str>) {
+        self.push(at, Severity::Error, text.as_ref());
     }
 
-    pub(super) fn warning(&mut self, at: usize, text: impl Into<String>) {
-        self.push(at, Severity::Warning, text.into());
+    pub(super) fn warning(&mut self, at: usize, text: impl AsRef<str>) {
+        self.push(at, Severity::Warning, text.as_ref());
     }
 
-    fn push(&mut self, at: usize, severity: Severity, text: String) {
+    fn push(&mut self, at: usize, severity: Severity, text: &str) {
         let (line, column) = place(self.document, at);
         let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.found.push(Problem { line, column, severity, text });
@@ -75,7 +75,7 @@ impl<'a> Problems<'a> {
 
     /// In the order of the text.
     pub(super) fn finish(mut self) -> Vec<Problem> {
-        self.found.sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
+        self.found.sort_by_key(|problem| (problem.line, problem.column));
         self.found
     }
 }

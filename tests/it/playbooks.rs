@@ -5,7 +5,7 @@ use indicator_relay::playbooks::evaluate::{Context, Evaluated, RunError};
 use indicator_relay::playbooks::keys::{KEYS, Key, Scope};
 use indicator_relay::playbooks::{FetchMode, Loaded, Playbook, Severity, load, markdown, schema};
 use proptest::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 fn example(name: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/playbooks").join(name);
@@ -46,10 +46,10 @@ fn user_changed() -> Item {
         "id": "3f6c2a10-0000-4000-8000-000000000001", "organizationId": "c0ff0000-0000-4000-8000-000000000000",
         "eventTime": "2026-06-01T09:30:00.1234567Z", "sequenceNumber": 637_000_000_000_000_001_i64
     });
-    item(Origin::Graph, ChangeType::Updated, "Users/3f6c2a10-0000-4000-8000-000000000001", data)
+    item(Origin::Graph, ChangeType::Updated, "Users/3f6c2a10-0000-4000-8000-000000000001", &data)
 }
 
-fn item(origin: Origin, change: ChangeType, resource: &str, data: Value) -> Item {
+fn item(origin: Origin, change: ChangeType, resource: &str, data: &Value) -> Item {
     let notification = json!({
         "subscriptionId": "7d0c0000-0000-4000-8000-000000000000", "changeType": change.name(), "resource": resource,
         "tenantId": "c0ff0000-0000-4000-8000-000000000000", "resourceData": data, "clientState": "NEVER"
@@ -93,7 +93,7 @@ fn alert_polled() -> Item {
         Origin::Poll,
         ChangeType::Created,
         "security/alerts_v2/da637551227677560813_-961444813",
-        json!({"id": "da637551227677560813_-961444813", "@odata.type": "#microsoft.graph.security.alert"}),
+        &json!({"id": "da637551227677560813_-961444813", "@odata.type": "#microsoft.graph.security.alert"}),
     );
     item.object = Some(alert());
     item
@@ -104,11 +104,11 @@ fn evaluate(playbook: &Playbook, item: &Item) -> Evaluated {
     playbook.evaluate(&Context { item, resource: item.object.as_ref(), attempt: 0 }).expect("evaluates")
 }
 
+/// One line for each variable and each action.
 fn shown(evaluated: &Evaluated) -> String {
-    let actions: Vec<Value> = evaluated.actions.iter().map(|action| serde_json::to_value(action).expect("JSON")).collect();
-    let variables = evaluated.variables.iter().map(|(name, value)| (name.clone(), value.json()));
-    let shown = json!({"variables": Value::Object(variables.collect::<Map<_, _>>()), "actions": actions});
-    serde_json::to_string_pretty(&shown).expect("JSON")
+    let variables = evaluated.variables.iter().map(|(name, value)| format!("{name} = {}", value.json()));
+    let actions = evaluated.actions.iter().map(|action| serde_json::to_string(action).expect("JSON"));
+    variables.chain(actions).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -314,34 +314,12 @@ fn the_guides_playbook_does_what_the_guide_says() {
     let profile = &loaded.profiles["guide"];
     assert_eq!((profile.code, profile.headers.len(), profile.body.as_str()), (201, 0, "Accepted"));
     insta::assert_snapshot!(shown(&evaluate(&loaded.playbooks[0], &user_changed())), @r##"
-    {
-      "actions": [
-        {
-          "body": {
-            "json": {
-              "all": "{\"@odata.id\":\"Users/3f6c2a10-0000-4000-8000-000000000001\",\"@odata.type\":\"#Microsoft.Graph.User\",\"eventTime\":\"2026-06-01T09:30:00.1234567Z\",\"id\":\"3f6c2a10-0000-4000-8000-000000000001\",\"organizationId\":\"c0ff0000-0000-4000-8000-000000000000\",\"sequenceNumber\":637000000000000001}",
-              "id": "3f6c2a10-0000-4000-8000-000000000001",
-              "paths": [
-                "Users/3f6c2a10-0000-4000-8000-000000000001"
-              ],
-              "sequence": "637000000000000001",
-              "type": "#Microsoft.Graph.User"
-            }
-          },
-          "kind": "queue",
-          "queue": "graph-notifications"
-        }
-      ],
-      "variables": {
-        "all": "{\"@odata.id\":\"Users/3f6c2a10-0000-4000-8000-000000000001\",\"@odata.type\":\"#Microsoft.Graph.User\",\"eventTime\":\"2026-06-01T09:30:00.1234567Z\",\"id\":\"3f6c2a10-0000-4000-8000-000000000001\",\"organizationId\":\"c0ff0000-0000-4000-8000-000000000000\",\"sequenceNumber\":637000000000000001}",
-        "id": "3f6c2a10-0000-4000-8000-000000000001",
-        "paths": [
-          "Users/3f6c2a10-0000-4000-8000-000000000001"
-        ],
-        "sequence": "637000000000000001",
-        "type": "#Microsoft.Graph.User"
-      }
-    }
+    all = "{\"@odata.id\":\"Users/3f6c2a10-0000-4000-8000-000000000001\",\"@odata.type\":\"#Microsoft.Graph.User\",\"eventTime\":\"2026-06-01T09:30:00.1234567Z\",\"id\":\"3f6c2a10-0000-4000-8000-000000000001\",\"organizationId\":\"c0ff0000-0000-4000-8000-000000000000\",\"sequenceNumber\":637000000000000001}"
+    id = "3f6c2a10-0000-4000-8000-000000000001"
+    paths = ["Users/3f6c2a10-0000-4000-8000-000000000001"]
+    sequence = "637000000000000001"
+    type = "#Microsoft.Graph.User"
+    {"kind":"queue","queue":"graph-notifications","body":{"json":{"all":"{\"@odata.id\":\"Users/3f6c2a10-0000-4000-8000-000000000001\",\"@odata.type\":\"#Microsoft.Graph.User\",\"eventTime\":\"2026-06-01T09:30:00.1234567Z\",\"id\":\"3f6c2a10-0000-4000-8000-000000000001\",\"organizationId\":\"c0ff0000-0000-4000-8000-000000000000\",\"sequenceNumber\":637000000000000001}","id":"3f6c2a10-0000-4000-8000-000000000001","paths":["Users/3f6c2a10-0000-4000-8000-000000000001"],"sequence":"637000000000000001","type":"#Microsoft.Graph.User"}}}
     "##);
     let wanted = Playbook::wanted(&loaded.playbooks);
     assert_eq!(wanted.len(), 1);
@@ -352,51 +330,12 @@ fn the_guides_playbook_does_what_the_guide_says() {
 fn polled_alerts_go_to_a_playbook_of_threatconnect() {
     let playbooks = good(&example("alerts.toml"));
     insta::assert_snapshot!(shown(&evaluate(&playbooks[0], &alert_polled())), @r#"
-    {
-      "actions": [
-        {
-          "address": {
-            "secret": "TC_PLAYBOOK_URL"
-          },
-          "allow_plain_http": false,
-          "allow_private_address": false,
-          "auth": {
-            "basic": {
-              "password_secret": "TC_PLAYBOOK_PASSWORD",
-              "username_secret": "TC_PLAYBOOK_USER"
-            }
-          },
-          "body": {
-            "json": {
-              "addresses": [
-                "198.51.100.7",
-                "203.0.113.9"
-              ],
-              "hosts": [
-                "pc-7.example.com"
-              ],
-              "link": "https://security.microsoft.com/alerts/da637551227677560813_-961444813",
-              "received": "2026-06-01T09:30:01Z",
-              "summary": "high: Suspicious \"execution\" of {hidden} file"
-            }
-          },
-          "headers": [],
-          "kind": "webhook"
-        }
-      ],
-      "variables": {
-        "hosts": [
-          "pc-7.example.com"
-        ],
-        "ips": [
-          "198.51.100.7",
-          "203.0.113.9"
-        ],
-        "severity": "high",
-        "title": "Suspicious \"execution\" of {hidden} file",
-        "url": "https://security.microsoft.com/alerts/da637551227677560813_-961444813"
-      }
-    }
+    hosts = ["pc-7.example.com"]
+    ips = ["198.51.100.7","203.0.113.9"]
+    severity = "high"
+    title = "Suspicious \"execution\" of {hidden} file"
+    url = "https://security.microsoft.com/alerts/da637551227677560813_-961444813"
+    {"kind":"webhook","address":{"secret":"TC_PLAYBOOK_URL"},"auth":{"basic":{"username_secret":"TC_PLAYBOOK_USER","password_secret":"TC_PLAYBOOK_PASSWORD"}},"headers":[],"body":{"json":{"addresses":["198.51.100.7","203.0.113.9"],"hosts":["pc-7.example.com"],"link":"https://security.microsoft.com/alerts/da637551227677560813_-961444813","received":"2026-06-01T09:30:01Z","summary":"high: Suspicious \"execution\" of {hidden} file"}},"allow_plain_http":false,"allow_private_address":false}
     "#);
     assert_eq!(Playbook::wanted(&playbooks), [], "nothing is subscribed to");
     let mut low = alert_polled();
@@ -414,43 +353,7 @@ fn changes_of_users_go_to_a_queue() {
     gone.event = Event::Change(ChangeType::Deleted);
     assert_eq!(playbook.fetch_for(&gone), FetchMode::None, "there is nothing left to read");
     insta::assert_snapshot!(shown(&evaluate(playbook, &user_changed())), @r##"
-    {
-      "actions": [
-        {
-          "body": {
-            "json": {
-              "meta": {
-                "attempt": 0,
-                "changeType": "updated",
-                "odataType": "#Microsoft.Graph.User",
-                "origin": "graph",
-                "playbook": "user-changes",
-                "receivedAt": "2026-06-01T09:30:01Z",
-                "tenant": "c0ff0000-0000-4000-8000-000000000000"
-              },
-              "notification": {
-                "changeType": "updated",
-                "resource": "Users/3f6c2a10-0000-4000-8000-000000000001",
-                "resourceData": {
-                  "@odata.id": "Users/3f6c2a10-0000-4000-8000-000000000001",
-                  "@odata.type": "#Microsoft.Graph.User",
-                  "eventTime": "2026-06-01T09:30:00.1234567Z",
-                  "id": "3f6c2a10-0000-4000-8000-000000000001",
-                  "organizationId": "c0ff0000-0000-4000-8000-000000000000",
-                  "sequenceNumber": 637000000000000001
-                },
-                "subscriptionId": "7d0c0000-0000-4000-8000-000000000000",
-                "tenantId": "c0ff0000-0000-4000-8000-000000000000"
-              },
-              "resource": null
-            }
-          },
-          "kind": "queue",
-          "queue": "user-items"
-        }
-      ],
-      "variables": {}
-    }
+    {"kind":"queue","queue":"user-items","body":{"json":{"meta":{"attempt":0,"changeType":"updated","odataType":"#Microsoft.Graph.User","origin":"graph","playbook":"user-changes","receivedAt":"2026-06-01T09:30:01Z","tenant":"c0ff0000-0000-4000-8000-000000000000"},"notification":{"changeType":"updated","resource":"Users/3f6c2a10-0000-4000-8000-000000000001","resourceData":{"@odata.id":"Users/3f6c2a10-0000-4000-8000-000000000001","@odata.type":"#Microsoft.Graph.User","eventTime":"2026-06-01T09:30:00.1234567Z","id":"3f6c2a10-0000-4000-8000-000000000001","organizationId":"c0ff0000-0000-4000-8000-000000000000","sequenceNumber":637000000000000001},"subscriptionId":"7d0c0000-0000-4000-8000-000000000000","tenantId":"c0ff0000-0000-4000-8000-000000000000"},"resource":null}}}
     "##);
 }
 
@@ -459,103 +362,17 @@ fn what_an_alert_names_becomes_indicators_and_a_case() {
     let playbooks = good(&example("indicators.toml"));
     let evaluated = evaluate(&playbooks[0], &alert_polled());
     insta::assert_snapshot!(shown(&evaluated), @r#"
-    {
-      "actions": [
-        {
-          "attributes": [
-            [
-              "Description",
-              "Seen in the alert da637551227677560813_-961444813: Suspicious \"execution\" of {hidden} file"
-            ],
-            [
-              "Source",
-              "Microsoft Graph"
-            ]
-          ],
-          "confidence": 85,
-          "indicator_type": "Address",
-          "kind": "threatconnect_indicator",
-          "owner": "Acme Org",
-          "rating": 4,
-          "security_label": "TLP:AMBER",
-          "tags": [
-            "Microsoft Defender",
-            "T1564.001",
-            "T1204"
-          ],
-          "values": [
-            "198.51.100.7"
-          ]
-        },
-        {
-          "attributes": [
-            [
-              "Description",
-              "Seen in the alert da637551227677560813_-961444813: Suspicious \"execution\" of {hidden} file"
-            ],
-            [
-              "Source",
-              "Microsoft Graph"
-            ]
-          ],
-          "confidence": null,
-          "indicator_type": "File",
-          "kind": "threatconnect_indicator",
-          "owner": "Acme Org",
-          "rating": null,
-          "security_label": null,
-          "tags": [],
-          "values": [
-            "5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"
-          ]
-        },
-        {
-          "artifacts": [
-            [
-              "IP Address",
-              "198.51.100.7"
-            ],
-            [
-              "File Hash",
-              "5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"
-            ]
-          ],
-          "description": "A file was hidden, then started.",
-          "kind": "threatconnect_case",
-          "name": "Suspicious \"execution\" of {hidden} file",
-          "notes": [
-            "Alert da637551227677560813_-961444813, received 2026-06-01T09:30:01Z"
-          ],
-          "severity": "High",
-          "status": "Open",
-          "tags": [
-            "Microsoft Defender"
-          ],
-          "xid": "ir-624d12b45f3604f2a0477bc241a51e04"
-        },
-        {
-          "coalesce_seconds": 300,
-          "job": null,
-          "kind": "trigger_export"
-        }
-      ],
-      "variables": {
-        "hashes": [
-          "5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"
-        ],
-        "id": "da637551227677560813_-961444813",
-        "ips": [
-          "198.51.100.7"
-        ],
-        "severity": "high",
-        "techniques": [
-          "T1564.001",
-          "T1204"
-        ],
-        "text": "A file was hidden, then started.",
-        "title": "Suspicious \"execution\" of {hidden} file"
-      }
-    }
+    hashes = ["5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"]
+    id = "da637551227677560813_-961444813"
+    ips = ["198.51.100.7"]
+    severity = "high"
+    techniques = ["T1564.001","T1204"]
+    text = "A file was hidden, then started."
+    title = "Suspicious \"execution\" of {hidden} file"
+    {"kind":"threatconnect_indicator","owner":"Acme Org","indicator_type":"Address","values":["198.51.100.7"],"rating":4,"confidence":85,"tags":["Microsoft Defender","T1564.001","T1204"],"attributes":[["Description","Seen in the alert da637551227677560813_-961444813: Suspicious \"execution\" of {hidden} file"],["Source","Microsoft Graph"]],"security_label":"TLP:AMBER"}
+    {"kind":"threatconnect_indicator","owner":"Acme Org","indicator_type":"File","values":["5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"],"rating":null,"confidence":null,"tags":[],"attributes":[["Description","Seen in the alert da637551227677560813_-961444813: Suspicious \"execution\" of {hidden} file"],["Source","Microsoft Graph"]],"security_label":null}
+    {"kind":"threatconnect_case","xid":"ir-624d12b45f3604f2a0477bc241a51e04","name":"Suspicious \"execution\" of {hidden} file","status":"Open","severity":"High","description":"A file was hidden, then started.","tags":["Microsoft Defender"],"artifacts":[["IP Address","198.51.100.7"],["File Hash","5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"]],"notes":["Alert da637551227677560813_-961444813, received 2026-06-01T09:30:01Z"]}
+    {"kind":"trigger_export","job":null,"coalesce_seconds":300}
     "#);
     let later = Item { received: "2026-06-02T00:00:00Z".parse().expect("a time"), ..alert_polled() };
     let case = |evaluated: &Evaluated| serde_json::to_value(&evaluated.actions[2]).expect("JSON")["xid"].clone();
@@ -574,7 +391,7 @@ fn a_notification_finds_its_playbooks() {
     let other = of_source("resource = \"users/3f6c2a10-0000-4000-8000-000000000002\"\nchange_types = [\"updated\"]");
     assert!(!other.matches(&user_changed()));
     let named = of_source("resource = \"users/jane@example.com/messages\"\nchange_types = [\"created\"]");
-    assert!(named.matches(&item(Origin::Graph, ChangeType::Created, "Users/3f6c/Messages/AAMk", Value::Null)));
+    assert!(named.matches(&item(Origin::Graph, ChangeType::Created, "Users/3f6c/Messages/AAMk", &Value::Null)));
     assert!(!named.matches(&user_changed()));
 
     // A proven group decides, whatever the resource says, and whichever queue it came by.
@@ -675,8 +492,7 @@ fn document_with(key: &Key, value: &str) -> (String, usize) {
         Scope::Source => "[[playbook]]\n[playbook.source]\n",
         Scope::Fetch => "[[playbook]]\n[playbook.fetch]\n",
         Scope::Select => "[[playbook]]\n[playbook.select]\n",
-        Scope::Action => "[[playbook]]\n[[playbook.action]]\nkind = \"queue\"\n",
-        Scope::Queue => "[[playbook]]\n[[playbook.action]]\nkind = \"queue\"\n",
+        Scope::Action | Scope::Queue => "[[playbook]]\n[[playbook.action]]\nkind = \"queue\"\n",
         Scope::Webhook => "[[playbook]]\n[[playbook.action]]\nkind = \"webhook\"\n",
         Scope::Indicator => "[[playbook]]\n[[playbook.action]]\nkind = \"threatconnect_indicator\"\n",
         Scope::Case => "[[playbook]]\n[[playbook.action]]\nkind = \"threatconnect_case\"\n",
@@ -714,6 +530,23 @@ fn the_reader_knows_exactly_the_keys_of_the_table() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn the_documents_hold_what_the_table_gives() {
+    let readme = example("README.md");
+    assert!(readme.contains(markdown().trim()), "the table of keys is not current: run `cargo xtask docs`");
+    let current = serde_json::to_string_pretty(&schema()).expect("JSON") + "\n";
+    assert_eq!(example("playbooks.schema.json"), current, "run `cargo xtask docs`");
+}
+
+#[test]
+fn check_has_lines_for_playbooks() {
+    let (lines, good) = of(&example("users.toml")).check("users.toml");
+    assert_eq!((lines, good), (vec!["ok    playbooks: 1 in users.toml, 1 enabled".to_owned()], true));
+    let wrong = example("users.toml").replace("\"updated\"", "\"created\"");
+    let (lines, good) = of(&wrong).check("users.toml");
+    assert!(!good && lines.len() == 1 && lines[0].starts_with("FAIL  playbooks: users.toml:"), "{lines:?}");
 }
 
 #[test]

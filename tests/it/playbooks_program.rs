@@ -73,7 +73,7 @@ async fn an_object_alone_is_run_through_every_playbook() {
         text       = ""
         title      = "T"
         → addresses threatconnect_indicator: 1 of type Address in Acme Org: 198.51.100.7
-        → files threatconnect_indicator: 0 of type File in Acme Org: 
+        → files threatconnect_indicator: nothing: there is no value
         → case threatconnect_case: `T`, High, 1 artifacts (ir-b003dae4572a7d946f8855d9f74037d3)
         → 4 trigger_export: an export of all jobs at most every 300 s
     "#);
