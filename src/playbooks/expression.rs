@@ -17,9 +17,13 @@ use super::cost::{Cost, DEPTH, cost, depth, nodes};
 pub const EXPRESSION_BYTES: usize = 4 * 1024;
 /// Largest input, in bytes of its JSON.
 pub const INPUT_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes that one run may look at or make, by the bound of [`cost`]: about one second. A run cannot be interrupted, so what may
-/// take longer is not begun.
-const WORK_BYTES: u64 = 256 * 1024 * 1024;
+/// Steps that one run may take, by the bound of `cost`: about one second. A run cannot be interrupted, so what may take longer is
+/// not begun.
+const STEPS: u64 = 10_000_000;
+/// Largest result of one run, in bytes of its JSON, by the same bound.
+const RESULT_BYTES: u64 = 128 * 1024 * 1024;
+/// What every expression must be good for: values and bytes.
+const SMALL: (u64, u64) = (1_000, 64 * 1024);
 /// The largest text that `join` may make, in bytes: its separator is repeated, which no bound by size covers.
 const JOINED_BYTES: usize = 16 * 1024 * 1024;
 /// The crate adds steps in 32 bits; more elements than this no input has.
@@ -82,7 +86,8 @@ impl PartialEq for Expression {
 #[derive(Debug, Clone)]
 pub struct Input {
     value: Rcvar,
-    bytes: usize,
+    bytes: u64,
+    values: u64,
 }
 
 /// More than [`INPUT_BYTES`].
@@ -100,7 +105,8 @@ impl Input {
         if bytes > INPUT_BYTES {
             return Err(TooLarge { bytes });
         }
-        Ok(Self { value: variable(value), bytes })
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        Ok(Self { value: variable(value), bytes, values: count(value) })
     }
 }
 
@@ -135,8 +141,7 @@ impl Expression {
             dry_run(text, node)?;
         }
         let cost = cost(compiled.as_ast());
-        // It must be good for the smallest of inputs at least.
-        if cost.growth.max(cost.work).saturating_mul(64 * 1024) > WORK_BYTES {
+        if cost.steps(SMALL.0) > STEPS || cost.size(SMALL.1) > RESULT_BYTES {
             return Err("it multiplies what it is given without reason (each `[@, @]` doubles it); simplify it".to_owned());
         }
         Ok(Self { compiled, cost })
@@ -151,8 +156,7 @@ impl Expression {
     /// # Errors
     /// One line: a function got a value of a type that it does not take, or the input is too large for this expression.
     pub fn run(&self, input: &Input) -> Result<Value, String> {
-        let work = u64::try_from(input.bytes).unwrap_or(u64::MAX).saturating_mul(self.cost.growth.max(self.cost.work));
-        if work > WORK_BYTES {
+        if self.cost.steps(input.values) > STEPS || self.cost.size(input.bytes) > RESULT_BYTES {
             return Err(format!("it may take longer than a second over an input of {} bytes; simplify it", input.bytes));
         }
         let mut context = Context::new(self.text(), &RUNTIME);
@@ -270,6 +274,14 @@ fn has_bare_at(text: &str) -> bool {
         }
     }
     false
+}
+
+fn count(value: &Value) -> u64 {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(count).sum::<u64>(),
+        Value::Object(members) => 1 + members.values().map(count).sum::<u64>(),
+        _ => 1,
+    }
 }
 
 fn variable(value: &Value) -> Rcvar {
@@ -405,8 +417,11 @@ mod tests {
         let error = join.run(&Input::new(&large).expect("small enough")).expect_err("too much");
         assert!(error.contains("`join` would make a text of 100000100 bytes"), "{error}");
         assert_eq!(Input::new(&json!("x".repeat(INPUT_BYTES))).expect_err("too large"), TooLarge { bytes: INPUT_BYTES + 2 });
-        let twice = Expression::compile(&["[@,@][]"; 9].join("|")).expect("good for small inputs");
-        assert!(twice.run(&Input::new(&json!(["x".repeat(1_000_000)])).expect("small")).is_err());
+        let doubled = Expression::compile(&["[@,@][]"; 9].join("|")).expect("good for small inputs");
+        for large in [json!(["x".repeat(1_000_000)]), json!(vec![1; 100_000])] {
+            let error = doubled.run(&Input::new(&large).expect("small enough")).expect_err("too much");
+            assert!(error.contains("longer than a second"), "{error}");
+        }
     }
 
     #[test]
@@ -472,11 +487,44 @@ mod tests {
         })
     }
 
+    const PARTS: [&str; 18] = [
+        "@",
+        "a",
+        "[*]",
+        "[]",
+        "[@, @]",
+        "[@, @][]",
+        "{a: @, bb: a}",
+        "*",
+        "[*].[a, @]",
+        "[*].{a: @, b: `[1, 2, 3]`}",
+        "to_string(@)",
+        "to_array(@)",
+        "map(&[@, 'xyz'], to_array(@))",
+        "[?a == b]",
+        "a || @",
+        "[::-1]",
+        "values(merge(to_array(@)[0], {b: @}))",
+        "join('--', to_array(to_string(@)))",
+    ];
+
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "[a-b@.\\[\\]*|&!(){}:,'\"`0-9=<>? -]{0,40}", input in any_json()) {
             if let Ok(expression) = Expression::compile(&text) {
                 drop(expression.run(&Input::new(&input).expect("small")));
+            }
+        }
+
+        #[test]
+        fn no_result_is_larger_than_its_bound(parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 1..7), input in any_json()) {
+            if let Ok(expression) = Expression::compile(&parts.join(" | ")) {
+                let length = u64::try_from(input.to_string().len()).expect("small");
+                if let Ok(found) = expression.run(&Input::new(&input).expect("small")) {
+                    // What is not there is null, which may be longer than the input.
+                    let most = expression.cost.size(length + 4);
+                    prop_assert!(u64::try_from(found.to_string().len()).expect("small") <= most, "{}: {found}", expression.text());
+                }
             }
         }
 
