@@ -94,7 +94,9 @@ fn node(value: &Spanned<DeValue<'_>>) -> Node {
 
 fn json(text: &str) -> Result<Node, Vec<(usize, String)>> {
     let trimmed = text.trim_start_matches('\u{feff}');
-    serde_json::from_str::<&RawValue>(trimmed).map(|raw| json_node(text, raw)).map_err(|error| {
+    // The first pass holds the depth in bounds, which the second relies on.
+    let bounded = serde_json::from_str::<serde_json::Value>(trimmed);
+    bounded.and_then(|_| serde_json::from_str::<&RawValue>(trimmed)).map(|raw| json_node(text, raw)).map_err(|error| {
         let before = trimmed.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
         let skipped = text.len() - trimmed.len();
         vec![(skipped + before + error.column().saturating_sub(1), format!("no JSON: {error}"))]
@@ -197,5 +199,15 @@ mod tests {
         let lines: Vec<usize> = wrong.iter().map(|(at, _)| place("a = \nb = 1\nb = 2\n", *at).0).collect();
         assert_eq!(lines, [1, 3], "{wrong:?}");
         assert_eq!(parse("{\"a\": 1,\n}").expect_err("wrong")[0].0, 9);
+        for (before, inner, after) in
+            [("a = ", "[", ""), ("a = ", "{a=", ""), ("{\"a\":", "[", ""), ("", "[a.", ""), ("a = ", "[", "]")]
+        {
+            let deep = before.to_owned() + &inner.repeat(100_000) + &after.repeat(100_000);
+            assert!(parse(&deep).is_err(), "{before}{inner}");
+        }
+        let dotted = "a.".repeat(100_000);
+        for deep in [format!("{dotted}a = 1"), format!("[{dotted}a]"), format!("a = {{{dotted}a = 1}}")] {
+            assert!(parse(&deep).is_err());
+        }
     }
 }
