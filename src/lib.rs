@@ -10,6 +10,7 @@ pub mod graph;
 pub mod indicator;
 pub mod notifications;
 pub mod platform;
+pub mod playbooks;
 pub mod settings;
 pub mod sinks;
 pub mod storage;

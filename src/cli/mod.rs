@@ -2,6 +2,7 @@
 
 mod check;
 mod export;
+mod playbooks;
 mod rejected;
 mod render;
 mod show;
@@ -53,6 +54,9 @@ enum Command {
     /// Manages jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Playbooks: what is done about change notifications.
+    #[command(subcommand)]
+    Playbooks(Playbooks),
     /// Shows all settings, what they accept, and what is set.
     Settings {
         #[arg(long, value_enum, default_value_t = Shape::Table)]
@@ -75,6 +79,12 @@ enum Rejected {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Playbooks {
+    /// Prints what the playbooks would do about a notification from a file. Contacts nothing.
+    Test(playbooks::Test),
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,6 +162,7 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
             render::print(&String::from_utf8_lossy(&text));
             Exit::Done
         }
+        Command::Playbooks(Playbooks::Test(wanted)) => playbooks::test(&wanted, around),
         command => {
             let app = match open(around).await {
                 Ok(app) => app,
@@ -171,7 +182,7 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,
         Command::Explain { value, json } => show::explain(app, &value, json).await,
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
-        Command::Settings { .. } | Command::Completions { .. } => Exit::Done,
+        Command::Settings { .. } | Command::Completions { .. } | Command::Playbooks(_) => Exit::Done,
     }
 }
 

@@ -5,3 +5,4 @@
 pub mod item;
 pub mod resources;
 pub mod rich;
+pub mod wanted;

@@ -14,6 +14,8 @@ mod graph;
 mod handler;
 mod hosted;
 mod model;
+mod playbooks;
+mod playbooks_program;
 mod program;
 mod queues;
 mod rich;
