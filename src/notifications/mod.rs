@@ -2,5 +2,10 @@
 //!
 //! Does no I/O: what comes in is parsed and judged here, what goes out is data.
 
+pub mod client_state;
+pub mod handshake;
 pub mod item;
+pub mod profile;
+pub mod receipt;
 pub mod resources;
+mod wire;
