@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Request};
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -62,18 +62,24 @@ enum Answer {
 /// What makes the host call a function. `binding` is the name under which it hands the value over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    Timer { binding: &'static str },
-    Queue { binding: &'static str, queue: &'static str },
+    Timer {
+        binding: &'static str,
+    },
+    Queue {
+        binding: &'static str,
+        queue: &'static str,
+    },
     /// A request from outside, below [`PREFIX`]. The last part of a route may be optional: `a/{b?}`.
-    Http { route: &'static str },
+    Http {
+        route: &'static str,
+    },
 }
 
 /// What the host puts before the route of each HTTP function: `routePrefix` of `host.json`, by default `api`.
 pub const PREFIX: &str = "/api/";
 
 /// Every function: the router is made of this table, and a test holds it against the folders.
-pub const FUNCTIONS: [Function; 3] =
-    [export_indicators::FUNCTION, run_export::FUNCTION, receive_notifications::FUNCTION];
+pub const FUNCTIONS: [Function; 3] = [export_indicators::FUNCTION, run_export::FUNCTION, receive_notifications::FUNCTION];
 
 /// Why an invocation failed: one line, without a secret. The host tries again, or a later tick does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -143,13 +149,7 @@ fn paths(route: &str) -> Vec<String> {
 type Work = fn(Arc<Relay>, Envelope) -> BoxFuture<'static, Result<(), Failure>>;
 
 /// One invocation, in a task of its own: it goes on if the connection breaks, and a panic ends only it.
-async fn invoke(
-    name: &str,
-    work: Work,
-    relay: Arc<Relay>,
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn invoke(name: &str, work: Work, relay: Arc<Relay>, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let id = header("x-azure-functions-invocationid").unwrap_or_default();
     let span = telemetry::invocation(name, id, header("traceparent"));

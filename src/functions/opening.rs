@@ -35,10 +35,7 @@ impl<T: Clone + Send + Sync + 'static> Opening<T> {
     }
 
     /// What is open, or `open` makes it, in a task of its own: nobody who goes away ends it, and a panic stays with nobody.
-    pub(super) async fn get(
-        &self,
-        open: impl FnOnce() -> BoxFuture<'static, Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+    pub(super) async fn get(&self, open: impl FnOnce() -> BoxFuture<'static, Result<T, Failure>>) -> Result<T, Failure> {
         let opening = self
             .lock()
             .get_or_insert_with(|| {

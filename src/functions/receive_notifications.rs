@@ -90,7 +90,11 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
             answered(answer.as_ref().unwrap_or(&Profile::default()))
         }
         Err(failure) => {
-            tracing::error!(event = "notification.not_kept", error = failure.0, "a delivery was not kept, and comes again: {failure}");
+            tracing::error!(
+                event = "notification.not_kept",
+                error = failure.0,
+                "a delivery was not kept, and comes again: {failure}"
+            );
             telemetry::fail(&span, &failure.0);
             not_kept()
         }

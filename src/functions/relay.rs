@@ -48,7 +48,13 @@ impl Relay {
         clock: Arc<dyn Clock>,
         look: impl Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { look: Box::new(look), clock, app: Opening::default(), receiver: Opening::default(), room: Room::default() })
+        Arc::new(Self {
+            look: Box::new(look),
+            clock,
+            app: Opening::default(),
+            receiver: Opening::default(),
+            room: Room::default(),
+        })
     }
 
     /// The same, for who has opened the product already; an invocation may take as long as it likes.

@@ -27,7 +27,10 @@ pub struct Keys {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// `group` is of a subscription that we made; whether with the current key.
-    Good { group: String, current: bool },
+    Good {
+        group: String,
+        current: bool,
+    },
     Wrong,
 }
 

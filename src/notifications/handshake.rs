@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn any_other_query_is_a_delivery() {
-        for query in [None, Some(""), Some("code=x"), Some("token=x"), Some("xvalidationToken=a"), Some("x=validationToken"), Some("&&=")]
+        for query in
+            [None, Some(""), Some("code=x"), Some("token=x"), Some("xvalidationToken=a"), Some("x=validationToken"), Some("&&=")]
         {
             assert_eq!(answer(query), None, "{query:?}");
         }

@@ -133,7 +133,11 @@ impl KeyRing {
                 }
                 Err(error) => {
                     state.due = now + ASK_AGAIN_AFTER;
-                    let held = if state.known.is_some() { "those read before are still used" } else { "notifications are kept unchecked" };
+                    let held = if state.known.is_some() {
+                        "those read before are still used"
+                    } else {
+                        "notifications are kept unchecked"
+                    };
                     tracing::warn!("the keys of client states cannot be read, {held}: {error}");
                 }
             }

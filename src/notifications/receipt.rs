@@ -218,7 +218,10 @@ mod tests {
         let item = receipt.items().next().expect("an item");
         assert_eq!((item.origin, item.received, item.event), (Origin::Graph, now(), Event::Change(ChangeType::Updated)));
         assert_eq!((item.subscription.as_str(), item.group.as_deref(), item.client_state.as_deref()), ("s", Some(NORMAL), None));
-        assert_eq!((item.tenant.as_deref(), item.resource.as_deref(), item.resource_id()), (Some("t"), Some("Users/a"), Some("1")));
+        assert_eq!(
+            (item.tenant.as_deref(), item.resource.as_deref(), item.resource_id()),
+            (Some("t"), Some("Users/a"), Some("1"))
+        );
         assert!(!json!(item).to_string().contains("v1."), "what was given to Microsoft stays there");
     }
 

@@ -230,19 +230,24 @@ mod tests {
             })
         );
         assert_eq!(
-            told(r#"{"subscriptionId":"a","subscriptionId":"b","SUBSCRIPTIONID":"c","notificationUrl":"u","expirationDateTime":"x"}"#),
+            told(
+                r#"{"subscriptionId":"a","subscriptionId":"b","SUBSCRIPTIONID":"c","notificationUrl":"u","expirationDateTime":"x"}"#
+            ),
             json!({"subscriptionId": "c", "notificationUrl": "u", "expirationDateTime": "x"}),
             "the last one counts, what is unknown stays"
         );
         assert_eq!(
-            told(r#"{"changeType":"DELETED","changeType":"Validation: NA","subscriptionExpirationDateTime":"NA","resourceData":null}"#),
+            told(
+                r#"{"changeType":"DELETED","changeType":"Validation: NA","subscriptionExpirationDateTime":"NA","resourceData":null}"#
+            ),
             json!({"changeType": "Validation: NA", "subscriptionExpirationDateTime": null, "resourceData": null})
         );
         assert_eq!(
             told(r#"{"lifecycleEvent":"ReauthorizationRequired","organizationId":"o","subscriptionExpirationDateTime":5}"#),
             json!({"lifecycleEvent": "reauthorizationRequired", "organizationId": "o", "subscriptionExpirationDateTime": null})
         );
-        let big = told(r#"{"resourceData":{"sequenceNumber":637000000000000001,"n":18446744073709551615,"m":-9223372036854775808}}"#);
+        let big =
+            told(r#"{"resourceData":{"sequenceNumber":637000000000000001,"n":18446744073709551615,"m":-9223372036854775808}}"#);
         assert_eq!(
             big.to_string(),
             r#"{"resourceData":{"m":-9223372036854775808,"n":18446744073709551615,"sequenceNumber":637000000000000001}}"#

@@ -14,6 +14,7 @@ mod graph;
 mod handler;
 mod hosted;
 mod model;
+mod notifications;
 mod program;
 mod queues;
 mod rig;
