@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::future::try_join_all;
+use tokio::sync::Semaphore;
 
 use super::{OpenError, Surroundings};
 use crate::notifications::client_state;
 use crate::notifications::keys::{KeyRing, KeySource};
 use crate::notifications::profile::Profile;
-use crate::notifications::receipt::{Drop, Put, Receipt, SINGLE_ITEMS, receive};
+use crate::notifications::receipt::{Drop, Put, Receipt, receive};
 use crate::platform::clock::Clock;
 use crate::platform::vault::Vault;
 use crate::settings::Receiving;
@@ -22,6 +23,8 @@ use crate::telemetry::Telemetry;
 
 /// A delivery that is larger is read in a thread of its own, so that others do not wait for it.
 const SMALL_BYTES: usize = 64 << 10;
+/// Messages that are put at once, of all deliveries: each is a connection to the storage.
+const PUTS: usize = 128;
 
 /// Keeps notifications.
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub struct Receiver {
     queue: Arc<dyn Queue>,
     keys: KeyRing,
     clock: Arc<dyn Clock>,
+    puts: Semaphore,
     profiles: RwLock<Arc<BTreeMap<String, Profile>>>,
     pub telemetry: Telemetry,
 }
@@ -75,7 +79,8 @@ impl Receiver {
 
     #[must_use]
     pub fn new(queue: Arc<dyn Queue>, keys: KeyRing, clock: Arc<dyn Clock>) -> Self {
-        Self { queue, keys, clock, profiles: RwLock::default(), telemetry: Telemetry::default() }
+        let puts = Semaphore::new(PUTS);
+        Self { queue, keys, clock, puts, profiles: RwLock::default(), telemetry: Telemetry::default() }
     }
 
     /// From now on, deliveries are answered with these.
@@ -102,8 +107,7 @@ impl Receiver {
             kept.urgent += u64::from(group.is_some_and(client_state::is_urgent));
             kept.unproven += u64::from(claimed.is_some());
         }
-        let puts = receipt.put.into_iter().map(|put| self.put(put));
-        stream::iter(puts).buffer_unordered(SINGLE_ITEMS).try_collect::<()>().await?;
+        try_join_all(receipt.put.into_iter().map(|put| self.put(put))).await?;
         kept.dropped = receipt.dropped;
         Ok(kept)
     }
@@ -132,6 +136,7 @@ impl Receiver {
     }
 
     async fn put(&self, put: Put) -> Result<(), StoreError> {
+        let _place = self.puts.acquire().await.expect("it is never closed");
         let body = serde_json::to_vec(&put.work).expect("maps with text keys serialise");
         self.queue.put(put.queue, body, std::time::Duration::ZERO).await
     }

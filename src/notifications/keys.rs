@@ -24,7 +24,7 @@ const KEPT_FOR: Duration = Duration::from_secs(3_600);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Between two readings because a client state does not fit: anybody can send one.
 const DOUBT_AFTER: Duration = Duration::from_secs(60);
-/// Who needs keys waits so long for them: an answer is due within three seconds.
+/// So long a reading is waited for, by all who need it: answers are due within three seconds, also while a vault is silent.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a key that was made here is kept.
@@ -60,8 +60,14 @@ struct State {
     due: Duration,
     /// When a client state did not fit and the keys were read for it.
     doubted: Option<Duration>,
-    /// Under way; a task of its own, which goes on when nobody waits any more.
-    reading: Option<Shared<BoxFuture<'static, ()>>>,
+    reading: Option<Reading>,
+}
+
+/// Under way, or ended; a task of its own, which goes on when nobody waits any more.
+#[derive(Clone)]
+struct Reading {
+    began: Duration,
+    ended: Shared<BoxFuture<'static, ()>>,
 }
 
 impl fmt::Debug for KeyRing {
@@ -116,7 +122,7 @@ impl KeyRing {
 
     /// Begins to read, unless somebody has begun.
     fn read(&self, state: &mut State) {
-        if state.reading.as_ref().is_some_and(|reading| reading.peek().is_none()) {
+        if state.reading.as_ref().is_some_and(|reading| reading.ended.peek().is_none()) {
             return;
         }
         let ring = Arc::clone(&self.0);
@@ -143,15 +149,16 @@ impl KeyRing {
             }
         });
         let ended: BoxFuture<'static, ()> = Box::pin(task.map(drop));
-        state.reading = Some(ended.shared());
+        state.reading = Some(Reading { began: self.0.clock.monotonic(), ended: ended.shared() });
     }
 
-    async fn wait(&self, reading: Option<Shared<BoxFuture<'static, ()>>>) {
-        let Some(reading) = reading else { return };
+    async fn wait(&self, reading: Option<Reading>) {
+        let Some(Reading { began, ended }) = reading else { return };
+        let waited = self.0.clock.monotonic().saturating_sub(began);
         tokio::select! {
             biased;
-            () = reading => {}
-            () = self.0.clock.alarm(PATIENCE) => {}
+            () = ended => {}
+            () = self.0.clock.alarm(PATIENCE.saturating_sub(waited)) => {}
         }
     }
 }

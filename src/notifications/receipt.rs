@@ -107,7 +107,7 @@ pub fn receive(body: &[u8], keys: Option<&Keys>, now: Timestamp) -> Receipt {
             Err(reason) => receipt.drop(reason),
         }
     }
-    hand_out(delivery.tokens, &mut items, &mut receipt);
+    hand_out(&delivery.tokens, &mut items, &mut receipt);
     receipt.put = messages(items);
     receipt
 }
@@ -144,7 +144,7 @@ fn judge(raw: &RawValue, keys: Option<&Keys>, now: Timestamp) -> Result<Item, Dr
 }
 
 /// Gives the delivery's tokens to the items that are nothing without them.
-fn hand_out(tokens: Vec<String>, items: &mut Vec<Item>, receipt: &mut Receipt) {
+fn hand_out(tokens: &[String], items: &mut Vec<Item>, receipt: &mut Receipt) {
     let bytes: usize = tokens.iter().map(String::len).sum();
     let encrypted = items.iter().filter(|item| item.encrypted.is_some()).count();
     if bytes.saturating_mul(encrypted) > TOKEN_BYTES {
@@ -153,7 +153,7 @@ fn hand_out(tokens: Vec<String>, items: &mut Vec<Item>, receipt: &mut Receipt) {
         return;
     }
     for item in items.iter_mut().filter(|item| item.encrypted.is_some()) {
-        item.tokens.clone_from(&tokens);
+        item.tokens = tokens.to_vec();
     }
 }
 
@@ -355,7 +355,7 @@ mod tests {
             let wanted: Vec<usize> = (0..kinds.len()).filter(|i| kinds[*i] < 2).collect();
             prop_assert_eq!(&put, &wanted);
             let lost: u64 = receipt.dropped.values().sum();
-            prop_assert_eq!(lost as usize, (kinds.len() - wanted.len()).max(usize::from(kinds.is_empty())));
+            prop_assert_eq!(usize::try_from(lost), Ok((kinds.len() - wanted.len()).max(usize::from(kinds.is_empty()))));
             for put in &receipt.put {
                 let letter = if put.queue == URGENT_QUEUE { 'u' } else { 'n' };
                 let one = Receipt { put: vec![put.clone()], ..Receipt::default() };

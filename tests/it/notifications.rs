@@ -546,6 +546,7 @@ async fn items_are_kept_unproven_while_a_vault_is_slow() {
     let (messages, items) = desk.take(URGENT_QUEUE).await;
     assert_eq!((messages, items[0].group.as_deref(), items[0].client_state.clone()), (1, None, Some(state(KEY, URGENT))));
     assert_eq!(desk.take(QUEUE).await.0, 0);
+    assert_eq!(desk.deliver(&changes(2)).await, 202, "the others do not wait for it again");
 }
 
 #[tokio::test]
