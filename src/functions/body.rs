@@ -16,8 +16,8 @@ use crate::platform::clock::Clock;
 pub(super) const LONGEST: usize = 16 << 20;
 /// From the head of a request to the end of its body.
 const SLOWEST: Duration = Duration::from_secs(30);
-/// What bodies that are being read or kept may take up together.
-const TOGETHER: usize = 64 << 20;
+/// What bodies that are being read or kept may take up together; taken apart, they are some times as large.
+const TOGETHER: usize = 32 << 20;
 const KIB: usize = 1 << 10;
 
 /// The memory that all bodies share.

@@ -109,23 +109,20 @@ pub fn router(relay: &Arc<Relay>) -> Router {
         })
     });
     for function in FUNCTIONS {
-        let relay = Arc::clone(relay);
-        match (function.answer, function.trigger) {
-            (Answer::Request(answer), Trigger::Http { route }) => {
-                for path in paths(route) {
+        let paths = match function.trigger {
+            Trigger::Http { route } => paths(route),
+            Trigger::Timer { .. } | Trigger::Queue { .. } => vec![format!("/{}", function.name)],
+        };
+        for path in paths {
+            let relay = Arc::clone(relay);
+            let handler = match function.answer {
+                Answer::Request(answer) => post(move |request: Request| answer(Arc::clone(&relay), request)),
+                Answer::Envelope(work) => post(move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
                     let relay = Arc::clone(&relay);
-                    router = router.route(&path, post(move |request: Request| answer(Arc::clone(&relay), request)));
-                }
-            }
-            (Answer::Envelope(answer), _) => {
-                let handler = move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
-                    let relay = Arc::clone(&relay);
-                    async move { invoke(function.name, answer, relay, &headers, body).await }
-                };
-                router = router.route(&format!("/{}", function.name), post(handler));
-            }
-            // No row of the table is one: the tests read it.
-            (Answer::Request(_), _) => {}
+                    async move { invoke(function.name, work, relay, &headers, body).await }
+                }),
+            };
+            router = router.route(&path, handler);
         }
     }
     router

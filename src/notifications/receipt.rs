@@ -113,17 +113,19 @@ pub fn receive(body: &[u8], keys: Option<&Keys>, now: Timestamp) -> Receipt {
 }
 
 fn judge(raw: &RawValue, keys: Option<&Keys>, now: Timestamp) -> Result<Item, Drop> {
-    let foreign = wire::item(raw).map_err(|unreadable| match unreadable {
+    let dropped = |unreadable| match unreadable {
         Unreadable::NoObject => Drop::NoObject,
         Unreadable::Broken => Drop::Unreadable,
-    })?;
-    let claim = foreign.client_state.filter(|text| client_state::claimed(text).is_some());
+    };
+    let unread = wire::item(raw).map_err(dropped)?;
+    let claim = unread.client_state().filter(|text| client_state::claimed(text).is_some());
     let claim = claim.ok_or(Drop::ForeignClientState)?;
     let (group, client_state) = match keys.map(|keys| client_state::check(keys, Some(&claim))) {
         Some(Verdict::Good { group, .. }) => (Some(group), None),
         Some(Verdict::Wrong) => return Err(Drop::WrongClientState),
         None => (None, Some(claim)),
     };
+    let foreign = unread.read().map_err(dropped)?;
     let text = |name: &str| foreign.notification.get(name).and_then(Value::as_str);
     let lifecycle = text("lifecycleEvent").and_then(LifecycleEvent::parse).map(Event::Lifecycle);
     let change = || text("changeType").and_then(ChangeType::parse).map(Event::Change);

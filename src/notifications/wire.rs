@@ -16,7 +16,7 @@ use super::item::{ChangeType, EncryptedContent, LifecycleEvent};
 /// Of an item, and of what it holds: playbooks and queues wrap it, and readers of JSON end at 128.
 const DEEPEST: usize = 32;
 
-/// Members of an item whose name is known, as documented; what is secret or large has a place of its own.
+/// Members of an item whose name is known, as documented.
 const MEMBERS: [&str; 9] = [
     "id",
     "subscriptionId",
@@ -28,6 +28,8 @@ const MEMBERS: [&str; 9] = [
     "tenantId",
     "organizationId",
 ];
+/// What is no part of a notification as playbooks see it.
+const APART: [&str; 3] = ["clientState", "encryptedContent", "validationTokens"];
 /// Members of `resourceData` that do not depend on the resource.
 const DATA_MEMBERS: [&str; 7] =
     ["@odata.type", "@odata.id", "@odata.etag", "id", "organizationId", "eventTime", "sequenceNumber"];
@@ -47,10 +49,14 @@ pub(super) enum Malformed {
     NoItems,
 }
 
+/// An item of which only the names are known. What anybody sent is not taken apart before it is proven: a few bytes of text
+/// can become many of memory.
+#[derive(Debug)]
+pub(super) struct Unread<'a>(Members<'a>);
+
 /// An item as it came, under documented names.
 #[derive(Debug)]
 pub(super) struct Foreign {
-    pub(super) client_state: Option<String>,
     /// The ciphertext, however broken: without it, the item would pass for one that never had any.
     pub(super) encrypted: Option<EncryptedContent>,
     pub(super) notification: Map<String, Value>,
@@ -73,24 +79,30 @@ pub(super) fn delivery(text: &str) -> Result<Delivery<'_>, Malformed> {
 }
 
 /// One entry of `value`.
-pub(super) fn item(raw: &RawValue) -> Result<Foreign, Unreadable> {
+pub(super) fn item(raw: &RawValue) -> Result<Unread<'_>, Unreadable> {
     if !raw.get().starts_with('{') {
         return Err(Unreadable::NoObject);
     }
-    let members: Members<'_> = serde_json::from_str(raw.get()).map_err(|_| Unreadable::Broken)?;
-    let client_state = members.last("clientState").and_then(|raw| serde_json::from_str(raw.get()).ok());
-    let encrypted = members.last("encryptedContent").and_then(encrypted);
-    let mut notification = Map::new();
-    for (name, raw) in &members.0 {
-        if ["clientState", "encryptedContent", "validationTokens"].iter().any(|kept_out| name.eq_ignore_ascii_case(kept_out)) {
-            continue;
-        }
-        let name = documented(name, &MEMBERS);
-        let value = if name == "resourceData" { resource_data(raw) } else { value(raw) };
-        let value = canonical(name, value.ok_or(Unreadable::Broken)?);
-        notification.insert(name.to_owned(), value);
+    serde_json::from_str(raw.get()).map(Unread).map_err(|_| Unreadable::Broken)
+}
+
+impl Unread<'_> {
+    pub(super) fn client_state(&self) -> Option<String> {
+        self.0.text("clientState")
     }
-    Ok(Foreign { client_state, encrypted, notification })
+
+    pub(super) fn read(&self) -> Result<Foreign, Unreadable> {
+        let mut notification = Map::new();
+        for (name, raw) in &self.0.0 {
+            if APART.iter().any(|apart| name.eq_ignore_ascii_case(apart)) {
+                continue;
+            }
+            let name = documented(name, &MEMBERS);
+            let value = if name == "resourceData" { resource_data(raw) } else { value(raw) };
+            notification.insert(name.to_owned(), canonical(name, value.ok_or(Unreadable::Broken)?));
+        }
+        Ok(Foreign { encrypted: self.0.last("encryptedContent").and_then(encrypted), notification })
+    }
 }
 
 /// Members in the order in which they came, so that the last of several is known, whatever their case.
@@ -204,7 +216,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Foreign {
-        item(&raw(text)).expect("an item")
+        item(&raw(text)).and_then(|item| item.read()).expect("an item")
     }
 
     fn told(text: &str) -> Value {
@@ -257,12 +269,14 @@ mod tests {
 
     #[test]
     fn what_is_secret_or_large_is_no_part_of_what_playbooks_see() {
-        let item = read(
+        let text = raw(
             r#"{"clientState":"old","ClientState":"new","validationTokens":["t"],"EncryptedContent":{"Data":"d","DATAKEY":"k",
             "dataSignature":"s","encryptionCertificateId":"c","encryptionCertificateThumbprint":"p","more":1}}"#,
         );
+        let unread = item(&text).expect("an item");
+        assert_eq!(unread.client_state().as_deref(), Some("new"));
+        let item = unread.read().expect("an item");
         assert!(item.notification.is_empty());
-        assert_eq!(item.client_state.as_deref(), Some("new"));
         let content = item.encrypted.expect("content");
         assert_eq!((content.data.as_str(), content.data_key.as_str(), content.data_signature.as_deref()), ("d", "k", Some("s")));
         assert_eq!((content.certificate_id.as_deref(), content.certificate_thumbprint.as_deref()), (Some("c"), Some("p")));
@@ -271,21 +285,22 @@ mod tests {
             let content = read(broken).encrypted.expect("it is still an encrypted one");
             assert_eq!((content.data.as_str(), content.data_signature), ("", None));
         }
-        assert_eq!(read(r#"{"clientState":5}"#).client_state, None);
+        assert_eq!(super::item(&raw(r#"{"clientState":5}"#)).expect("an item").client_state(), None);
     }
 
     #[test]
     fn an_item_that_cannot_be_read_says_why() {
+        let problem = |text: &str| item(&raw(text)).and_then(|item| item.read()).err();
         for text in ["null", "1", "\"x\"", "[]", "[{}]"] {
-            assert_eq!(item(&raw(text)).err(), Some(Unreadable::NoObject), "{text}");
+            assert_eq!(problem(text), Some(Unreadable::NoObject), "{text}");
         }
         let nested = |levels: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
-        assert!(item(&raw(&nested(DEEPEST))).is_ok());
+        assert_eq!(problem(&nested(DEEPEST)), None);
         for text in [nested(DEEPEST + 1), nested(200_000), r#"{"n":1e999}"#.to_owned(), r#"{"s":"\ud800"}"#.to_owned()] {
-            assert_eq!(item(&raw(&text)).err(), Some(Unreadable::Broken));
+            assert_eq!(problem(&text), Some(Unreadable::Broken));
         }
         let deep = format!(r#"{{"resourceData":{{"x":{}1{}}}}}"#, "[".repeat(DEEPEST + 1), "]".repeat(DEEPEST + 1));
-        assert_eq!(item(&raw(&deep)).err(), Some(Unreadable::Broken));
+        assert_eq!(problem(&deep), Some(Unreadable::Broken));
     }
 
     #[test]
