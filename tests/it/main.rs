@@ -14,6 +14,7 @@ mod graph;
 mod handler;
 mod hosted;
 mod model;
+mod notifications;
 mod playbooks;
 mod playbooks_program;
 mod program;
