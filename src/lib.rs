@@ -6,6 +6,7 @@ pub mod app;
 pub mod cli;
 pub mod export;
 pub mod functions;
+pub mod graph;
 pub mod indicator;
 pub mod notifications;
 pub mod platform;

@@ -1,0 +1,135 @@
+//! What is to be subscribed to: asked for by playbooks, made by subscriptions, which do not know each other.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+use super::item::ChangeType;
+use super::resources::segments;
+
+/// A subscription that playbooks want; playbooks with the same resource, change types and kind share one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub tenant: String,
+    /// Relative, with its query.
+    pub resource: String,
+    /// Sorted.
+    pub change_types: Vec<ChangeType>,
+    /// The changed object is to come with the notification, encrypted.
+    pub rich: bool,
+    /// Tell of what happens to the subscription itself.
+    pub lifecycle: bool,
+    /// Life to ask for; none: as long as the resource allows, less a margin.
+    pub minutes: Option<u32>,
+    /// What answers its notifications; none: the default.
+    pub profile: Option<String>,
+    /// Its notifications go to the queue that is worked off first.
+    pub urgent: bool,
+    /// Names of those who want it.
+    pub playbooks: Vec<String>,
+}
+
+impl Wanted {
+    /// `u` (urgent) or `n`, and 12 lower-case hexadecimal characters that name tenant, resource, changes and kind: the part of
+    /// a client state that says which subscription a notification belongs to.
+    #[must_use]
+    pub fn group(&self) -> String {
+        let mut changes: Vec<&str> = self.change_types.iter().map(|change| change.name()).collect();
+        changes.sort_unstable();
+        changes.dedup();
+        let text = format!("{}\n{}\n{}\n{}", self.tenant, normalised(&self.resource), changes.join(","), self.rich);
+        let hash = digest(&SHA256, text.as_bytes());
+        let hex: String = hash.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}{hex}", if self.urgent { 'u' } else { 'n' })
+    }
+
+    /// As Graph writes it, in lower case and sorted.
+    #[must_use]
+    pub fn change_type(&self) -> String {
+        let mut names: Vec<&str> = self.change_types.iter().map(|change| change.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.join(",")
+    }
+}
+
+/// Each resource once: Graph refuses a second subscription on the same resource and changes, and one that tells of more serves
+/// all. Playbooks see only the changes that they ask for.
+#[must_use]
+pub fn shared(wanted: &[Wanted]) -> Vec<Wanted> {
+    let mut all: Vec<Wanted> = Vec::new();
+    for one in wanted {
+        let same = |other: &&mut Wanted| other.tenant == one.tenant && normalised(&other.resource) == normalised(&one.resource);
+        let Some(other) = all.iter_mut().find(same) else {
+            let mut one = one.clone();
+            one.change_types.sort();
+            one.change_types.dedup();
+            all.push(one);
+            continue;
+        };
+        other.change_types.extend(&one.change_types);
+        other.change_types.sort();
+        other.change_types.dedup();
+        other.rich |= one.rich;
+        other.lifecycle |= one.lifecycle;
+        other.urgent |= one.urgent;
+        other.minutes = [other.minutes, one.minutes].into_iter().flatten().min();
+        other.profile = other.profile.take().or_else(|| one.profile.clone());
+        let new = one.playbooks.iter().filter(|name| !other.playbooks.contains(name)).cloned().collect::<Vec<_>>();
+        other.playbooks.extend(new);
+    }
+    all
+}
+
+/// A resource in one spelling: `users('x')/messages` is `users/x/messages`. Upper and lower case stay: ids can differ in it.
+#[must_use]
+pub fn normalised(resource: &str) -> String {
+    let resource = resource.trim();
+    let path = segments(resource).join("/");
+    match resource.split_once('?') {
+        Some((_, query)) => format!("{path}?{}", query.trim()),
+        None => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(resource: &str, change_types: &[ChangeType]) -> Wanted {
+        Wanted {
+            tenant: "default".to_owned(),
+            resource: resource.to_owned(),
+            change_types: change_types.to_vec(),
+            rich: false,
+            lifecycle: true,
+            minutes: None,
+            profile: None,
+            urgent: false,
+            playbooks: vec!["p".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_group_names_what_is_subscribed_to_however_it_is_written() {
+        use ChangeType::{Deleted, Updated};
+        let group = wanted("users('x')/messages?$filter=isRead eq false", &[Updated, Deleted]).group();
+        assert_eq!(group.len(), 13);
+        assert!(group.starts_with('n') && group[1..].bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+        assert_eq!(wanted("/users/x/messages?$filter=isRead eq false", &[Deleted, Updated]).group(), group);
+        for other in [wanted("users/x/messages", &[Updated, Deleted]), wanted("users/x/messages?$filter=isRead eq false", &[Updated])] {
+            assert_ne!(other.group(), group);
+        }
+        let urgent = Wanted { urgent: true, ..wanted("users('x')/messages?$filter=isRead eq false", &[Updated, Deleted]) };
+        assert_eq!(urgent.group(), format!("u{}", &group[1..]));
+    }
+
+    #[test]
+    fn one_resource_has_one_subscription() {
+        use ChangeType::{Deleted, Updated};
+        let second = Wanted { urgent: true, minutes: Some(60), playbooks: vec!["q".to_owned()], ..wanted("/users", &[Deleted]) };
+        let all = shared(&[wanted("users", &[Updated]), wanted("groups", &[Updated]), second]);
+        assert_eq!(all.len(), 2);
+        assert_eq!((all[0].change_type().as_str(), all[0].urgent, all[0].minutes), ("deleted,updated", true, Some(60)));
+        assert_eq!(all[0].playbooks, ["p", "q"]);
+    }
+}
