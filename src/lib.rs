@@ -13,5 +13,6 @@ pub mod platform;
 pub mod settings;
 pub mod sinks;
 pub mod storage;
+pub mod subscriptions;
 pub mod telemetry;
 pub mod threatconnect;

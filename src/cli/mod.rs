@@ -5,6 +5,7 @@ mod export;
 mod rejected;
 mod render;
 mod show;
+mod subscriptions;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -53,6 +54,9 @@ enum Command {
     /// Manages jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Subscriptions to change notifications of Microsoft Graph.
+    #[command(subcommand)]
+    Subscriptions(subscriptions::Command),
     /// Shows all settings, what they accept, and what is set.
     Settings {
         #[arg(long, value_enum, default_value_t = Shape::Table)]
@@ -152,6 +156,10 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
             render::print(&String::from_utf8_lossy(&text));
             Exit::Done
         }
+        Command::Subscriptions(subscriptions::Command::Resources { json }) => {
+            render::print(&subscriptions::table_of_resources(json));
+            Exit::Done
+        }
         command => {
             let app = match open(around).await {
                 Ok(app) => app,
@@ -171,6 +179,7 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,
         Command::Explain { value, json } => show::explain(app, &value, json).await,
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
+        Command::Subscriptions(command) => subscriptions::run(command, app).await,
         Command::Settings { .. } | Command::Completions { .. } => Exit::Done,
     }
 }

@@ -7,6 +7,7 @@
 mod envelope;
 mod events;
 mod export_indicators;
+mod reconcile_subscriptions;
 mod relay;
 mod run_export;
 mod server;
@@ -54,7 +55,7 @@ pub enum Trigger {
 }
 
 /// Every function: the router is made of this table, and a test holds it against the folders.
-pub const FUNCTIONS: [Function; 2] = [export_indicators::FUNCTION, run_export::FUNCTION];
+pub const FUNCTIONS: [Function; 3] = [export_indicators::FUNCTION, run_export::FUNCTION, reconcile_subscriptions::FUNCTION];
 
 /// Why an invocation failed: one line, without a secret. The host tries again, or a later tick does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -186,9 +186,7 @@ impl Graph {
         // Our token has no business at another host.
         let below = |link: Option<String>| match link {
             None => Ok(None),
-            Some(link) => {
-                Url::parse(&link).ok().and_then(|link| path_below(&self.url, &link)).map(Some).ok_or_else(astray)
-            }
+            Some(link) => Url::parse(&link).ok().and_then(|link| path_below(&self.url, &link)).map(Some).ok_or_else(astray),
         };
         Ok((Page { items, next: below(next)?, delta: below(delta)? }, reply))
     }

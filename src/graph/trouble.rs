@@ -54,7 +54,9 @@ impl Trouble {
                 "something in front of the app answers in its place: POST to PUBLIC_URL must reach the app without login, client certificate or web filter"
             }
             Self::TooFar(_) => "the end was too far away; the number that Graph named is used from now on",
-            Self::LifecycleUrlRequired => "this resource needs lifecycle notifications: leave `source.lifecycle` on in the playbook",
+            Self::LifecycleUrlRequired => {
+                "this resource needs lifecycle notifications: leave `source.lifecycle` on in the playbook"
+            }
             Self::InvalidFilter => "Graph does not understand the query of the resource: mend `source.resource` in the playbook",
             Self::Forbidden => {
                 "the service behind Graph forbids it: grant the app the permission that `subscriptions resources` names for this resource; some resources also need a `$filter`"
@@ -150,7 +152,14 @@ impl GraphError {
     /// A success that cannot be read, or that leads elsewhere.
     pub(super) fn astray(operation: &'static str, reply: &Reply) -> Self {
         let said = Some(format!("status {} with a body that is none of Graph's", reply.status));
-        Self { operation, trouble: Trouble::NotGraph, said, retry_after: None, request_id: request_id(&reply.headers), unknown: true }
+        Self {
+            operation,
+            trouble: Trouble::NotGraph,
+            said,
+            retry_after: None,
+            request_id: request_id(&reply.headers),
+            unknown: true,
+        }
     }
 
     pub(super) fn endless(operation: &'static str) -> Self {
@@ -162,7 +171,9 @@ impl GraphError {
 /// All that an error says, not shortened: ids and numbers stand at its end.
 fn full_text(body: &[u8]) -> String {
     match serde_json::from_slice::<serde_json::Value>(body) {
-        Ok(value) => value.pointer("/error/message").and_then(serde_json::Value::as_str).map_or_else(|| value.to_string(), str::to_owned),
+        Ok(value) => {
+            value.pointer("/error/message").and_then(serde_json::Value::as_str).map_or_else(|| value.to_string(), str::to_owned)
+        }
         Err(_) => String::from_utf8_lossy(&body[..body.len().min(16 << 10)]).into_owned(),
     }
 }
@@ -262,12 +273,32 @@ mod tests {
         let id = "5522bd62-7c96-4530-85b0-00b916f6151a";
         for (status, code, message, trouble) in [
             (400, "InvalidRequest", "Subscription validation request timed out.", Trouble::ValidationTimedOut),
-            (400, "ValidationError", "Subscription validation request failed. Response must respond with 200 OK to this request.", Trouble::EndpointAnswered(None)),
-            (400, "InvalidRequest", "Subscription validation request failed. HTTP status code is 'Forbidden'.", Trouble::EndpointAnswered(Some("forbidden".into()))),
+            (
+                400,
+                "ValidationError",
+                "Subscription validation request failed. Response must respond with 200 OK to this request.",
+                Trouble::EndpointAnswered(None),
+            ),
+            (
+                400,
+                "InvalidRequest",
+                "Subscription validation request failed. HTTP status code is 'Forbidden'.",
+                Trouble::EndpointAnswered(Some("forbidden".into())),
+            ),
             (400, "ExtensionError", "Subscription expiration can only be 4230 minutes in the future.", Trouble::TooFar(4_230)),
-            (400, "InvalidRequest", "Requested ExpirationDateTime '2026-12-09T10:00:00Z' is beyond allowed max '2.22:30:00'", Trouble::TooFar(4_230)),
+            (
+                400,
+                "InvalidRequest",
+                "Requested ExpirationDateTime '2026-12-09T10:00:00Z' is beyond allowed max '2.22:30:00'",
+                Trouble::TooFar(4_230),
+            ),
             (400, "InvalidRequest", "The end is beyond allowed max '01:00:00'.", Trouble::TooFar(60)),
-            (400, "InvalidRequest", "lifecycleNotificationUrl is a required property for subscription creation on this resource when the expirationDateTime value is set to greater than 1 hour", Trouble::LifecycleUrlRequired),
+            (
+                400,
+                "InvalidRequest",
+                "lifecycleNotificationUrl is a required property for subscription creation on this resource when the expirationDateTime value is set to greater than 1 hour",
+                Trouble::LifecycleUrlRequired,
+            ),
             (400, "InvalidRequest", "Invalid filter clause", Trouble::InvalidFilter),
             (400, "ExtensionError", "Operation: Create; Exception: [Status Code: Forbidden; Reason: denied]", Trouble::Forbidden),
             (400, "InvalidRequest", "Resource 'driveItem' is not enabled for rich notifications.", Trouble::NotRich),
@@ -276,7 +307,12 @@ mod tests {
             (403, "Forbidden", "The subscription quota for this app was exceeded", Trouble::Quota),
             (403, "Authorization_RequestDenied", "Insufficient privileges", Trouble::Permission),
             (404, "ResourceNotFound", "The object was not found.", Trouble::Gone),
-            (409, "Conflict", &format!("Subscription {id} already exists for the requested combination"), Trouble::Exists(Some(id.into()))),
+            (
+                409,
+                "Conflict",
+                &format!("Subscription {id} already exists for the requested combination"),
+                Trouble::Exists(Some(id.into())),
+            ),
             (409, "ObjectIdentifierInUse", "", Trouble::Exists(None)),
             (302, "", "", Trouble::NotGraph),
         ] {

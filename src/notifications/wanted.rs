@@ -116,7 +116,9 @@ mod tests {
         assert_eq!(group.len(), 13);
         assert!(group.starts_with('n') && group[1..].bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
         assert_eq!(wanted("/users/x/messages?$filter=isRead eq false", &[Deleted, Updated]).group(), group);
-        for other in [wanted("users/x/messages", &[Updated, Deleted]), wanted("users/x/messages?$filter=isRead eq false", &[Updated])] {
+        for other in
+            [wanted("users/x/messages", &[Updated, Deleted]), wanted("users/x/messages?$filter=isRead eq false", &[Updated])]
+        {
             assert_ne!(other.group(), group);
         }
         let urgent = Wanted { urgent: true, ..wanted("users('x')/messages?$filter=isRead eq false", &[Updated, Deleted]) };
