@@ -20,6 +20,7 @@ mod rig;
 mod schedule;
 mod storage;
 mod stories;
+mod subscriptions;
 mod targets;
 mod telemetry;
 mod tidy;
