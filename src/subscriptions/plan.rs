@@ -330,3 +330,187 @@ pub(super) fn is_for(listed: &Subscription, wanted: &Wanted) -> bool {
 pub(super) fn tombstone(held: &Held, now: Timestamp) -> Tombstone {
     Tombstone { id: held.id.clone(), group: held.group.clone(), wanted: held.wanted.clone(), at: now }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::{Intent, Problem};
+    use super::*;
+    use crate::notifications::item::ChangeType;
+
+    const NOW: &str = "2026-11-24T09:00:00Z";
+    const URL: &str = "https://relay.example/api/notifications";
+
+    fn at(minutes: i64) -> Timestamp {
+        Timestamp::from_second(NOW.parse::<Timestamp>().expect("a time").as_second() + minutes * 60).expect("a time")
+    }
+
+    fn wanted(resource: &str) -> Wanted {
+        Wanted {
+            tenant: "default".to_owned(),
+            resource: resource.to_owned(),
+            change_types: vec![ChangeType::Updated],
+            rich: false,
+            lifecycle: true,
+            minutes: Some(600),
+            profile: None,
+            urgent: false,
+            playbooks: Vec::new(),
+        }
+    }
+
+    /// Made `age` minutes ago for 600 minutes.
+    fn held(id: &str, wanted: &Wanted, age: i64) -> Held {
+        Held {
+            id: id.to_owned(),
+            group: wanted.group(),
+            wanted: wanted.clone(),
+            url: URL.to_owned(),
+            lifecycle_url: Some(URL.to_owned()),
+            key: "key".to_owned(),
+            certificate: None,
+            created: at(-age),
+            expires: at(600 - age),
+            granted_minutes: 600,
+            renewed: at(-age),
+            touched: None,
+            reauthorized: None,
+            challenged: false,
+            problem: None,
+        }
+    }
+
+    fn listed(held: &Held) -> Subscription {
+        Subscription {
+            id: held.id.clone(),
+            resource: held.wanted.resource.clone(),
+            change_type: held.wanted.change_type(),
+            notification_url: held.url.clone(),
+            lifecycle_url: held.lifecycle_url.clone(),
+            expires: held.expires,
+            rich: held.wanted.rich,
+            client_state: None,
+            certificate: None,
+        }
+    }
+
+    fn book(all: &[Held]) -> Book {
+        Book { held: all.iter().map(|held| (held.id.clone(), held.clone())).collect(), ..Book::default() }
+    }
+
+    /// The steps in short: `create`, `renew one`, …
+    fn steps(wanted: &[Wanted], listed: Option<&[Subscription]>, book: &Book) -> Vec<String> {
+        let ours = Ours { url: URL.to_owned(), key: "key".to_owned(), certificate: None };
+        let unwanted = Unwanted::Delete;
+        let changes = plan(&Situation { wanted, listed, book, ours: &ours, unwanted, eager: false, now: at(0) });
+        let short = |change| match change {
+            Change::Forget { id, .. } => format!("forget {id}"),
+            Change::Renew { id, .. } => format!("renew {id}"),
+            Change::Reauthorize { id, .. } => format!("reauthorize {id}"),
+            Change::Adopt { id, proven, .. } => format!("adopt {id}{}", if proven { ", proven" } else { "" }),
+            Change::Create { instead: None, .. } => "create".to_owned(),
+            Change::Create { instead: Some(id), .. } => format!("replace {id}"),
+            Change::Delete { id, .. } => format!("delete {id}"),
+            Change::Wait { .. } => "wait".to_owned(),
+        };
+        changes.into_iter().map(short).collect()
+    }
+
+    #[test]
+    fn each_difference_has_its_step() {
+        let users = wanted("users");
+        let alter = |age, change: fn(&mut Held)| {
+            let mut one = held("one", &users, age);
+            change(&mut one);
+            one
+        };
+        let problem = |refused, until| Problem {
+            since: at(-60),
+            tries: 1,
+            message: "refused".to_owned(),
+            not_before: at(until),
+            lasting: true,
+            refused,
+            url: URL.to_owned(),
+        };
+        for (case, one, expected) in [
+            ("young and well", alter(10, |_| ()), vec![]),
+            ("half of its life is gone", alter(301, |_| ()), vec!["renew one"]),
+            ("renewed just now", alter(301, |one| one.touched = Some(at(-9))), vec!["wait"]),
+            ("renewed ten minutes ago", alter(301, |one| one.touched = Some(at(-10))), vec!["renew one"]),
+            ("challenged", alter(10, |one| one.challenged = true), vec!["renew one"]),
+            ("another address", alter(10, |one| one.url = format!("{URL}/guide")), vec!["renew one"]),
+            ("another key", alter(10, |one| one.key = "old".to_owned()), vec!["replace one"]),
+            ("another key, and old", alter(301, |one| one.key = "old".to_owned()), vec!["renew one", "replace one"]),
+            (
+                "another PUBLIC_URL",
+                alter(10, |one| one.lifecycle_url = Some("https://old.example".to_owned())),
+                vec!["replace one"],
+            ),
+        ] {
+            let shown = listed(&one);
+            assert_eq!(steps(std::slice::from_ref(&users), Some(&[shown]), &book(&[one])), expected, "{case}");
+        }
+        let refused = Held { challenged: true, problem: Some(problem(true, 0)), ..held("one", &users, 301) };
+        assert_eq!(steps(std::slice::from_ref(&users), Some(&[listed(&refused)]), &book(&[refused])), ["reauthorize one"]);
+        let resting = Held { problem: Some(problem(false, 30)), ..held("one", &users, 301) };
+        assert_eq!(steps(std::slice::from_ref(&users), Some(&[listed(&resting)]), &book(&[resting])), ["wait"]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_made_once_it_is_known_not_to_be() {
+        let users = [wanted("users")];
+        let one = held("one", &users[0], 60);
+        assert_eq!(steps(&users, Some(&[]), &Book::default()), ["create"]);
+        assert_eq!(steps(&users, None, &Book::default()), ["wait"], "not without a list");
+        assert_eq!(steps(&users, Some(&[]), &book(std::slice::from_ref(&one))), ["forget one", "create"]);
+        assert_eq!(steps(&users, Some(&[]), &book(&[held("one", &users[0], 5)])), Vec::<String>::new(), "a list may be old");
+        let intent = |age: i64| Intent {
+            group: users[0].group(),
+            wanted: users[0].clone(),
+            url: URL.to_owned(),
+            lifecycle_url: Some(URL.to_owned()),
+            key: "key".to_owned(),
+            certificate: None,
+            state: String::new(),
+            minutes: 600,
+            at: at(-age),
+        };
+        let open = |age| Book { intents: [(users[0].group(), intent(age))].into(), ..Book::default() };
+        assert_eq!(steps(&users, Some(&[]), &open(1)), ["wait"], "it may still be made");
+        assert_eq!(steps(&users, Some(&[]), &open(5)), ["create"]);
+        assert_eq!(steps(&users, Some(&[listed(&one)]), &open(1)), ["adopt one, proven"]);
+        assert_eq!(steps(&users, Some(&[listed(&one)]), &Book::default()), ["adopt one"]);
+        let other = Subscription { notification_url: "https://other.example".to_owned(), ..listed(&one) };
+        assert_eq!(steps(&users, Some(&[other]), &Book::default()), ["create"], "others' are none of ours");
+    }
+
+    #[test]
+    fn without_a_list_life_is_prolonged_and_nothing_else() {
+        let users = [wanted("users")];
+        let all = [held("one", &users[0], 301), held("two", &wanted("groups"), 301)];
+        assert_eq!(steps(&users, None, &book(&all)), ["renew one"]);
+    }
+
+    #[test]
+    fn of_two_that_do_the_same_the_better_stays() {
+        let users = [wanted("users")];
+        let old = Held { key: "old".to_owned(), ..held("old", &users[0], 10) };
+        let all = [old, held("short", &users[0], 200), held("long", &users[0], 100)];
+        let shown: Vec<Subscription> = all.iter().map(listed).collect();
+        assert_eq!(steps(&users, Some(&shown), &book(&all)), ["delete old", "delete short"]);
+    }
+
+    #[test]
+    fn only_what_is_ours_and_unwanted_is_deleted() {
+        let stray =
+            |id: &str, url: &str| Subscription { notification_url: url.to_owned(), ..listed(&held(id, &wanted("users"), 10)) };
+        let shown = [
+            stray("ours", URL),
+            stray("profile", &format!("{URL}/guide")),
+            stray("longer", &format!("{URL}-of-others")),
+            stray("deeper", &format!("{URL}/a/b")),
+            stray("other", "https://other.example/api/notifications"),
+        ];
+        assert_eq!(steps(&[], Some(&shown), &Book::default()), ["delete ours", "delete profile"]);
+    }
+}

@@ -100,12 +100,15 @@ impl World {
             self.log.push((now, format!("PROBE {}", uri.path())));
             return self.echo(uri.query().unwrap_or_default());
         }
-        self.log.push((now, format!("{method} {target}")));
         let fault = self.fault(method, uri.path());
+        // What is answered so was certainly not taken.
+        let not_taken = matches!(fault, Some(Fault::Answer(503, _) | Fault::Pause(..)));
+        self.log.push((now, format!("{}{method} {target}", if not_taken { "refused " } else { "" })));
         match fault {
             Some(Fault::Answer(status, body)) => return answer(status, &body),
             Some(Fault::Pause(status, seconds)) => {
-                return (StatusCode::from_u16(status).expect("a status"), [("retry-after", seconds.to_string())], "{}").into_response();
+                return (StatusCode::from_u16(status).expect("a status"), [("retry-after", seconds.to_string())], "{}")
+                    .into_response();
             }
             _ => {}
         }
@@ -116,7 +119,9 @@ impl World {
             ("GET", None) if uri.path() == "/v1.0/subscriptions" => self.list(&target),
             ("POST", None) => self.create(&body),
             ("GET", None) => self.page(&target),
-            (_, Some(id)) if !self.subscriptions.contains_key(&id) => refusal(404, "ResourceNotFound", "The object was not found."),
+            (_, Some(id)) if !self.subscriptions.contains_key(&id) => {
+                refusal(404, "ResourceNotFound", "The object was not found.")
+            }
             ("GET", Some(id)) => answer(200, &shown(&self.subscriptions[&id], self.tells_state)),
             ("PATCH", Some(id)) => self.patch(&id, &body),
             ("DELETE", Some(id)) => {
@@ -153,7 +158,11 @@ impl World {
 
     fn create(&mut self, body: &Value) -> Response {
         if self.receiver != GOOD {
-            return refusal(400, "ValidationError", "Subscription validation request failed. HTTP status code is 'Unauthorized'.");
+            return refusal(
+                400,
+                "ValidationError",
+                "Subscription validation request failed. HTTP status code is 'Unauthorized'.",
+            );
         }
         let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
         let same = |one: &&Subscription| one.body["resource"] == body["resource"] && one.body["changeType"] == body["changeType"];
