@@ -64,6 +64,10 @@ fn tell(report: &Report, caught: Option<&CaughtUp>) {
             Some(error) => tracing::warn!(what, subscription = id, resource, "subscription to {resource}: not {what}: {error}"),
         }
     }
+    if let Some(error) = report.error.as_ref().filter(|_| report.lasting) {
+        let (subscription, resource) = (None::<&str>, "all");
+        tracing::error!(event = "subscription.failed", subscription, resource, error, "no subscription can be made: {error}");
+    }
     for error in report.error.iter().chain(caught.iter().flat_map(|caught| &caught.errors)) {
         tracing::warn!("{error}");
     }

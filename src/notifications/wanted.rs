@@ -38,8 +38,8 @@ impl Wanted {
         changes.dedup();
         let text = format!("{}\n{}\n{}\n{}", self.tenant, normalised(&self.resource), changes.join(","), self.rich);
         let hash = digest(&SHA256, text.as_bytes());
-        let hex: String = hash.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}{hex}", if self.urgent { 'u' } else { 'n' })
+        let queue = if self.urgent { "u" } else { "n" };
+        hash.as_ref().iter().take(6).fold(queue.to_owned(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     /// As Graph writes it, in lower case and sorted.

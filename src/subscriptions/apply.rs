@@ -11,6 +11,7 @@ use super::plan::{self, Change, Ours, Situation, Unwanted, is_for, tombstone};
 use super::renewal::{Touch, Touched};
 use super::rows::{Book, Held, Intent, Named, Problem, Reason, Resync, delete, held_key, keyed, minutes_between, put, resync};
 use super::standing::{self, Standing};
+use super::sweep::leftovers;
 use super::{Reconciler, SubscriptionError, limits, probe};
 use crate::graph::{GraphError, NewSubscription, Subscription, Trouble, end_of_life};
 use crate::notifications::wanted::{Wanted, shared};
@@ -20,11 +21,6 @@ use std::time::Duration;
 
 /// Between two tries to make one: at first, and where somebody has to change something.
 const RESTS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
-/// Tombstones, and how far catching up was, are kept for so long: events of what is gone still come.
-const KEPT: Duration = Duration::from_secs(7 * 86_400);
-/// Rows removed in one transaction, the lease's beside them.
-const SWEPT: usize = 90;
-
 /// One step, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Done {
@@ -43,6 +39,8 @@ pub struct Report {
     pub done: Vec<Done>,
     /// What keeps all that is missing from being made.
     pub error: Option<String>,
+    /// That does not pass by itself.
+    pub lasting: bool,
     /// Graph asked to be left alone until then.
     pub paused_until: Option<Timestamp>,
     pub standing: Vec<Standing>,
@@ -91,10 +89,11 @@ impl Reconciler {
             report: Report::default(),
             probed: BTreeMap::new(),
         };
-        run.work(&wanted, unwanted, eager).await?;
+        let worked = run.work(&wanted, unwanted, eager).await;
         let Run { lease, mut report, .. } = run;
         report.paused_until = lease.paused_until();
-        lease.release().await?;
+        let released = lease.release().await;
+        worked.and(released)?;
         report.standing = standing::of(&self.rows.load().await?, &wanted, self.clock.now());
         Ok(report)
     }
@@ -115,8 +114,9 @@ impl Reconciler {
         let (listed, report, probed) = (Vec::new(), Report::default(), BTreeMap::new());
         let mut run = Run { reconciler: self, lease, book, listed, ours: self.ours(), report, probed };
         let minutes = limits::requested(wanted, &run.book.limits);
-        run.create(wanted, minutes, None, "the last one is gone").await?;
-        run.lease.release().await
+        let made = run.create(wanted, minutes, None, "the last one is gone").await;
+        let released = run.lease.release().await;
+        made.and(released)
     }
 }
 
@@ -133,6 +133,7 @@ impl Run<'_> {
             Err(error) => {
                 self.heed(&error);
                 self.report.error = Some(error.to_string());
+                self.report.lasting = !error.trouble.passes();
                 None
             }
         };
@@ -148,7 +149,8 @@ impl Run<'_> {
             }
             self.apply(change).await?;
         }
-        self.sweep(wanted).await
+        let left = leftovers(&self.book, wanted, self.reconciler.clock.now());
+        if left.is_empty() { Ok(()) } else { self.lease.commit(left).await }
     }
 
     /// Takes over what Graph tells of ours, and what playbooks say of themselves.
@@ -343,8 +345,9 @@ impl Run<'_> {
             id: made.id.clone(),
             group: group.clone(),
             wanted: wanted.clone(),
-            url: made.notification_url.clone(),
-            lifecycle_url: made.lifecycle_url.clone().or_else(|| intent.as_ref().and_then(|intent| intent.lifecycle_url.clone())),
+            // As we asked for it, where we did: Graph may write it otherwise.
+            url: intent.as_ref().map_or_else(|| made.notification_url.clone(), |intent| intent.url.clone()),
+            lifecycle_url: intent.as_ref().map_or_else(|| made.lifecycle_url.clone(), |intent| intent.lifecycle_url.clone()),
             key: self.ours.key.clone(),
             certificate: made.certificate.clone().or_else(|| intent.as_ref().and_then(|intent| intent.certificate.clone())),
             created: now,
@@ -456,24 +459,6 @@ impl Run<'_> {
 
     fn tell(&mut self, what: &'static str, id: Option<String>, resource: &str, why: &str, error: Option<String>) {
         self.report.done.push(Done { what, id, resource: resource.to_owned(), why: why.to_owned(), error });
-    }
-
-    /// Removes rows that nobody needs any more.
-    async fn sweep(&mut self, wanted: &[Wanted]) -> Result<(), SubscriptionError> {
-        let old = |at: Timestamp| at.checked_add(KEPT).is_ok_and(|until| until <= self.reconciler.clock.now());
-        let groups: BTreeSet<String> = wanted.iter().map(Wanted::group).collect();
-        let alive = |group: &String| groups.contains(group) || self.book.held.values().any(|held| held.group == *group);
-        let book = &self.book;
-        let tombstones = book.tombstones.values().filter(|tombstone| old(tombstone.at)).map(|row| keyed('t', &row.id));
-        let heard = book.heard.iter().filter(|(id, at)| old(**at) && !book.held.contains_key(*id)).map(|(id, _)| keyed('n', id));
-        let problems = book.problems.keys().filter(|group| !groups.contains(*group)).map(|group| keyed('f', group));
-        let intents = book.intents.values().filter(|intent| old(intent.at) && !alive(&intent.group));
-        let intents = intents.map(|intent| keyed('i', &intent.group));
-        let caught = book.caught.iter().filter(|(group, caught)| old(caught.last) && !alive(group));
-        let caught = caught.map(|(group, _)| keyed('c', group));
-        let gone: Vec<Write> =
-            tombstones.chain(heard).chain(problems).chain(intents).chain(caught).take(SWEPT).map(delete).collect();
-        if gone.is_empty() { Ok(()) } else { self.lease.commit(gone).await }
     }
 }
 

@@ -147,26 +147,38 @@ impl Reconciler {
     ) -> Result<CaughtUp, SubscriptionError> {
         let began = self.clock.monotonic();
         let mut lease = Lease::take(&self.rows, &self.clock, (self.random)()).await?;
+        let until = budget.map(|budget| began + budget);
+        let looked = self.look_at_all(&shared(wanted), until, &mut lease, hand_on).await;
+        let released = lease.release().await;
+        let told = looked?;
+        released.map(|()| told)
+    }
+
+    async fn look_at_all(
+        &self,
+        wanted: &[Wanted],
+        until: Option<Duration>,
+        lease: &mut Lease,
+        hand_on: HandOn<'_>,
+    ) -> Result<CaughtUp, SubscriptionError> {
         let mut told = CaughtUp::default();
-        if lease.paused_until().is_none() {
-            let book = self.rows.load().await?;
-            for wanted in &shared(wanted) {
-                let Some(look) = self.due(&book, wanted, &mut lease, &mut told).await? else { continue };
-                let left = budget.map(|budget| (began + budget).saturating_sub(self.clock.monotonic()));
-                if left.is_some_and(|left| left.is_zero()) {
+        if lease.paused_until().is_some() {
+            return Ok(told);
+        }
+        let book = self.rows.load().await?;
+        for wanted in wanted {
+            let Some(look) = self.due(&book, wanted, lease, &mut told).await? else { continue };
+            if until.is_some_and(|until| self.clock.monotonic() >= until) {
+                break;
+            }
+            if let Err(error) = self.look(look, lease, until, hand_on, &mut told).await? {
+                told.errors.push(format!("{}: {error}", wanted.resource));
+                if let Some(wait) = error.retry_after.filter(|_| error.trouble == Trouble::Throttled) {
+                    lease.pause(self.clock.now() + wait);
                     break;
-                }
-                let until = left.map(|left| self.clock.monotonic() + left);
-                if let Err(error) = self.look(look, &mut lease, until, hand_on, &mut told).await? {
-                    told.errors.push(format!("{}: {error}", wanted.resource));
-                    if let Some(wait) = error.retry_after.filter(|_| error.trouble == Trouble::Throttled) {
-                        lease.pause(self.clock.now() + wait);
-                        break;
-                    }
                 }
             }
         }
-        lease.release().await?;
         Ok(told)
     }
 

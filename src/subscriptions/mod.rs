@@ -15,6 +15,7 @@ mod probe;
 mod renewal;
 mod rows;
 mod standing;
+mod sweep;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -60,14 +61,17 @@ impl Config {
     }
 }
 
+/// Makes a client state for a group.
+pub type Make = Box<dyn Fn(&str) -> String + Send + Sync>;
+/// The group of a genuine client state, and whether the current key made it; none if it is not genuine.
+pub type Check = Box<dyn Fn(&str) -> Option<(String, bool)> + Send + Sync>;
+
 /// The current key of client states, as far as this room has to do with it.
 pub struct States {
     /// Changes with the key, and tells nothing of it.
     pub key: String,
-    /// A new client state of a group.
-    pub make: Box<dyn Fn(&str) -> String + Send + Sync>,
-    /// The group of a genuine client state, and whether the current key made it; none if it is not genuine.
-    pub check: Box<dyn Fn(&str) -> Option<(String, bool)> + Send + Sync>,
+    pub make: Make,
+    pub check: Check,
 }
 
 impl fmt::Debug for States {

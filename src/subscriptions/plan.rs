@@ -124,10 +124,6 @@ impl Ours {
         let rest = url.strip_prefix(&self.url).unwrap_or("?");
         rest.is_empty() || rest.strip_prefix('/').is_some_and(|profile| !profile.contains(['/', '?']))
     }
-
-    fn certificate_of(&self, wanted: &Wanted) -> Option<&String> {
-        self.certificate.as_ref().filter(|_| wanted.rich)
-    }
 }
 
 /// What brings the actual to the desired, in the order in which it is to be done: what prolongs life first, what ends it last.
@@ -294,7 +290,7 @@ impl<'a> Situation<'a> {
             Some("Graph asks for a reauthorization")
         } else if held.url != self.ours.url_of(wanted) {
             Some("its address has changed")
-        } else if wanted.rich && held.certificate.as_ref() != self.ours.certificate_of(wanted) {
+        } else if self.ours.certificate.is_some() && wanted.rich && held.certificate != self.ours.certificate {
             Some("the certificate has changed")
         } else if renewal_at(held) <= self.now {
             Some("half of its life is gone")

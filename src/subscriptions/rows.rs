@@ -162,7 +162,8 @@ impl Held {
         (at > now).then_some(at)
     }
 
-    /// Takes over the end that Graph tells: a renewal whose answer was lost has moved it. True if it differs.
+    /// Takes over the end that Graph tells: a renewal whose answer was lost has moved it. True if it differs. Addresses stay as
+    /// we gave them: Graph may write them otherwise.
     pub fn see(&mut self, listed: &Subscription) -> bool {
         let moved = listed.expires.duration_since(self.expires).abs().as_secs() >= 60;
         if moved && listed.expires > self.expires {
@@ -171,10 +172,10 @@ impl Held {
             self.problem = None;
             self.challenged = false;
         }
-        self.expires = if moved { listed.expires } else { self.expires };
-        let url = self.url != listed.notification_url;
-        self.url.clone_from(&listed.notification_url);
-        moved || url
+        if moved {
+            self.expires = listed.expires;
+        }
+        moved
     }
 }
 
@@ -223,8 +224,8 @@ pub(super) fn keyed(prefix: char, text: &str) -> String {
     if plain {
         return format!("{prefix}.{text}");
     }
-    let hash: String = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{prefix}.{hash}")
+    let hash = digest(&SHA256, text.as_bytes());
+    hash.as_ref().iter().fold(format!("{prefix}."), |key, byte| key + &format!("{byte:02x}"))
 }
 
 pub(super) fn held_key(id: &str) -> String {

@@ -172,7 +172,7 @@ impl World {
         }
         let expires = match self.granted(&text("expirationDateTime")) {
             Ok(expires) => expires,
-            Err(refused) => return refused,
+            Err(text) => return refusal(400, "ExtensionError", &text),
         };
         self.made += 1;
         let id = format!("00000000-0000-4000-8000-{:012}", self.made);
@@ -185,12 +185,11 @@ impl World {
         answer(201, &told)
     }
 
-    fn granted(&self, asked: &str) -> Result<Timestamp, Response> {
+    fn granted(&self, asked: &str) -> Result<Timestamp, String> {
         let now = self.clock.now();
         let asked: Timestamp = asked.parse().expect("a time");
         if let Some(most) = self.most_minutes.filter(|most| asked.duration_since(now).as_secs() > most * 60) {
-            let text = format!("Subscription expiration can only be {most} minutes in the future.");
-            return Err(refusal(400, "ExtensionError", &text));
+            return Err(format!("Subscription expiration can only be {most} minutes in the future."));
         }
         Ok(asked.max(now + Duration::from_secs(45 * 60)))
     }
@@ -198,7 +197,7 @@ impl World {
     fn patch(&mut self, id: &str, body: &Value) -> Response {
         let expires = match self.granted(body["expirationDateTime"].as_str().expect("an end")) {
             Ok(expires) => expires,
-            Err(refused) => return refused,
+            Err(text) => return refusal(400, "ExtensionError", &text),
         };
         let one = self.subscriptions.get_mut(id).expect("there");
         one.expires = expires;
