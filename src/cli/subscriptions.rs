@@ -250,3 +250,44 @@ fn resources_as_json() -> Value {
     };
     json!({ "resources": RESOURCES.iter().map(row).collect::<Vec<_>>() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subscriptions::Done;
+
+    #[test]
+    fn a_plan_is_one_line_for_each_step() {
+        let change = |id: &str| Change::Renew {
+            id: id.to_owned(),
+            resource: "users".to_owned(),
+            minutes: 41_750,
+            why: "half of its life is gone",
+        };
+        let gone =
+            Change::Delete { id: "7d0c".to_owned(), resource: "groups".to_owned(), after: None, why: "no playbook wants it" };
+        assert_eq!(
+            plan(&[change("5522"), gone], false),
+            "renew       users [5522]: half of its life is gone, for 28 d 23 h\n\
+             delete      groups [7d0c]: no playbook wants it\n\
+             note: not all playbooks could be read, so nothing is deleted\n"
+        );
+        assert!(plan(&[], true).starts_with("nothing to do"));
+    }
+
+    #[test]
+    fn what_was_done_names_its_remedy_where_it_failed() {
+        let done = |error: Option<&str>| Done {
+            what: "created",
+            id: None,
+            resource: "users".to_owned(),
+            why: "there is none".to_owned(),
+            error: error.map(str::to_owned),
+        };
+        let report = Report { done: vec![done(None), done(Some("grant it"))], ..Report::default() };
+        assert_eq!(
+            applied(&report),
+            "created     users: there is none\ncreated     users: FAILED: grant it\n0 of 0 subscriptions are there\n"
+        );
+    }
+}

@@ -56,8 +56,11 @@ impl Reconciler {
             return Ok(Answered::Later(PARKED));
         };
         match event {
-            // Whoever replaced it has renewed what counts.
-            LifecycleEvent::ReauthorizationRequired => Ok(Answered::Done(None)),
+            // Whoever replaced it has renewed what counts; one that is just being made is asked about again.
+            LifecycleEvent::ReauthorizationRequired if book.tombstones.contains_key(&item.subscription) => {
+                Ok(Answered::Done(None))
+            }
+            LifecycleEvent::ReauthorizationRequired => Ok(Answered::Later(PARKED)),
             LifecycleEvent::SubscriptionRemoved => self.ask(&group, &wanted, since, Reason::Removed).await,
             LifecycleEvent::Missed => self.ask(&group, &wanted, since, Reason::Missed).await,
         }

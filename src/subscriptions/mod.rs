@@ -216,6 +216,14 @@ impl Reconciler {
         Ok(standing::of(&self.rows.load().await?, &shared(wanted), self.clock.now()))
     }
 
+    /// A handshake with ourselves, as Graph would ask for it.
+    ///
+    /// # Errors
+    /// One line: how the answer differs, and what to change.
+    pub async fn probe(&self) -> Result<(), String> {
+        probe::probe(&self.client, &self.clock, &self.config.receiver(), &(self.random)()).await
+    }
+
     fn ours(&self) -> Ours {
         Ours {
             url: self.config.receiver(),

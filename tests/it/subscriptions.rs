@@ -154,6 +154,10 @@ async fn a_lost_answer_is_resolved_by_the_next_list_and_nothing_is_made_twice() 
         let all = [wanted(if jealous { "users" } else { "groups" })];
         let report = bench.reconciler().run(&all, Unwanted::Keep, false).await.expect("a report");
         assert!(failures(&report).contains("connection broke"), "{report:#?}");
+        let rows = bench.store.scan("subscriptions", "a", "z", 1_000).await.expect("rows");
+        let texts: Vec<String> = rows.iter().map(|row| String::from_utf8_lossy(&row.value).into_owned()).collect();
+        let intent = texts.iter().any(|text| text.contains(&format!("v1.{}.random", all[0].group())));
+        assert!(intent && !texts.iter().any(|text| text.contains("mac-")), "no client state is stored whole: {texts:#?}");
         bench.advance(5);
         let posts = bench.calls("POST");
         let report = bench.reconciler().run(&all, Unwanted::Keep, false).await.expect("a report");
@@ -302,6 +306,33 @@ async fn consent_that_is_gone_is_asked_for_slowly_and_told() {
     bench.run_for(&all, 65).await;
     let standing = &bench.reconciler().standing(&all).await.expect("rows")[0];
     assert!(!standing.serious && standing.problem.is_none() && standing.minutes_left > 1_300, "{standing:#?}");
+}
+
+#[tokio::test]
+async fn what_stands_between_us_and_graph_is_told_by_a_look_at_ourselves() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.reconciler().probe().await, Ok(()));
+    bench.world().receiver = (302, "text/plain", true);
+    assert!(bench.reconciler().probe().await.is_err_and(|error| error.contains("redirects")));
+}
+
+#[tokio::test]
+async fn the_command_line_shows_what_can_be_subscribed_to_and_says_what_is_missing() {
+    let run = async |arguments: &[&str], environment: &std::collections::BTreeMap<String, String>| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_indicator-relay"));
+        let output = command.args(arguments).env_clear().envs(environment).output().await.expect("started");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, out, _) = run(&["subscriptions", "resources", "--json"], &std::collections::BTreeMap::new()).await;
+    let table: serde_json::Value = serde_json::from_str(&out).expect("one document");
+    let rows = table["resources"].as_array().expect("rows");
+    let user = rows.iter().find(|row| row["name"] == "user").expect("users");
+    assert_eq!((code, &user["minutes"], &user["changes"]), (Some(0), &json!(41_760), &json!(["updated", "deleted"])));
+    let (rig, folder) = (Rig::new().await, tempfile::tempdir().expect("a folder"));
+    let around = rig.surroundings(folder.path());
+    let (code, _, err) = run(&["subscriptions", "plan"], &around.environment).await;
+    assert!(code == Some(2) && err.contains("PUBLIC_URL"), "{err}");
 }
 
 #[tokio::test]
