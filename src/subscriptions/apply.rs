@@ -2,6 +2,7 @@
 //! intent, and the next list resolves it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,7 +18,6 @@ use crate::graph::{GraphError, NewSubscription, Subscription, Trouble, end_of_li
 use crate::notifications::wanted::{Wanted, shared};
 use crate::platform::secret::Secret;
 use crate::storage::Write;
-use std::time::Duration;
 
 /// Between two tries to make one: at first, and where somebody has to change something.
 const RESTS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));

@@ -288,12 +288,15 @@ impl<'a> Situation<'a> {
     fn renewal_due(&self, held: &Held, wanted: &Wanted) -> Option<&'static str> {
         if held.challenged {
             Some("Graph asks for a reauthorization")
+        } else if renewal_at(held) <= self.now {
+            Some("half of its life is gone")
+        } else if self.misfit(held, wanted).is_some() {
+            // It is replaced: nothing else has to change in it.
+            None
         } else if held.url != self.ours.url_of(wanted) {
             Some("its address has changed")
         } else if self.ours.certificate.is_some() && wanted.rich && held.certificate != self.ours.certificate {
             Some("the certificate has changed")
-        } else if renewal_at(held) <= self.now {
-            Some("half of its life is gone")
         } else {
             None
         }

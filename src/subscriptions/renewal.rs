@@ -4,11 +4,12 @@
 //! The row says when either was last sent. That is written first, under the row's version: of two who want to send, one does,
 //! and one that ends in between has sent as far as anybody knows.
 
+use std::time::Duration;
+
 use super::plan::tombstone;
 use super::rows::{Held, Problem, Reason, Resync, delete, held_key, keyed, minutes_between, put, resync};
 use super::{Reconciler, SubscriptionError};
 use crate::graph::{GraphError, Renewal, Subscription, Trouble, end_of_life};
-use std::time::Duration;
 
 /// Between two tries of a renewal that failed by itself.
 const SOON: Duration = Duration::from_secs(600);

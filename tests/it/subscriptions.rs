@@ -2,6 +2,7 @@
 
 mod world;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use indicator_relay::app::Subscribing;
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin, URGENT_QUEUE, Work};
 use indicator_relay::notifications::wanted::Wanted;
-use indicator_relay::platform::clock::Clock;
+use indicator_relay::platform::clock::{BoxFuture, Clock};
+use indicator_relay::storage::{CommitError, Row, StateStore, StoreError, Version, Write};
 use indicator_relay::subscriptions::catch_up::CaughtUp;
 use indicator_relay::subscriptions::lifecycle::Answered;
 use indicator_relay::subscriptions::{Change, Reason, Report, SubscriptionError, Unwanted};
@@ -251,6 +253,21 @@ async fn an_address_is_updated_and_a_key_needs_a_new_subscription() {
         assert_eq!(bench.run(&guided).await.done, []);
         bench.key = "three";
     }
+}
+
+#[tokio::test]
+async fn another_public_address_needs_new_subscriptions() {
+    let mut bench = Bench::new().await;
+    bench.run(&[wanted("users")]).await;
+    bench.path = "relay-2";
+    for (jealous, steps) in [(true, ["deleted", "created"]), (false, ["created", "deleted"])] {
+        bench.world().jealous = jealous;
+        assert_eq!(whats(&bench.run(&[wanted("users")]).await), steps, "there are never two where Graph allows one");
+        assert_eq!(bench.only().1.body["lifecycleNotificationUrl"], json!(bench.receiver()));
+        assert_eq!(bench.run(&[wanted("users")]).await.done, []);
+        bench.path = "relay-3";
+    }
+    assert_eq!(bench.calls("PATCH"), 0);
 }
 
 #[tokio::test]
@@ -540,6 +557,98 @@ async fn the_timer_reconciles_and_puts_what_was_missed_into_the_queue_of_its_pri
     assert_eq!((messages.len(), task.item.resource_id(), task.item.origin), (1, Some("m1"), Origin::CatchUp));
     assert_eq!(handler.post("ReconcileSubscriptions", &timer()).await.0, 200);
     assert_eq!(queue.count(URGENT_QUEUE).await.expect("counted"), 1, "once");
+}
+
+/// A process that is killed at its n-th write: before it, or after it without knowing.
+#[derive(Debug)]
+struct Dying {
+    inner: Arc<dyn StateStore>,
+    left: AtomicI64,
+    written: bool,
+}
+
+impl Dying {
+    fn dead(&self) -> Result<(), StoreError> {
+        let alive = self.left.load(Ordering::SeqCst) >= 0;
+        let killed = || StoreError { operation: "write", place: "here".to_owned(), cause: "killed".to_owned() };
+        if alive { Ok(()) } else { Err(killed()) }
+    }
+}
+
+impl StateStore for Dying {
+    fn get<'a>(&'a self, partition: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+        Box::pin(async move {
+            self.dead()?;
+            self.inner.get(partition, key).await
+        })
+    }
+
+    fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>> {
+        self.inner.get_many(partition, keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        partition: &'a str,
+        from: &'a str,
+        to: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+        Box::pin(async move {
+            self.dead()?;
+            self.inner.scan(partition, from, to, limit).await
+        })
+    }
+
+    fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>> {
+        Box::pin(async move {
+            self.dead()?;
+            if self.left.fetch_sub(1, Ordering::SeqCst) == 0 && self.written {
+                self.inner.commit(partition, writes).await?;
+                self.dead()?;
+                return Ok(Vec::new());
+            }
+            self.dead()?;
+            self.inner.commit(partition, writes).await
+        })
+    }
+}
+
+/// Made, then with another key and without one of the two, each time killed at the n-th write.
+async fn killed_at(n: i64, written: bool, jealous: bool, tells_state: bool) -> bool {
+    let mut bench = Bench::new().await;
+    (bench.world().jealous, bench.world().tells_state) = (jealous, tells_state);
+    let (store, mut died) = (Arc::clone(&bench.store), false);
+    let both = [Wanted { minutes: Some(600), ..wanted("users") }, wanted("groups")];
+    for (key, all) in [("one", &both[..]), ("two", &both[..1])] {
+        bench.key = key;
+        bench.store = Arc::new(Dying { inner: Arc::clone(&store), left: AtomicI64::new(n), written });
+        died |= bench.reconciler().run(all, Unwanted::Delete, false).await.is_err();
+        bench.store = Arc::clone(&store);
+        bench.run_for(all, 20).await;
+        let found: Vec<_> = {
+            let world = bench.world();
+            world.subscriptions.values().map(|one| (one.body["resource"].clone(), one.state.clone())).collect()
+        };
+        assert_eq!(found.len(), all.len(), "killed at {n}: {found:?}");
+        assert!(found.iter().all(|(_, state)| state.ends_with(key)), "killed at {n}: {found:?}");
+        assert_eq!(bench.run(all).await.done, [], "killed at {n}");
+        let asked = store.scan("subscriptions", "r.", "r/", 100).await.expect("rows");
+        assert!(!asked.is_empty(), "killed at {n}: what was missed is looked up");
+    }
+    died
+}
+
+#[tokio::test]
+async fn a_process_killed_at_any_write_leaves_each_subscription_once_and_nothing_forgotten() {
+    let mut deaths = 0;
+    for (written, jealous, tells_state) in [(false, true, true), (true, true, false), (true, false, false), (false, false, true)]
+    {
+        for n in 0..16 {
+            deaths += u32::from(killed_at(n, written, jealous, tells_state).await);
+        }
+    }
+    assert!(deaths > 20, "{deaths}");
 }
 
 /// Faults that a service of this kind has, for some minutes each.

@@ -281,6 +281,8 @@ pub(crate) struct Bench {
     pub(crate) store: Arc<dyn StateStore>,
     pub(crate) base: String,
     pub(crate) key: &'static str,
+    /// Below which path the app is.
+    pub(crate) path: &'static str,
     pub(crate) certificate: Option<(String, String)>,
     client: reqwest::Client,
 }
@@ -309,7 +311,7 @@ impl Bench {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let store = Arc::new(SqliteStore::open_in_memory(Arc::new(clock.clone())).expect("SQLite"));
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
-        Self { world, clock, store, base, key: "one", certificate: None, client }
+        Self { world, clock, store, base, key: "one", path: "relay", certificate: None, client }
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -332,7 +334,7 @@ impl Bench {
     }
 
     pub(crate) fn receiver(&self) -> String {
-        format!("{}/relay/api/notifications", self.base)
+        format!("{}/{}/api/notifications", self.base, self.path)
     }
 
     /// One instance, as a new process would be.
@@ -352,7 +354,7 @@ impl Bench {
             }),
         };
         let config = Config {
-            public_url: format!("{}/relay/", self.base).parse().expect("an address"),
+            public_url: format!("{}/{}/", self.base, self.path).parse().expect("an address"),
             tenant: "c0ff".to_owned(),
             certificate: self.certificate.clone(),
             catch_up_every: Duration::from_secs(6 * 3_600),
