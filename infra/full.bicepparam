@@ -55,6 +55,10 @@ param cloud = 'global'
 param loginUrl = 'https://login.microsoftonline.com'
 param otelExporterOtlpEndpoint = 'https://collector.contoso.com'
 param timeBudget = '20m'
+param publicUrl = 'https://notifications.contoso.com'
+param encryptionCertificates = ['notifications-2026']
+param tokenAudiences = ['33333333-3333-3333-3333-333333333333']
+param tokenTenants = ['00000000-0000-0000-0000-000000000002']
 
 param jobs = [
   {

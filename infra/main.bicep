@@ -232,6 +232,14 @@ param threatconnectSecretKeySecretName string = 'threatconnect-secret-key'
 #disable-next-line secure-secrets-in-params
 param threatconnectTokenSecretName string = 'threatconnect-token'
 
+@description('Name in the vault of CLIENT_STATE_KEY. Takes the name of a secret in the vault: letters, digits and `-`, at most 127.')
+#disable-next-line secure-secrets-in-params
+param clientStateKeySecretName string = 'client-state-key'
+
+@description('Name in the vault of CLIENT_STATE_KEY_PREVIOUS; there need be none. Takes the name of a secret in the vault: letters, digits and `-`, at most 127.')
+#disable-next-line secure-secrets-in-params
+param clientStateKeyPreviousSecretName string = 'client-state-key-previous'
+
 @description('Microsoft\'s cloud; sets the addresses and the scope below. GCC is in the global cloud.')
 @allowed(['global', 'usgov', 'usgov-dod', 'china'])
 param cloud string = 'global'
@@ -256,6 +264,27 @@ param graphUrl string = ''
 
 @description('Scope of the tokens for Microsoft Graph, in place of the cloud\'s. Takes a scope such as `https://graph.microsoft.com/.default`.')
 param graphScope string = ''
+
+@description('The playbooks: what to do about notifications. Takes a path, or `{container}/{blob}` of the storage account.')
+param playbooksFile string = 'playbooks/playbooks.toml'
+
+@description('Address of this app that Microsoft Graph calls, without `/api/notifications`. Nothing is subscribed to without it. Takes an `https://` address without user name, query and fragment (`http://` for loopback addresses only).')
+param publicUrl string = ''
+
+@description('Certificates for notifications that bring the changed object along, newest first.')
+param encryptionCertificates string[] = []
+
+@description('Apps that the tokens of encrypted notifications must be for; MICROSOFT_GRAPH_CLIENT_ID if blank.')
+param tokenAudiences string[] = []
+
+@description('Tenants whose encrypted notifications are taken; MICROSOFT_GRAPH_TENANT_ID if blank.')
+param tokenTenants string[] = []
+
+@description('When subscriptions are compared with what the playbooks want, and renewed. Takes an NCRONTAB schedule in UTC, such as `0 */15 * * * *`.')
+param subscriptionSchedule string = '0 */5 * * * *'
+
+@description('When alerts and incidents are polled, which nobody can subscribe to. Takes an NCRONTAB schedule in UTC, such as `0 */15 * * * *`.')
+param alertPollSchedule string = '0 */5 * * * *'
 
 @description('OpenTelemetry collector that gets spans and metrics (OTLP over HTTP). The other standard OTEL variables hold too. Takes an `https://` address without user name, query and fragment (`http://` for loopback addresses only).')
 param otelExporterOtlpEndpoint string = ''
@@ -305,6 +334,8 @@ var settings = {
   MICROSOFT_GRAPH_CLIENT_SECRET_SECRET_NAME: microsoftGraphClientSecretSecretName
   THREATCONNECT_SECRET_KEY_SECRET_NAME: threatconnectSecretKeySecretName
   THREATCONNECT_TOKEN_SECRET_NAME: threatconnectTokenSecretName
+  CLIENT_STATE_KEY_SECRET_NAME: clientStateKeySecretName
+  CLIENT_STATE_KEY_PREVIOUS_SECRET_NAME: clientStateKeyPreviousSecretName
   CLOUD: cloud
   LOGIN_URL: loginUrl
   SENTINEL_URL: sentinelUrl
@@ -313,6 +344,13 @@ var settings = {
   DEFENDER_SCOPE: defenderScope
   GRAPH_URL: graphUrl
   GRAPH_SCOPE: graphScope
+  PLAYBOOKS_FILE: playbooksFile
+  PUBLIC_URL: publicUrl
+  ENCRYPTION_CERTIFICATES: encryptionCertificates
+  TOKEN_AUDIENCES: tokenAudiences
+  TOKEN_TENANTS: tokenTenants
+  SUBSCRIPTION_SCHEDULE: subscriptionSchedule
+  ALERT_POLL_SCHEDULE: alertPollSchedule
   OTEL_EXPORTER_OTLP_ENDPOINT: otelExporterOtlpEndpoint
   TIME_BUDGET: timeBudget
 }

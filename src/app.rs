@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::export::{Exporter, Job};
 use crate::notifications::keys::KeyRing;
+use crate::notifications::wanted::Wanted;
 use crate::platform::clock::Clock;
 use crate::platform::identity::{Identity, Tokens};
 use crate::platform::pacer::Lanes;
@@ -15,6 +16,7 @@ use crate::platform::secret::Secret;
 use crate::platform::vault::Vault;
 use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
 use crate::storage::{self, Queue, StateStore};
+use crate::subscriptions::Reconciler;
 use crate::telemetry::Telemetry;
 use crate::threatconnect::Client;
 
@@ -57,11 +59,22 @@ pub struct App {
     pub settings: Settings,
     pub exporter: Exporter,
     pub queue: Arc<dyn Queue>,
+    /// None: no `PUBLIC_URL`, or no playbooks.
+    pub subscribing: Option<Subscribing>,
     /// Where the secrets are, if not in the environment.
     pub vault: Option<Arc<Vault>>,
     /// What proves that notifications are of our own subscriptions; read when it is needed.
     pub client_state_keys: KeyRing,
     pub telemetry: Telemetry,
+}
+
+/// What is subscribed to, and who sees to it.
+#[derive(Debug)]
+pub struct Subscribing {
+    pub reconciler: Reconciler,
+    pub wanted: Vec<Wanted>,
+    /// All playbooks could be read: what none of them wants is really wanted by nobody.
+    pub complete: bool,
 }
 
 impl App {
@@ -128,6 +141,7 @@ impl App {
             client_state_keys: KeyRing::new(keys, Arc::clone(clock)),
             exporter: Exporter::new(store, Arc::clone(clock), jobs),
             queue,
+            subscribing: None,
             vault: None,
             telemetry: Telemetry::default(),
         })

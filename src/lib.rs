@@ -14,5 +14,6 @@ pub mod playbooks;
 pub mod settings;
 pub mod sinks;
 pub mod storage;
+pub mod subscriptions;
 pub mod telemetry;
 pub mod threatconnect;

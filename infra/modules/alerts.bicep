@@ -94,6 +94,46 @@ var rules Rule[] = [
     once: true
   }
   {
+    name: 'notification-not-kept'
+    title: 'A notification could not be kept'
+    remedy: 'Microsoft Graph sends it again for four hours. The error names what is wrong with the storage; `indicator-relay check` looks at it.'
+    query: loadTextContent('../queries/notification-not-kept.kql')
+    severity: 1
+    every: 'PT5M'
+    window: 'PT30M'
+    once: true
+  }
+  {
+    name: 'notification-empty'
+    title: 'Notifications come without a body'
+    remedy: 'Something between Microsoft Graph and the app drops bodies: a gateway, or a host that does not proxy requests (`enableProxyingHttpRequest` in host.json). Strangers can cause single ones.'
+    query: loadTextContent('../queries/notification-empty.kql')
+    severity: 1
+    every: 'PT15M'
+    window: 'PT1H'
+    once: true
+  }
+  {
+    name: 'subscription-expiring'
+    title: 'A subscription is close to its end'
+    remedy: '`indicator-relay subscriptions list` says why it could not be renewed; after its end, changes are looked up once it can be made again.'
+    query: loadTextContent('../queries/subscription-expiring.kql')
+    severity: 1
+    every: 'PT5M'
+    window: 'PT30M'
+    by: 'resource'
+  }
+  {
+    name: 'subscription-failed'
+    title: 'A subscription cannot be made or renewed'
+    remedy: 'The error names the permission, the setting or the address to change. It is tried again by itself.'
+    query: loadTextContent('../queries/subscription-failed.kql')
+    severity: 2
+    every: 'PT5M'
+    window: 'PT30M'
+    by: 'resource'
+  }
+  {
     name: 'secret-expiring'
     title: 'A secret ends soon'
     remedy: 'Make a new one, and put it into the vault under the same name: it is taken over without a restart.'

@@ -112,7 +112,12 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
 
   resource appSettings 'config' = {
     name: 'appsettings'
-    properties: union(toObject(given, item => item.key, item => string(item.value)), resourceSettings)
+    properties: union(
+      // Where Microsoft Graph calls, unless something stands in front.
+      { PUBLIC_URL: 'https://${app.properties.defaultHostName}' },
+      toObject(given, item => item.key, item => string(item.value)),
+      resourceSettings
+    )
   }
 
   // Packages come with a token from Microsoft Entra, not with a publishing password; FTP is the same switch.

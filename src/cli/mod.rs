@@ -6,6 +6,7 @@ mod playbooks;
 mod rejected;
 mod render;
 mod show;
+mod subscriptions;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -57,6 +58,9 @@ enum Command {
     /// Playbooks: what is done about change notifications.
     #[command(subcommand)]
     Playbooks(Playbooks),
+    /// Subscriptions to change notifications of Microsoft Graph.
+    #[command(subcommand)]
+    Subscriptions(subscriptions::Command),
     /// Shows all settings, what they accept, and what is set.
     Settings {
         #[arg(long, value_enum, default_value_t = Shape::Table)]
@@ -163,6 +167,10 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
             Exit::Done
         }
         Command::Playbooks(Playbooks::Test(wanted)) => playbooks::test(&wanted, around),
+        Command::Subscriptions(subscriptions::Command::Resources { json }) => {
+            render::print(&subscriptions::table_of_resources(json));
+            Exit::Done
+        }
         command => {
             let app = match open(around).await {
                 Ok(app) => app,
@@ -182,6 +190,7 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,
         Command::Explain { value, json } => show::explain(app, &value, json).await,
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
+        Command::Subscriptions(command) => subscriptions::run(command, app).await,
         Command::Settings { .. } | Command::Completions { .. } | Command::Playbooks(_) => Exit::Done,
     }
 }

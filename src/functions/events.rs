@@ -140,6 +140,27 @@ pub const EVENTS: &[Event] = &[
         alerts: false,
     },
     Event {
+        name: "subscriptions.reconciled",
+        level: "INFO",
+        fields: &["wanted", "active", "changed", "failed", "caught_up"],
+        meaning: "the timer compared the subscriptions with what playbooks want, and looked up what was missed",
+        alerts: false,
+    },
+    Event {
+        name: "subscription.expiring",
+        level: "ERROR",
+        fields: &["subscription", "resource", "minutes"],
+        meaning: "less than a quarter of a subscription's life is left: it could not be renewed",
+        alerts: true,
+    },
+    Event {
+        name: "subscription.failed",
+        level: "ERROR",
+        fields: &["subscription", "resource", "error"],
+        meaning: "a subscription cannot be made or renewed; the error names the remedy",
+        alerts: true,
+    },
+    Event {
         name: "invocation.failed",
         level: "ERROR",
         fields: &["error"],

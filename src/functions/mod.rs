@@ -11,6 +11,7 @@ mod events;
 mod export_indicators;
 mod opening;
 mod receive_notifications;
+mod reconcile_subscriptions;
 mod relay;
 mod run_export;
 mod server;
@@ -79,7 +80,8 @@ pub enum Trigger {
 pub const PREFIX: &str = "/api/";
 
 /// Every function: the router is made of this table, and a test holds it against the folders.
-pub const FUNCTIONS: [Function; 3] = [export_indicators::FUNCTION, run_export::FUNCTION, receive_notifications::FUNCTION];
+pub const FUNCTIONS: [Function; 4] =
+    [export_indicators::FUNCTION, run_export::FUNCTION, receive_notifications::FUNCTION, reconcile_subscriptions::FUNCTION];
 
 /// Why an invocation failed: one line, without a secret. The host tries again, or a later tick does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

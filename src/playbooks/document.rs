@@ -1,6 +1,7 @@
 //! Reads the whole document and finds all that is wrong with it at once; a playbook with a mistake does not stop the others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::action::ActionSpec;
 use super::action_reader::{self, Names};
@@ -8,7 +9,9 @@ use super::evaluate::Select;
 use super::keys;
 use super::reader::{At, Problems, Section, compile, is_name, is_variable};
 use super::tree::{Entry, Node, parse};
-use super::{Loaded, Playbook, Priority, Profile, Root, source};
+use super::{Loaded, Playbook, Priority, Root, source};
+use crate::notifications::profile::Profile;
+use crate::notifications::wanted::normalised;
 
 /// Headers that the transport writes itself.
 const OWN_HEADERS: [&str; 5] = ["connection", "content-length", "date", "keep-alive", "transfer-encoding"];
@@ -22,6 +25,7 @@ pub fn load(text: &str, secrets: &dyn Fn(&str) -> bool) -> Loaded {
         Ok(root) => read(&root, secrets, &mut loaded, &mut problems),
         Err(mistakes) => mistakes.into_iter().for_each(|(at, mistake)| problems.error(at, mistake)),
     }
+    loaded.name_groups();
     loaded.problems = problems.finish();
     loaded
 }
@@ -66,7 +70,7 @@ struct Reading<'a> {
     /// Taken.
     names: BTreeSet<&'a str>,
     /// The profile of each subscription, and the playbook that named it.
-    answers: BTreeMap<String, (Option<String>, String)>,
+    answers: BTreeMap<(String, String), (Option<String>, String)>,
 }
 
 impl<'a> Reading<'a> {
@@ -106,6 +110,9 @@ impl<'a> Reading<'a> {
             select,
             actions,
             max_attempts: attempts.and_then(|attempts| u32::try_from(attempts.value).ok()).unwrap_or(self.attempts),
+            // Once all are read.
+            group: String::new(),
+            groups: Arc::default(),
         };
         let profile_at = source_section.map_or(section.at, |source| source.place(&keys::PROFILE_NAME));
         self.profile(&playbook, profile_at, problems);
@@ -132,7 +139,7 @@ impl<'a> Reading<'a> {
             return;
         }
         let own = (of_source.profile.clone(), playbook.name.clone());
-        let first = self.answers.entry(playbook.group()).or_insert_with(|| own.clone());
+        let first = self.answers.entry((playbook.tenant.clone(), normalised(&of_source.resource))).or_insert_with(|| own.clone());
         if first.0 != own.0 {
             let text = format!(
                 "playbook `{}` has the same subscription with {}; one subscription has one profile",
@@ -168,6 +175,9 @@ fn profile(entry: &Entry, problems: &mut Problems<'_>) -> Option<Profile> {
     let headers = headers(&section, &keys::HEADERS, problems);
     let body = section.text(&keys::PROFILE_BODY, problems).map(|body| body.value.to_owned()).unwrap_or_default();
     let profile = Profile { code: code.unwrap_or(202), headers, body };
+    if let Some(problem) = profile.problem().filter(|_| problems.errors() == before) {
+        problems.error(entry.at, problem);
+    }
     (problems.errors() == before).then_some(profile)
 }
 

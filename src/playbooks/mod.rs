@@ -17,7 +17,8 @@ mod source;
 pub mod template;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use document::load;
 pub use reader::{Problem, Severity};
@@ -29,8 +30,9 @@ use evaluate::{Context, Select};
 use expression::Expression;
 
 use crate::notifications::item::{ChangeType, Event, Item, Origin};
+use crate::notifications::profile::Profile;
 use crate::notifications::resources::Fetch;
-use crate::notifications::wanted::Wanted;
+use crate::notifications::wanted::{Wanted, normalised, shared};
 
 /// What a document holds.
 #[derive(Debug)]
@@ -40,21 +42,6 @@ pub struct Loaded {
     pub profiles: BTreeMap<String, Profile>,
     /// In the order of the file.
     pub problems: Vec<Problem>,
-}
-
-/// How deliveries to `POST /api/notifications/NAME` are answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Profile {
-    /// 200 to 299.
-    pub code: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
-}
-
-impl Default for Profile {
-    fn default() -> Self {
-        Self { code: 202, headers: Vec::new(), body: String::new() }
-    }
 }
 
 /// Which queue its items wait in.
@@ -93,9 +80,27 @@ pub struct Playbook {
     pub select: Select,
     pub actions: Vec<ActionSpec>,
     pub max_attempts: u32,
+    /// The digits of its subscription's group; playbooks on one resource share a subscription.
+    pub group: String,
+    /// Those of all playbooks of the document: an item of another group is of a subscription that is being replaced.
+    pub groups: Arc<BTreeSet<String>>,
 }
 
 impl Loaded {
+    /// What each playbook can know only when all are read.
+    fn name_groups(&mut self) {
+        let wanted = Playbook::wanted(&self.playbooks);
+        let digits = |wanted: &Wanted| wanted.group().split_off(1);
+        for playbook in &mut self.playbooks {
+            let shared = wanted.iter().find(|wanted| wanted.playbooks.contains(&playbook.name));
+            playbook.group = shared.map_or_else(|| digits(&playbook.wants()), digits);
+        }
+        let groups: Arc<BTreeSet<String>> = Arc::new(self.playbooks.iter().map(|playbook| playbook.group.clone()).collect());
+        for playbook in &mut self.playbooks {
+            playbook.groups = Arc::clone(&groups);
+        }
+    }
+
     /// Whether something is left out because of a mistake.
     #[must_use]
     pub fn has_errors(&self) -> bool {
@@ -133,17 +138,11 @@ impl Playbook {
         if !(wants(&change) || polled && change == ChangeType::Created && wants(&ChangeType::Updated)) {
             return false;
         }
-        match &item.group {
-            // The letter of the queue aside: playbooks of both priorities may share a subscription.
-            Some(group) => group.get(1..) == Some(self.group().as_str()),
+        // The letter of the queue aside: playbooks of both priorities may share a subscription.
+        match item.group.as_ref().and_then(|group| group.get(1..)).filter(|group| self.groups.contains(*group)) {
+            Some(group) => group == self.group,
             None => self.source.covers(item),
         }
-    }
-
-    /// The digits of its subscription's group.
-    #[must_use]
-    pub fn group(&self) -> String {
-        crate::notifications::wanted::digits(&self.tenant, &self.source.resource, &self.source.change_types, self.source.rich)
     }
 
     /// How the object of an item is to be read: nothing is, where it comes along or is gone.
@@ -153,25 +152,11 @@ impl Playbook {
         if item.object.is_some() || gone && self.fetch.mode == FetchMode::Resource { FetchMode::None } else { self.fetch.mode }
     }
 
-    /// What is to be subscribed to; playbooks that want the same share one.
+    /// What is to be subscribed to; playbooks on one resource share a subscription.
     #[must_use]
     pub fn wanted(playbooks: &[Self]) -> Vec<Wanted> {
-        let mut all: Vec<Wanted> = Vec::new();
-        for playbook in playbooks.iter().filter(|playbook| playbook.enabled && playbook.source.kind == SourceKind::Graph) {
-            let own = playbook.wants();
-            let same = |other: &&mut Wanted| other.group().get(1..) == own.group().get(1..);
-            match all.iter_mut().find(same) {
-                Some(shared) => {
-                    shared.lifecycle |= own.lifecycle;
-                    shared.urgent |= own.urgent;
-                    shared.minutes = [shared.minutes, own.minutes].into_iter().flatten().min();
-                    shared.profile = shared.profile.take().or(own.profile);
-                    shared.playbooks.extend(own.playbooks);
-                }
-                None => all.push(own),
-            }
-        }
-        all
+        let wanting = playbooks.iter().filter(|playbook| playbook.enabled && playbook.source.kind == SourceKind::Graph);
+        shared(&wanting.map(Self::wants).collect::<Vec<_>>())
     }
 
     fn wants(&self) -> Wanted {
@@ -201,7 +186,7 @@ impl Playbook {
         let id = of_object(context.resource)
             .or_else(|| of_object(item.object.as_ref()))
             .or_else(|| item.resource_id().map(str::to_owned))
-            .or_else(|| item.resource.as_deref().map(crate::notifications::wanted::normal))
+            .or_else(|| item.resource.as_deref().map(normalised))
             .filter(|id| !id.is_empty())?;
         let kind = self.source.row().map_or("", |row| row.name);
         let digest = action::hash(&[item.tenant.as_deref().unwrap_or(&self.tenant), kind, &id]);

@@ -24,6 +24,7 @@ mod rig;
 mod schedule;
 mod storage;
 mod stories;
+mod subscriptions;
 mod targets;
 mod telemetry;
 mod tidy;

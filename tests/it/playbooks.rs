@@ -398,10 +398,10 @@ fn a_notification_finds_its_playbooks() {
     let mut proven = user_changed();
     proven.resource = None;
     for queue in ["n", "u"] {
-        proven.group = Some(format!("{queue}{}", users.group()));
+        proven.group = Some(format!("{queue}{}", users.group));
         assert!(users.matches(&proven) && !one.matches(&proven));
     }
-    assert_eq!(Playbook::wanted(std::slice::from_ref(&users))[0].group(), format!("n{}", users.group()));
+    assert_eq!(Playbook::wanted(std::slice::from_ref(&users))[0].group(), format!("n{}", users.group));
 
     let alerts = of_source("kind = \"poll\"\nresource = \"security/alerts_v2?$filter=x\"\nchange_types = [\"updated\"]");
     assert!(alerts.matches(&alert_polled()), "a new alert was `updated` to the guide's trigger");

@@ -153,7 +153,12 @@ fn forbidden(snapshot: &Snapshot, given: &BTreeMap<String, String>) -> Vec<Strin
 /// What the product itself says of the settings, with something in place of what only the deployment knows.
 fn refused(given: &BTreeMap<String, String>) -> Vec<String> {
     let mut settings = given.clone();
-    for (key, stand_in) in [("KEY_VAULT_URL", "https://vault.example"), ("MANAGED_IDENTITY_CLIENT_ID", "an-identity")] {
+    let stand_ins = [
+        ("KEY_VAULT_URL", "https://vault.example"),
+        ("MANAGED_IDENTITY_CLIENT_ID", "an-identity"),
+        ("PUBLIC_URL", "https://app.example"),
+    ];
+    for (key, stand_in) in stand_ins {
         settings.entry(key.to_owned()).and_modify(|value| stand_in.clone_into(value));
     }
     // Storage is checked by the names of what is created.

@@ -26,8 +26,9 @@ pub(crate) const NEVER_SET: [(&str, &str); 3] = [
     ("AzureWebJobsStorage__accountName", "names the host of the global cloud only; the three addresses hold in every cloud"),
 ];
 
-/// Parameters that are required by the table but have a better default here.
-const DEFAULTS: [(&str, &str); 1] = [("MICROSOFT_GRAPH_TENANT_ID", "tenant().tenantId")];
+/// Parameters that have a better default here than in the table.
+const DEFAULTS: [(&str, &str); 2] =
+    [("MICROSOFT_GRAPH_TENANT_ID", "tenant().tenantId"), ("PLAYBOOKS_FILE", "'playbooks/playbooks.toml'")];
 
 const BEGIN: &str = "// <settings> Written by `cargo xtask infra --update` from the product's table, in its order.\n";
 const END: &str = "// </settings>\n";

@@ -1,0 +1,110 @@
+//! `ReconcileSubscriptions`: makes the subscriptions what playbooks want, and looks up what nobody told of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
+use crate::app::{App, Subscribing};
+use crate::notifications::item::{Item, QUEUE, URGENT_QUEUE, Work};
+use crate::subscriptions::catch_up::CaughtUp;
+use crate::subscriptions::{Report, SubscriptionError, Unwanted};
+
+const BINDING: &str = "timer";
+/// Less than the time between two ticks: renewals must not wait for a long look at what was missed, which goes on next time.
+const CATCHING_UP: Duration = Duration::from_secs(180);
+
+pub(super) const FUNCTION: Function = Function {
+    name: "ReconcileSubscriptions",
+    trigger: Trigger::Timer { binding: BINDING },
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
+};
+
+async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
+    let (app, budget) = relay.app().await?;
+    let Some(Subscribing { reconciler, wanted, complete }) = &app.subscribing else {
+        tracing::info!("there is nothing to subscribe to: no PUBLIC_URL, or no playbooks");
+        return Ok(());
+    };
+    let unwanted = if *complete { Unwanted::Delete } else { Unwanted::Keep };
+    let report = match reconciler.run(wanted, unwanted, false).await {
+        Ok(report) => report,
+        Err(error @ (SubscriptionError::Busy { .. } | SubscriptionError::TakenOver)) => {
+            tracing::info!("{error}");
+            return Ok(());
+        }
+        Err(error) => return Err(Failure::new(error)),
+    };
+    let hand_on =
+        |items: Vec<Item>| -> crate::platform::clock::BoxFuture<'_, Result<(), String>> { Box::pin(hand_on(&app, items)) };
+    let budget = budget.unwrap_or(CATCHING_UP).min(CATCHING_UP);
+    let caught = reconciler.catch_up(wanted, Some(budget), &hand_on).await;
+    tell(&report, caught.as_ref().ok());
+    match caught {
+        Ok(_) | Err(SubscriptionError::Busy { .. } | SubscriptionError::TakenOver) => Ok(()),
+        Err(error) => Err(Failure::new(error)),
+    }
+}
+
+async fn hand_on(app: &App, items: Vec<Item>) -> Result<(), String> {
+    for item in items {
+        let urgent = item.group.as_deref().is_some_and(|group| group.starts_with('u'));
+        let body = serde_json::to_vec(&Work::first(item)).map_err(|error| error.to_string())?;
+        let queue = if urgent { URGENT_QUEUE } else { QUEUE };
+        app.queue.put(queue, body, Duration::ZERO).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// The lines of a run; alerts wait for some of them.
+fn tell(report: &Report, caught: Option<&CaughtUp>) {
+    for done in report.done.iter().filter(|done| done.what != "waits") {
+        let (what, id, resource) = (done.what, &done.id, &done.resource);
+        match &done.error {
+            None => tracing::info!(what, subscription = id, resource, "subscription to {resource}: {what} ({})", done.why),
+            Some(error) => tracing::warn!(what, subscription = id, resource, "subscription to {resource}: not {what}: {error}"),
+        }
+    }
+    if let Some(error) = report.error.as_ref().filter(|_| report.lasting) {
+        let (subscription, resource) = (None::<&str>, "all");
+        tracing::error!(event = "subscription.failed", subscription, resource, error, "no subscription can be made: {error}");
+    }
+    for error in report.error.iter().chain(caught.iter().flat_map(|caught| &caught.errors)) {
+        tracing::warn!("{error}");
+    }
+    for resource in caught.iter().flat_map(|caught| &caught.not_possible) {
+        tracing::warn!(resource, "changes of {resource} may have been missed, and this resource offers no way to look them up");
+    }
+    for standing in &report.standing {
+        let (subscription, resource) = (standing.id.as_deref(), &standing.resource);
+        if standing.expiring {
+            let minutes = standing.minutes_left;
+            tracing::error!(
+                event = "subscription.expiring",
+                subscription,
+                resource,
+                minutes,
+                "the subscription to {resource} ends in {minutes} minutes and could not be renewed: {}",
+                standing.problem.as_deref().unwrap_or("nobody has tried")
+            );
+        }
+        if let Some(error) = standing.problem.as_ref().filter(|_| standing.serious) {
+            tracing::error!(
+                event = "subscription.failed",
+                subscription,
+                resource,
+                error,
+                "the subscription to {resource}: {error}"
+            );
+        }
+    }
+    let count = |done: bool| report.done.iter().filter(|step| step.what != "waits" && step.error.is_none() == done).count();
+    tracing::info!(
+        event = "subscriptions.reconciled",
+        wanted = report.standing.len(),
+        active = report.standing.iter().filter(|standing| standing.minutes_left > 0).count(),
+        changed = count(true),
+        failed = count(false),
+        caught_up = caught.map_or(0, |caught| caught.items),
+        "compared the subscriptions with what playbooks want"
+    );
+}
