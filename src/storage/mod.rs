@@ -5,6 +5,7 @@
 //! partition and some MiB, a scan returns rows in key order, keys are short, ASCII and hold no `/ \ # ? %`.
 
 pub mod azure;
+pub mod document;
 pub mod overlay;
 pub mod sqlite;
 

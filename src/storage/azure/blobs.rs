@@ -12,6 +12,12 @@ pub(super) struct Blobs {
     container: String,
 }
 
+impl std::fmt::Debug for Blobs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blobs").field("container", &self.container).finish_non_exhaustive()
+    }
+}
+
 impl Blobs {
     pub(super) fn new(account: &Account, access: &Access, http: &reqwest::Client, container: &str) -> azure_core::Result<Self> {
         let url = super::below(&account.blob, container);

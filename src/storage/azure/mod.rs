@@ -17,11 +17,12 @@ use azure_core::credentials::TokenCredential;
 use azure_core::http::{ClientOptions, ExponentialRetryOptions, RetryOptions, Transport};
 use url::Url;
 
+use self::blobs::Blobs;
 use self::queues::Queues;
 use self::remedy::Caller;
 use self::sas::{Sas, Signing};
 use self::tables::Tables;
-use super::Stores;
+use super::{StoreError, Stores};
 use crate::platform::clock::{BoxFuture, Clock};
 use crate::platform::http::{Authorize, Authorized, is_loopback};
 use crate::platform::identity::{self, Resident};
@@ -158,16 +159,57 @@ impl Authorize for InQuery {
 /// # Errors
 /// One line that names the setting, when key or identity cannot be used.
 pub fn open(account: &Account, names: &Names, http: &reqwest::Client, clock: &Arc<dyn Clock>) -> Result<Stores, String> {
-    let access = match &account.credential {
+    wire(account, names, http, clock, access(account, http, clock)?)
+}
+
+/// Blobs of a container that people write.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    blobs: Blobs,
+    caller: Caller,
+    clock: Arc<dyn Clock>,
+}
+
+impl Shelf {
+    /// # Errors
+    /// As [`open`].
+    pub(super) fn open(
+        account: &Account,
+        container: &str,
+        http: &reqwest::Client,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, String> {
+        let access = access(account, http, clock)?;
+        let blobs = Blobs::new(account, &access, http, container).map_err(|_| HTTPS_ONLY.to_owned())?;
+        Ok(Self { blobs, caller: account.caller(), clock: Arc::clone(clock) })
+    }
+
+    /// None if there is no such blob, nor such a container.
+    pub(super) async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.blobs.get(name).await {
+            Ok(read) => Ok(read),
+            Err(refusal) if refusal.missing() => Ok(None),
+            Err(refusal) => {
+                let cause = self.caller.explain(self.blobs.part(), &refusal, self.clock.now());
+                Err(StoreError { operation: "read", place: self.caller.account.clone(), cause })
+            }
+        }
+    }
+}
+
+fn access(account: &Account, http: &reqwest::Client, clock: &Arc<dyn Clock>) -> Result<Access, String> {
+    Ok(match &account.credential {
         Credential::Key(key) => {
             let https = [&account.blob, &account.queue, &account.table].into_iter().all(|url| url.scheme() == "https");
             let sas = Sas::new(&account.name, key, https, Arc::clone(clock));
             Access::Sas(Arc::new(sas.ok_or("AzureWebJobsStorage: its AccountKey is no base64")?))
         }
         Credential::Identity(identity) => Access::Token(identity.credential(http)?),
-    };
-    wire(account, names, http, clock, access)
+    })
 }
+
+/// The only refusal that is left: that of a token over plain HTTP.
+const HTTPS_ONLY: &str = "an identity is used over HTTPS only: give `https://` addresses, or a connection string";
 
 /// The same, for who holds a credential already.
 ///
@@ -190,9 +232,7 @@ fn wire(
     clock: &Arc<dyn Clock>,
     access: Access,
 ) -> Result<Stores, String> {
-    // The only refusal left is that of a token over plain HTTP.
-    let queues = Queues::new(account, &access, http, Arc::clone(clock), &names.container)
-        .map_err(|_| "an identity is used over HTTPS only: give `https://` addresses, or a connection string".to_owned())?;
+    let queues = Queues::new(account, &access, http, Arc::clone(clock), &names.container).map_err(|_| HTTPS_ONLY.to_owned())?;
     let tables = Tables::new(account, access, http.clone(), Arc::clone(clock), &names.table);
     Ok(Stores { state: Arc::new(tables), queue: Arc::new(queues) })
 }
