@@ -87,6 +87,11 @@ impl<'a> Reader<'a> {
         self.job = Some(job.clone());
     }
 
+    /// From now on, texts are those of the process again.
+    pub(super) fn leave(&mut self) {
+        self.job = None;
+    }
+
     /// A blank text is none: the job's own, else that for all jobs.
     pub(super) fn given(&self, row: &Param) -> Option<Text<'a>> {
         let own = self.job.as_ref().filter(|_| row.per_job).map(|job| job.key(row.key));

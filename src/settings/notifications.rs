@@ -7,7 +7,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::cloud::CLOUDS;
-use super::given::{Reader, list, sorted, text};
+use super::given::{Reader, address_or, list, sorted, text};
 use super::params::{self, Param};
 use super::{Problem, parse, storage, vault};
 use crate::notifications::keys::KeySource;
@@ -36,6 +36,10 @@ pub struct Notifications {
     pub token_tenants: Vec<String>,
     pub subscription_schedule: Schedule,
     pub alert_poll_schedule: Schedule,
+    /// Where Microsoft Graph is, whatever the jobs send through, and the audience of its tokens.
+    pub graph: (Url, String),
+    /// Publishes the keys that tokens of encrypted notifications are signed with.
+    pub login: Url,
 }
 
 /// Where the keys of client states are.
@@ -125,6 +129,15 @@ pub(super) fn read_notifications(reader: &mut Reader<'_>) -> Option<Notification
     let public_url = reader.read(&params::PUBLIC_URL, parse::address);
     let subscription_schedule = reader.need(&params::SUBSCRIPTION_SCHEDULE, Schedule::parse);
     let alert_poll_schedule = reader.need(&params::ALERT_POLL_SCHEDULE, Schedule::parse);
+    let cloud = parse::choice(reader.effective(&params::CLOUD)?, &CLOUDS).ok();
+    // Those of the first job: it signs in.
+    if let Some(first) = reader.jobs.first().cloned() {
+        reader.enter(&first);
+    }
+    let graph = address_or(reader, &params::GRAPH_URL, cloud.map(|cloud| cloud.graph.0));
+    let scope = reader.read(&params::GRAPH_SCOPE, text).or_else(|| cloud.map(|cloud| cloud.graph.1.to_owned()));
+    reader.leave();
+    let login = address_or(reader, &params::LOGIN_URL, cloud.map(|cloud| cloud.login));
     Some(Notifications {
         client_state: client_state?,
         playbooks_file: playbooks_file?,
@@ -134,6 +147,8 @@ pub(super) fn read_notifications(reader: &mut Reader<'_>) -> Option<Notification
         token_tenants: tenants,
         subscription_schedule: subscription_schedule?,
         alert_poll_schedule: alert_poll_schedule?,
+        graph: (graph?, scope?),
+        login: login?,
     })
 }
 

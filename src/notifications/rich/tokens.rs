@@ -108,8 +108,11 @@ struct Key {
 #[derive(Debug)]
 struct Issuers {
     v1: String,
-    v2: String,
+    v2: Vec<String>,
 }
+
+const GLOBAL: &str = "https://login.microsoftonline.com";
+const US_GOVERNMENT: &str = "https://login.microsoftonline.us";
 
 impl Issuers {
     /// Tokens of version 1.0 name a host of their own: one for China, and one for all other clouds (public answer "What are the
@@ -117,10 +120,15 @@ impl Issuers {
     fn of(login: &Url) -> Self {
         let china = matches!(login.host_str(), Some("login.partner.microsoftonline.cn" | "login.chinacloudapi.cn"));
         if china {
-            let v2 = "https://login.partner.microsoftonline.cn".to_owned();
+            let v2 = vec!["https://login.partner.microsoftonline.cn".to_owned()];
             return Self { v1: "https://sts.chinacloudapi.cn".to_owned(), v2 };
         }
-        Self { v1: "https://sts.windows.net".to_owned(), v2: login.as_str().trim_end_matches('/').to_owned() }
+        let mut v2 = vec![login.as_str().trim_end_matches('/').to_owned()];
+        // An address that stands for Microsoft's, as on a laptop: the keys are its own, the name may be the global cloud's.
+        if ![GLOBAL, US_GOVERNMENT].contains(&v2[0].as_str()) {
+            v2.push(GLOBAL.to_owned());
+        }
+        Self { v1: "https://sts.windows.net".to_owned(), v2 }
     }
 }
 
@@ -216,12 +224,12 @@ pub fn check(
     if !tenants.iter().any(|ours| ours.eq_ignore_ascii_case(&tenant)) {
         return Err(TokenError::Tenant);
     }
-    let (issuer, publisher) = match claims.ver.as_deref() {
-        Some("1.0") => (format!("{}/{tenant}/", keys.issuers.v1), claims.appid),
-        Some("2.0") => (format!("{}/{tenant}/v2.0", keys.issuers.v2), claims.azp),
+    let (issuers, publisher) = match claims.ver.as_deref() {
+        Some("1.0") => (vec![format!("{}/{tenant}/", keys.issuers.v1)], claims.appid),
+        Some("2.0") => (keys.issuers.v2.iter().map(|base| format!("{base}/{tenant}/v2.0")).collect(), claims.azp),
         _ => return Err(TokenError::Version),
     };
-    if claims.iss.is_none_or(|claimed| claimed != issuer) || !key.signs_for(&tenant) {
+    if claims.iss.is_none_or(|claimed| !issuers.contains(&claimed)) || !key.signs_for(&tenant) {
         return Err(TokenError::Issuer);
     }
     if publisher.is_none_or(|claimed| claimed != PUBLISHER) {
