@@ -48,12 +48,14 @@ pub enum Write {
     PutIf { key: String, value: Vec<u8>, version: Option<Version> },
     /// Deletes; an absent row is fine.
     Delete { key: String },
+    /// Deletes the row with exactly this version.
+    DeleteIf { key: String, version: Version },
 }
 
 /// Why a transaction did not happen. Nothing of it was written, unless `Failed` says that it is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A [`Write::PutIf`] met another version.
+    /// A [`Write::PutIf`] or [`Write::DeleteIf`] met another version.
     #[error("row `{key}` was changed by somebody else")]
     Conflict { key: String },
     #[error(transparent)]
@@ -192,7 +194,7 @@ pub(crate) fn check_transaction(writes: &[Write]) -> Result<(), String> {
     for write in writes {
         let (key, value) = match write {
             Write::Put { key, value } | Write::PutIf { key, value, .. } => (key, value.len()),
-            Write::Delete { key } => (key, 0),
+            Write::Delete { key } | Write::DeleteIf { key, .. } => (key, 0),
         };
         let refused = |byte: u8| !(b' '..=b'~').contains(&byte) || matches!(byte, b'/' | b'\\' | b'#' | b'?' | b'%');
         if key.is_empty() || key.len() > KEY_BYTES || key.bytes().any(refused) {

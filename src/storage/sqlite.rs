@@ -247,6 +247,13 @@ fn write_rows(transaction: &Transaction<'_>, partition: &str, writes: &[Write]) 
                 versions.push(version(number));
             }
             Write::Delete { key } => drop(delete.execute(params![id, key])?),
+            Write::DeleteIf { key, version: wanted } => {
+                let there: Option<i64> = select.query_row(params![id, key], |row| row.get(0)).optional()?;
+                if there.map(version).as_ref() != Some(wanted) {
+                    return Err(Fault::Own(CommitError::Conflict { key: key.clone() }));
+                }
+                delete.execute(params![id, key])?;
+            }
         }
     }
     Ok(versions)
