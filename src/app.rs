@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::dispatch::Dispatcher;
 use crate::export::{Exporter, Job};
 use crate::platform::clock::Clock;
 use crate::platform::identity::{Identity, Tokens};
 use crate::platform::pacer::Lanes;
 use crate::platform::secret::Secret;
 use crate::platform::vault::Vault;
+use crate::polling::Poller;
 use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
 use crate::storage::{self, Queue, StateStore};
 use crate::telemetry::Telemetry;
@@ -53,7 +55,12 @@ impl fmt::Display for OpenError {
 pub struct App {
     pub settings: Settings,
     pub exporter: Exporter,
+    pub state: Arc<dyn StateStore>,
     pub queue: Arc<dyn Queue>,
+    /// The worker behind the notification queues; none without playbooks.
+    pub dispatcher: Option<Dispatcher>,
+    /// None where no playbook polls.
+    pub poller: Option<Poller>,
     /// Where the secrets are, if not in the environment.
     pub vault: Option<Arc<Vault>>,
     pub telemetry: Telemetry,
@@ -117,8 +124,11 @@ impl App {
         }
         Ok(Self {
             settings,
-            exporter: Exporter::new(store, Arc::clone(clock), jobs),
+            exporter: Exporter::new(Arc::clone(&store), Arc::clone(clock), jobs),
+            state: store,
             queue,
+            dispatcher: None,
+            poller: None,
             vault: None,
             telemetry: Telemetry::default(),
         })

@@ -1,6 +1,7 @@
 //! The command line: reads arguments, calls one entry point, prints what it says.
 
 mod check;
+mod dead;
 mod export;
 mod rejected;
 mod render;
@@ -53,6 +54,9 @@ enum Command {
     /// Manages jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// What is done about notifications.
+    #[command(subcommand)]
+    Playbooks(Playbooks),
     /// Shows all settings, what they accept, and what is set.
     Settings {
         #[arg(long, value_enum, default_value_t = Shape::Table)]
@@ -81,6 +85,13 @@ enum Rejected {
 enum Jobs {
     /// Withdraws all that only this job brought, and forgets the job.
     Retire { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+enum Playbooks {
+    /// Notifications that could not be acted on, or are held.
+    #[command(subcommand)]
+    Dead(dead::Command),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -171,6 +182,7 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Rejected(Rejected::Retry { job, json }) => rejected::retry(app, job.as_deref(), json, around).await,
         Command::Explain { value, json } => show::explain(app, &value, json).await,
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
+        Command::Playbooks(Playbooks::Dead(command)) => dead::run(app, command).await,
         Command::Settings { .. } | Command::Completions { .. } => Exit::Done,
     }
 }

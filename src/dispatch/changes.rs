@@ -1,9 +1,6 @@
 //! Resources whose notifications name no object: what changed below the root is read once for all of them, and each object that is
 //! found becomes an item of its own, with its object.
 
-use std::time::Duration;
-
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
@@ -19,8 +16,6 @@ use crate::notifications::resources::segments;
 /// A notification of a drive or list comes up to six hours late (vendor page "subscription resource type"): where no place in the
 /// changes is known, what was modified since then may be news.
 const LOOK_BACK: SignedDuration = SignedDuration::from_hours(7);
-/// Messages that are put at once.
-const PUTS: usize = 16;
 /// More pages than any drive has: a service that sends us in circles.
 const MOST_PAGES: usize = 100_000;
 
@@ -101,16 +96,14 @@ impl Dispatcher {
         let news = objects.into_iter().filter(|object| since.is_none_or(|since| is_since(object, since)));
         let found: Vec<Item> = news.map(|object| found(&task.item, &reading.resource, object)).collect();
         let count = found.len();
-        let tasks = found.iter().flat_map(|item| {
-            playbooks.iter().map(|playbook| Task {
-                item: item.clone(),
-                attempt: 0,
-                playbook: Some(playbook.clone()),
-                done: Vec::new(),
-            })
-        });
-        let puts = tasks.map(|task| self.put(queue, Work::Item(Box::new(task)), Duration::ZERO));
-        stream::iter(puts).buffer_unordered(PUTS).try_collect::<()>().await?;
+        let mut works = Vec::with_capacity(found.len() * playbooks.len());
+        for item in found {
+            for playbook in playbooks {
+                let task = Task { item: item.clone(), attempt: 0, playbook: Some(playbook.clone()), done: Vec::new() };
+                works.push(Work::Item(Box::new(task)));
+            }
+        }
+        self.put_all(queue, works.into_iter()).await?;
         Ok(count)
     }
 }

@@ -165,8 +165,7 @@ impl Dispatcher {
     /// Each item becomes a message. Killed in between, the batch comes again, and what was put twice is known by its key.
     async fn split(&self, queue: &str, items: Vec<Item>) -> Result<Handled, DispatchError> {
         let split = items.len();
-        let puts = stream::iter(items).map(|item| self.put(queue, Work::first(item), Duration::ZERO));
-        puts.buffer_unordered(PUTS).try_collect::<()>().await?;
+        self.put_all(queue, items.into_iter().map(Work::first)).await?;
         Ok(Handled { split, ..Handled::default() })
     }
 
@@ -212,6 +211,13 @@ impl Dispatcher {
         let next = Task { attempt: task.attempt + 1, ..task };
         self.put(queue, Work::Item(Box::new(next)), delay).await?;
         Ok(Handled { again: told, ..Handled::default() })
+    }
+
+    /// Many messages, some at once.
+    async fn put_all(&self, queue: &str, works: impl Iterator<Item = Work>) -> Result<(), StoreError> {
+        let put = |work| -> BoxFuture<'_, Result<(), StoreError>> { Box::pin(self.put(queue, work, Duration::ZERO)) };
+        let puts: Vec<_> = works.map(put).collect();
+        stream::iter(puts).buffer_unordered(PUTS).try_collect().await
     }
 
     async fn put(&self, queue: &str, work: Work, delay: Duration) -> Result<(), StoreError> {

@@ -152,6 +152,11 @@ pub fn poison_of(queue: &str) -> String {
     format!("{queue}-poison")
 }
 
+/// Nothing moves on from there: the messages of such a queue wait for a person, however often one looks at them.
+pub(crate) fn is_poison(queue: &str) -> bool {
+    queue.ends_with("-poison")
+}
+
 /// Where state and queues are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use tokio::sync::oneshot;
 
 use super::{
-    CommitError, LONGEST_DELAY, Message, Opened, Queue, Row, StateStore, StoreError, TRIES, Version, Write, check_transaction,
+    CommitError, LONGEST_DELAY, Message, Opened, Queue, Row, StateStore, StoreError, TRIES, Version, Write, check_transaction, is_poison,
 };
 use crate::platform::clock::{BoxFuture, Clock};
 
@@ -280,9 +280,11 @@ impl Queue for SqliteStore {
         let until = later(now, visibility);
         self.call("read", move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction
-                .prepare_cached("UPDATE messages SET queue = ?1 || '-poison', tries = 0, visible_at = ?2 WHERE queue = ?1 AND visible_at <= ?2 AND tries >= ?3")?
-                .execute(params![queue, now, TRIES])?;
+            if !is_poison(&queue) {
+                transaction
+                    .prepare_cached("UPDATE messages SET queue = ?1 || '-poison', tries = 0, visible_at = ?2 WHERE queue = ?1 AND visible_at <= ?2 AND tries >= ?3")?
+                    .execute(params![queue, now, TRIES])?;
+            }
             let messages: rusqlite::Result<Vec<Message>> = transaction
                 .prepare_cached(
                     "UPDATE messages SET visible_at = ?3, tries = tries + 1, receipt = receipt + 1

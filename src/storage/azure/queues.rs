@@ -21,7 +21,7 @@ use super::blobs::Blobs;
 use super::remedy::{Caller, Part, Refusal};
 use super::{Access, Account};
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::storage::{LONGEST_DELAY, Message, Opened, Queue, StoreError, TRIES, poison_of};
+use crate::storage::{LONGEST_DELAY, Message, Opened, Queue, StoreError, TRIES, is_poison, poison_of};
 
 /// How bodies are written in messages: what `host.json` must say as `messageEncoding`.
 pub const MESSAGE_ENCODING: &str = "base64";
@@ -172,7 +172,7 @@ impl Queues {
         let mut messages = Vec::with_capacity(received.len());
         for received in received {
             let Some((message, text)) = message(received) else { continue };
-            if message.tries > TRIES {
+            if message.tries > TRIES && !is_poison(queue) {
                 self.move_away(queue, &message, &text).await?;
                 continue;
             }
