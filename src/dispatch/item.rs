@@ -61,7 +61,7 @@ impl Dispatcher {
         if deletion && task.attempt == 0 && grace.is_positive() {
             return self.wait_turn(queue, task, Duration::try_from(grace).unwrap_or(TURN)).await;
         }
-        let seen = look(self.state.as_ref(), &names.resource).await?;
+        let seen = look(self.state.as_ref(), &names.resource, now).await?;
         let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
         if open.is_empty() {
             return Ok(handled);

@@ -30,7 +30,7 @@ pub(super) fn of_object(subscribed: &str, item: &Item, select: Option<&str>) -> 
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let path = match words.as_slice() {
         // One user, group, chat, team, presence: the subscription names it.
-        [collection, _] if names_one(collection) => root,
+        [collection, one] if names_one(collection) && !one.starts_with("getall") => root,
         ["groups", _, "members" | "owners"] => root[..2].to_vec(),
         ["communications", "presences", _] => root,
         // A message is read where the mailbox has it, whatever folder it is in now.

@@ -179,13 +179,14 @@ impl From<CommitError> for TurnError {
 }
 
 /// The row of a resource; one that cannot be read is as good as none, since every effect has its own key.
-pub(super) async fn look(store: &dyn StateStore, resource: &str) -> Result<Seen, StoreError> {
+pub(super) async fn look(store: &dyn StateStore, resource: &str, now: Timestamp) -> Result<Seen, StoreError> {
     let key = format!("{}{resource}", ROWS.0);
     let row = store.get(PARTITION, &key).await?;
-    let (resource, version) = match row {
+    let (mut resource, version) = match row {
         None => (Resource::default(), None),
-        Some(row) => (serde_json::from_slice(&row.value).unwrap_or_default(), Some(row.version)),
+        Some(row) => (serde_json::from_slice::<Resource>(&row.value).unwrap_or_default(), Some(row.version)),
     };
+    resource.forget(now);
     Ok(Seen { key, resource, version })
 }
 
