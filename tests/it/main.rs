@@ -13,6 +13,7 @@ mod faults;
 mod functions;
 mod graph;
 mod handler;
+mod histories;
 mod hosted;
 mod model;
 mod program;
