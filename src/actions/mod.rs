@@ -47,7 +47,10 @@ pub enum Outcome {
     /// No place at the target is free; nothing was sent.
     Busy,
     /// Not done, or not known to be: to be tried again, after this time if the target says so.
-    Later { after: Option<Duration>, cause: String },
+    Later {
+        after: Option<Duration>,
+        cause: String,
+    },
     /// Trying again changes nothing: one line.
     Refused(String),
 }

@@ -9,8 +9,7 @@ use url::Url;
 use crate::platform::http::{Bounds, Failure, Http, Reply, Request, excerpt, path_below};
 
 /// One look is short, since the worker tries again by delayed copies; a wait that the service asks for is handed on.
-const BOUNDS: Bounds =
-    Bounds { attempts: 1, total: Duration::ZERO, attempt: Duration::from_secs(60), body: 32 << 20 };
+const BOUNDS: Bounds = Bounds { attempts: 1, total: Duration::ZERO, attempt: Duration::from_secs(60), body: 32 << 20 };
 
 /// Why there is no object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +59,8 @@ impl Reader {
 
     pub(super) async fn object(&self, path: &str) -> Result<Value, Trouble> {
         let body = self.read("read a changed object", path).await?;
-        serde_json::from_slice(&body.body).map_err(|_| Trouble::Later(None, "the answer of Microsoft Graph is no JSON".to_owned()))
+        serde_json::from_slice(&body.body)
+            .map_err(|_| Trouble::Later(None, "the answer of Microsoft Graph is no JSON".to_owned()))
     }
 
     pub(super) async fn changes(&self, path: &str) -> Result<Changes, Trouble> {

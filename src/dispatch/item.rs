@@ -18,8 +18,7 @@ use crate::playbooks::action::Action;
 /// A deletion waits so long for what was delivered with it.
 const GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// Between looks for an object that is not there (yet): the service tells of things before it shows them.
-const LOOKS: [Duration; 4] =
-    [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
+const LOOKS: [Duration; 4] = [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
 /// Clocks of receiver and worker differ by less: a read that began so much after a receipt began after it.
 const APART: SignedDuration = SignedDuration::from_secs(1);
 /// A target that has no place free is asked again after this.
@@ -28,11 +27,26 @@ const FULL: Duration = Duration::from_secs(5);
 /// How a run at one playbook ended.
 pub(super) enum Ended {
     /// With the time at which its read began, if it read.
-    Done { read: Option<Timestamp>, skipped: bool },
-    Again { wait: Option<Duration>, counts: bool, cause: String, done: Vec<String> },
-    Dead { reason: String, done: Vec<String> },
+    Done {
+        read: Option<Timestamp>,
+        skipped: bool,
+    },
+    Again {
+        wait: Option<Duration>,
+        counts: bool,
+        cause: String,
+        done: Vec<String>,
+    },
+    Dead {
+        reason: String,
+        done: Vec<String>,
+    },
     /// What changed below a root was read, and each object has its own message.
-    Found { read: Timestamp, objects: usize, playbooks: Vec<String> },
+    Found {
+        read: Timestamp,
+        objects: usize,
+        playbooks: Vec<String>,
+    },
 }
 
 /// Names of one item.
@@ -129,9 +143,7 @@ impl Dispatcher {
                 continue;
             }
             let ended = match &plan.fetch {
-                Fetch::Delta(reading) if plan.reads(&task.item) => {
-                    self.changes(queue, task, plan, reading, plans, turn).await?
-                }
+                Fetch::Delta(reading) if plan.reads(&task.item) => self.changes(queue, task, plan, reading, plans, turn).await?,
                 _ if plan.held.is_some() => Ended::Dead {
                     reason: plan.held.map(super::Hold::reason).unwrap_or_default().to_owned(),
                     done: task.done.clone(),

@@ -179,10 +179,7 @@ mod tests {
             named("teams/t/channels/c/messages", "teams('t')/channels('c')/messages('1')/replies('2')").expect("a path"),
             "/teams/t/channels/c/messages/1/replies/2"
         );
-        assert_eq!(
-            named("users/u/chats/getAllMessages", "chats('1')/messages('2')").expect("a path"),
-            "/chats/1/messages/2"
-        );
+        assert_eq!(named("users/u/chats/getAllMessages", "chats('1')/messages('2')").expect("a path"), "/chats/1/messages/2");
         assert_eq!(named("teams/t/channels/c/messages", "teams('other')/channels('c')/messages('1')"), Err(OUTSIDE));
         assert_eq!(named("chats/getAllMessages", "users('u')"), Err(OUTSIDE));
         assert_eq!(named("teams/t/channels", "teams"), Err(OUTSIDE));

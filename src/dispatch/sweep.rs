@@ -44,11 +44,8 @@ impl Dispatcher {
         let now = self.clock.now();
         // A row that nobody can read helps nobody.
         let over = |row: &Row| serde_json::from_slice::<Resource>(&row.value).map_or(true, |resource| resource.is_over(now));
-        let deletes: Vec<Write> = rows
-            .into_iter()
-            .filter(over)
-            .map(|row| Write::DeleteIf { key: row.key, version: row.version })
-            .collect();
+        let deletes: Vec<Write> =
+            rows.into_iter().filter(over).map(|row| Write::DeleteIf { key: row.key, version: row.version }).collect();
         let mut forgotten = 0;
         for chunk in deletes.chunks(TRANSACTION_ROWS) {
             if self.commit(chunk.to_vec()).await? {

@@ -56,13 +56,8 @@ pub enum Trigger {
 }
 
 /// Every function: the router is made of this table, and a test holds it against the folders.
-pub const FUNCTIONS: [Function; 5] = [
-    export_indicators::FUNCTION,
-    run_export::FUNCTION,
-    run_playbooks::NORMAL,
-    run_playbooks::URGENT,
-    poll_alerts::FUNCTION,
-];
+pub const FUNCTIONS: [Function; 5] =
+    [export_indicators::FUNCTION, run_export::FUNCTION, run_playbooks::NORMAL, run_playbooks::URGENT, poll_alerts::FUNCTION];
 
 /// Why an invocation failed: one line, without a secret. The host tries again, or a later tick does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -29,7 +29,10 @@ pub enum Rich {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
     /// To create, and to renew, list and reauthorize, where that needs more.
-    App { create: &'static str, renew: &'static str },
+    App {
+        create: &'static str,
+        renew: &'static str,
+    },
     DelegatedOnly(&'static str),
     /// No page says.
     Unknown,
@@ -127,12 +130,7 @@ pub const RESOURCES: &[Resource] = &[
     Resource {
         note: "Microsoft retires it on 2026-10-15: use `kind = \"poll\"` with `security/alerts_v2`",
         changes: Some(&[Updated]),
-        ..other(
-            "security alert",
-            &["security/alerts", "security/alerts/{}"],
-            43_200,
-            app("SecurityEvents.ReadWrite.All"),
-        )
+        ..other("security alert", &["security/alerts", "security/alerts/{}"], 43_200, app("SecurityEvents.ReadWrite.All"))
     },
     polled("security alert (v2)", &["security/alerts_v2"], "SecurityAlert.Read.All"),
     polled("security incident", &["security/incidents"], "SecurityIncident.Read.All"),
@@ -144,12 +142,7 @@ pub const RESOURCES: &[Resource] = &[
     Resource {
         changes: Some(&[Updated, Deleted]),
         note: "a new group is `updated`, and so is a soft deletion",
-        ..other(
-            "group",
-            &["groups", "groups/{}", "groups/{}/members", "groups/{}/owners"],
-            41_760,
-            app("Group.Read.All"),
-        )
+        ..other("group", &["groups", "groups/{}", "groups/{}/members", "groups/{}/owners"], 41_760, app("Group.Read.All"))
     },
     outlook("message", &["users/{}/messages", "users/{}/mailFolders/{}/messages"], "Mail.Read"),
     outlook("event", &["users/{}/events"], "Calendars.Read"),

@@ -16,7 +16,9 @@ pub fn judge(text: &str, allow_plain_http: bool, allow_private_address: bool) ->
     match url.scheme() {
         "https" => {}
         "http" if allow_plain_http => {}
-        "http" => return Err("it is plain http, which anyone on the way can read; use https, or set `allow_plain_http`".to_owned()),
+        "http" => {
+            return Err("it is plain http, which anyone on the way can read; use https, or set `allow_plain_http`".to_owned());
+        }
         other => return Err(format!("its scheme is `{other}`; use https")),
     }
     if !url.username().is_empty() || url.password().is_some() {

@@ -147,9 +147,9 @@ impl Poller {
                 }
                 Some(link) => {
                     let url = Url::parse(&link).ok();
-                    path = url.and_then(|url| path_below(&self.base, &url)).ok_or_else(|| {
-                        failed(source, "a link leads to another service; check GRAPH_URL".to_owned())
-                    })?;
+                    path = url
+                        .and_then(|url| path_below(&self.base, &url))
+                        .ok_or_else(|| failed(source, "a link leads to another service; check GRAPH_URL".to_owned()))?;
                 }
             }
         }
@@ -179,7 +179,11 @@ impl Poller {
             // What was made before this window and has no row was seen long ago, or before we began.
             let is_new = seen.is_none() && found.created.is_none_or(|created| created >= window);
             let change = if is_new { ChangeType::Created } else { ChangeType::Updated };
-            if is_new { polled.created += 1 } else { polled.updated += 1 }
+            if is_new {
+                polled.created += 1
+            } else {
+                polled.updated += 1
+            }
             notes.retain(|(noted, _)| *noted != key);
             notes.push((key, Seen { updated: found.updated }));
             self.tell(source, found.into_item(source, change, self.clock.now())).await?;
@@ -242,7 +246,10 @@ impl Poller {
                 };
                 Err(failed(source, format!("the app lacks the permission {wanted}; grant it, with admin consent{}", said())))
             }
-            400 => Err(failed(source, format!("Microsoft Graph refused the query; check `source.resource` of the playbook{}", said()))),
+            400 => Err(failed(
+                source,
+                format!("Microsoft Graph refused the query; check `source.resource` of the playbook{}", said()),
+            )),
             status => Err(failed(source, format!("status {status}{}", said()))),
         }
     }

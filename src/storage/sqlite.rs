@@ -13,7 +13,8 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use tokio::sync::oneshot;
 
 use super::{
-    CommitError, LONGEST_DELAY, Message, Opened, Queue, Row, StateStore, StoreError, TRIES, Version, Write, check_transaction, is_poison,
+    CommitError, LONGEST_DELAY, Message, Opened, Queue, Row, StateStore, StoreError, TRIES, Version, Write, check_transaction,
+    is_poison,
 };
 use crate::platform::clock::{BoxFuture, Clock};
 

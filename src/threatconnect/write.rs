@@ -91,7 +91,8 @@ impl Client {
         go_on: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<(), Error> {
         let may_go_on = || {
-            let later = || Error { transient: true, ..Error::for_good("writing a case takes longer than one turn; it goes on later") };
+            let later =
+                || Error { transient: true, ..Error::for_good("writing a case takes longer than one turn; it goes on later") };
             if go_on() { Ok(()) } else { Err(later()) }
         };
         may_go_on()?;
@@ -194,13 +195,7 @@ impl Client {
         Ok(())
     }
 
-    async fn rows_of(
-        &self,
-        operation: &'static str,
-        what: &str,
-        tql: &str,
-        timeout: Duration,
-    ) -> Result<Vec<Value>, Error> {
+    async fn rows_of(&self, operation: &'static str, what: &str, tql: &str, timeout: Duration) -> Result<Vec<Value>, Error> {
         let path = format!("/v3/{what}?resultLimit={ROWS}&tql={}", utf8_percent_encode(tql, ENCODED));
         let request = Request { operation, method: Method::GET, path, body: None, idempotent: true };
         let reply = self.once(request, timeout).await?;
@@ -319,7 +314,9 @@ fn answer(operation: &str, reply: &Reply) -> Result<Value, Error> {
 fn refused(operation: &str, reply: &Reply) -> Error {
     let said = excerpt(&reply.body).unwrap_or_else(|| format!("status {}", reply.status));
     let advice = match reply.status {
-        _ if said.to_ascii_lowercase().contains("exclusion list") => "the value is on an exclusion list of the owner; take it off, or leave it out",
+        _ if said.to_ascii_lowercase().contains("exclusion list") => {
+            "the value is on an exclusion list of the owner; take it off, or leave it out"
+        }
         401 | 403 => "the API user may not write this; check its role in the owner, and the owner's name",
         404 => "there is no such thing at ThreatConnect",
         300..=399 => "THREATCONNECT_URL leads elsewhere; name the address that it leads to",

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicator_relay::dispatch::{self, Fetch, Handled, Hold, NotFound, OnFailure, Plan, Reading, Sealed};
-use indicator_relay::notifications::item::{
-    ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, Work,
-};
+use indicator_relay::notifications::item::{ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, Work};
 use indicator_relay::platform::clock::Clock as _;
 use indicator_relay::storage::{Queue as _, StateStore as _, poison_of};
 use serde_json::{Value, json};
@@ -69,10 +67,11 @@ async fn day() -> World {
         if call.target.starts_with("/hook") && tag == "e2" && first { Answer::Json(500, json!({})) } else { ok() }
     })
     .await;
-    world.plans = vec![world.hook("plain"), world.fetching_hook("reads", "users"), Plan {
-        held: Some(Hold::Paused),
-        ..world.hook("paused")
-    }];
+    world.plans = vec![
+        world.hook("plain"),
+        world.fetching_hook("reads", "users"),
+        Plan { held: Some(Hold::Paused), ..world.hook("paused") },
+    ];
     let batch = vec![world.item("users", "u1", "e1"), world.item("users", "u2", "e2"), deleted(world.item("users", "u1", "e3"))];
     world.put(&Work::Batch(batch)).await;
     world.deliver(&world.item("Users", "u2", "e2")).await;
@@ -92,9 +91,8 @@ async fn killed_at(writes: i64, after: bool) -> bool {
         }
     }
     world.work().await;
-    let wanted: Vec<String> = ["plain u1 e1", "plain u1 e3", "plain u2 e2", "reads u1 e1", "reads u1 e3", "reads u2 e2"]
-        .map(str::to_owned)
-        .into();
+    let wanted: Vec<String> =
+        ["plain u1 e1", "plain u1 e3", "plain u2 e2", "reads u1 e1", "reads u1 e3", "reads u2 e2"].map(str::to_owned).into();
     let effects = effects(&world);
     assert_eq!(effects.keys().cloned().collect::<Vec<_>>(), wanted, "killed at {writes} (after: {after})");
     assert!(effects.values().all(|keys| keys.len() == 1), "killed at {writes} (after: {after}): {effects:?}");
@@ -181,8 +179,7 @@ async fn what_has_no_attempt_left_is_set_aside_with_the_reason_and_a_replay_perf
     })
     .await;
     let (a, b) = (world.server.url("/hook/a"), world.server.url("/hook/b"));
-    world.plans =
-        vec![plan("two", Fetch::Nothing, 3, move |item, _| vec![webhook(&b, item, None), webhook(&a, item, None)])];
+    world.plans = vec![plan("two", Fetch::Nothing, 3, move |item, _| vec![webhook(&b, item, None), webhook(&a, item, None)])];
     world.deliver(&world.item("users", "u1", "e1")).await;
     world.work().await;
     let targets = |world: &World| world.hooked().iter().map(|call| call.target.clone()).collect::<Vec<_>>();

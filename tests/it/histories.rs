@@ -186,11 +186,8 @@ impl History {
 
     async fn check(&self) -> Result<(), TestCaseError> {
         let truth = locked(&self.truth);
-        let told: BTreeSet<(String, String)> = self
-            .items
-            .iter()
-            .map(|item| (item.resource_id().unwrap_or_default().to_owned(), tag_of(item)))
-            .collect();
+        let told: BTreeSet<(String, String)> =
+            self.items.iter().map(|item| (item.resource_id().unwrap_or_default().to_owned(), tag_of(item))).collect();
         let mut each: BTreeMap<(String, String), usize> = BTreeMap::new();
         let mut latest: BTreeMap<(String, String), usize> = BTreeMap::new();
         let mut last: BTreeMap<String, u64> = BTreeMap::new();

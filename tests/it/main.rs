@@ -1,13 +1,14 @@
 //! The product from outside, over real HTTP against the emulator. Nothing sleeps: the clock is set.
 #![expect(clippy::panic, reason = "a test that cannot go on says why")]
 
+mod actions;
 mod azure;
 mod azurite;
 mod cap;
 mod collector;
 mod crash;
-mod dispatch;
 mod defender;
+mod dispatch;
 mod documents;
 mod faults;
 mod functions;
@@ -16,6 +17,7 @@ mod handler;
 mod histories;
 mod hosted;
 mod model;
+mod polling;
 mod program;
 mod queues;
 mod rig;

@@ -21,9 +21,7 @@ use indicator_relay::platform::secret::Secret;
 use indicator_relay::platform::vault::SecretSource;
 use indicator_relay::playbooks::action::{Action, Address, Auth, Body};
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{
-    CommitError, Message, Opened, Queue, Row, StateStore, StoreError, Version, Write,
-};
+use indicator_relay::storage::{CommitError, Message, Opened, Queue, Row, StateStore, StoreError, Version, Write};
 use indicator_relay::threatconnect::{Client, Config, Credentials};
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -56,6 +54,8 @@ impl Call {
 pub(crate) enum Answer {
     Json(u16, Value),
     Wait(u16, &'static str),
+    /// With the service's own time.
+    At(jiff::Timestamp, Value),
     /// Nothing, ever.
     Hang,
 }
@@ -114,6 +114,10 @@ async fn answer(State(inside): State<Inside>, method: Method, uri: Uri, headers:
     match answer {
         Answer::Json(code, value) => (status(code), axum::Json(value)).into_response(),
         Answer::Wait(code, seconds) => (status(code), [("retry-after", seconds)], axum::Json(json!({}))).into_response(),
+        Answer::At(at, value) => {
+            let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            (StatusCode::OK, [("date", date)], axum::Json(value)).into_response()
+        }
         Answer::Hang => std::future::pending().await,
     }
 }
@@ -387,12 +391,7 @@ impl World {
 }
 
 pub(crate) fn reading(subscribed: &str) -> Reading {
-    Reading {
-        resource: subscribed.to_owned(),
-        select: None,
-        not_found: NotFound::Retry,
-        on_failure: OnFailure::DeadLetter,
-    }
+    Reading { resource: subscribed.to_owned(), select: None, not_found: NotFound::Retry, on_failure: OnFailure::DeadLetter }
 }
 
 pub(crate) fn plan(
