@@ -13,8 +13,7 @@ use crate::dispatch::{self, Dead};
 use crate::notifications::item::{Event, Item, QUEUE, URGENT_QUEUE, Work};
 use crate::storage::{Message, StoreError, poison_of};
 
-/// A message of a poison queue is hidden from others so long while it is looked at, or put back.
-const LOOKED_AT: Duration = Duration::from_secs(5);
+/// A message of a poison queue is hidden from others so long while it is put back.
 const PUT_BACK: Duration = Duration::from_secs(60);
 /// Messages that are taken at once.
 const MESSAGES: usize = 32;
@@ -22,7 +21,7 @@ const MESSAGES: usize = 32;
 /// What to do with what is dead.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Lists it with its reasons: the dead store, and the poison queues.
+    /// Lists it with its reasons: the dead store, and the first 32 messages of each poison queue.
     List {
         /// One JSON document on standard output.
         #[arg(long)]
@@ -76,23 +75,29 @@ async fn list(app: &App, as_json: bool) -> Result<Exit, StoreError> {
             }
         }
     }
-    let mut poisoned = Vec::new();
+    let (mut poisoned, mut waiting) = (Vec::new(), 0);
     for queue in [QUEUE, URGENT_QUEUE] {
-        poisoned.extend(take(app, queue, LOOKED_AT).await?);
+        let poison = poison_of(queue);
+        waiting += app.queue.count(&poison).await?;
+        let messages = app.queue.peek(&poison, MESSAGES).await?;
+        poisoned.extend(messages.into_iter().map(|message| Poisoned { queue, message }));
     }
     if as_json {
         let messages = poisoned.iter().map(|poisoned| {
             json!({"key": poisoned.key(), "queue": poisoned.queue, "bytes": poisoned.message.body.len(), "resources": resources(&poisoned.message.body)})
         });
-        render::print(&format!("{}\n", json!({"dead": rows, "poison": messages.collect::<Vec<_>>()})));
+        render::print(&format!(
+            "{}\n",
+            json!({"dead": rows, "poison": messages.collect::<Vec<_>>(), "in_poison_queues": waiting})
+        ));
         return Ok(Exit::Done);
     }
     for poisoned in &poisoned {
         let about = resources(&poisoned.message.body).join(", ");
-        let about = if about.is_empty() { "no notification".to_owned() } else { printable(&about).to_string() };
+        let about = if about.is_empty() { "no notification".to_owned() } else { printable(&about) };
         let _ = writeln!(page, "{}  {about}: could not be handled, the log says why", poisoned.key());
     }
-    let _ = writeln!(page, "{} dead or held, {} in poison queues", number(count), number(poisoned.len() as u64));
+    let _ = writeln!(page, "{} dead or held, {} in poison queues", number(count), number(waiting));
     render::print(&page);
     Ok(Exit::Done)
 }
@@ -146,7 +151,7 @@ fn resources(body: &[u8]) -> Vec<String> {
 }
 
 /// The messages of a poison queue, each once.
-async fn take(app: &App, queue: &'static str, hidden: Duration) -> Result<Vec<Poisoned>, StoreError> {
+async fn take(app: &App, queue: &'static str) -> Result<Vec<Poisoned>, StoreError> {
     let poison = poison_of(queue);
     // A queue that never held anything does not exist.
     if app.queue.count(&poison).await? == 0 {
@@ -154,7 +159,7 @@ async fn take(app: &App, queue: &'static str, hidden: Duration) -> Result<Vec<Po
     }
     let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
     loop {
-        let messages = app.queue.receive(&poison, MESSAGES, hidden).await?;
+        let messages = app.queue.receive(&poison, MESSAGES, PUT_BACK).await?;
         let news: Vec<Message> = messages.into_iter().filter(|message| seen.insert(message.id.clone())).collect();
         if news.is_empty() {
             return Ok(all);
@@ -174,7 +179,7 @@ async fn replay_all(app: &App) -> Result<Exit, StoreError> {
         }
     }
     for queue in [QUEUE, URGENT_QUEUE] {
-        for poisoned in take(app, queue, PUT_BACK).await? {
+        for poisoned in take(app, queue).await? {
             put_back(app, &poisoned).await?;
             count += 1;
         }
@@ -190,7 +195,7 @@ async fn replay(app: &App, mut keys: BTreeSet<String>) -> Result<Exit, StoreErro
         if !keys.iter().any(|key| key.starts_with(&prefix)) {
             continue;
         }
-        for poisoned in take(app, queue, PUT_BACK).await? {
+        for poisoned in take(app, queue).await? {
             if keys.remove(&poisoned.key()) {
                 put_back(app, &poisoned).await?;
                 count += 1;

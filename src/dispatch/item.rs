@@ -21,6 +21,8 @@ const GRACE: SignedDuration = SignedDuration::from_secs(5);
 const LOOKS: [Duration; 4] = [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
 /// Clocks of receiver and worker differ by less: a read that began so much after a receipt began after it.
 const APART: SignedDuration = SignedDuration::from_secs(1);
+/// Who asks for a longer wait is asked again all the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 /// A target that has no place free is asked again after this.
 const FULL: Duration = Duration::from_secs(5);
 
@@ -198,7 +200,11 @@ impl Dispatcher {
             }
             Ended::Again { wait, counts, cause, done } => {
                 let attempt = task.attempt + u32::from(counts);
-                let wait = wait.unwrap_or_default().max(if counts { backoff(task.attempt, &run) } else { Duration::ZERO });
+                let wait = wait.unwrap_or_default().min(LONGEST_WAIT).max(if counts {
+                    backoff(task.attempt, &run)
+                } else {
+                    Duration::ZERO
+                });
                 let copy = Task { item: task.item.clone(), attempt, playbook: Some(plan.name.clone()), done };
                 self.put(queue, Work::Item(Box::new(copy)), wait).await?;
                 let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);

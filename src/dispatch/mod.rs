@@ -73,6 +73,8 @@ pub struct Sealed {
 }
 
 type Answer<T, E> = BoxFuture<'static, Result<T, E>>;
+/// A question to somebody above.
+type Ask<Q, T, E> = Arc<dyn Fn(Q) -> Answer<T, E> + Send + Sync>;
 
 /// What dispatch is given and does not do itself.
 #[derive(Clone)]
@@ -80,11 +82,11 @@ pub struct Hooks {
     /// The playbooks as they are now. The error is one line: they cannot be read.
     pub plans: Arc<dyn Fn() -> Answer<Arc<[Plan]>, String> + Send + Sync>,
     /// The group that a client state proves; none: it proves nothing. The error: the key cannot be had.
-    pub prove: Arc<dyn Fn(Option<String>) -> Answer<Option<String>, String> + Send + Sync>,
+    pub prove: Ask<Option<String>, Option<String>, String>,
     /// Acts on a lifecycle event, which may come twice.
     pub lifecycle: Arc<dyn Fn(LifecycleEvent, Item) -> Answer<(), String> + Send + Sync>,
     /// Verifies and opens an encrypted item.
-    pub open: Arc<dyn Fn(Item) -> Answer<Value, Sealed> + Send + Sync>,
+    pub open: Ask<Item, Value, Sealed>,
 }
 
 impl fmt::Debug for Hooks {

@@ -111,7 +111,8 @@ fn is_safe(segment: &str) -> bool {
 }
 
 fn encoded(path: &[String]) -> String {
-    path.iter().map(|segment| format!("/{}", utf8_percent_encode(segment, ENCODED))).collect()
+    let segments: Vec<String> = path.iter().map(|segment| utf8_percent_encode(segment, ENCODED).to_string()).collect();
+    format!("/{}", segments.join("/"))
 }
 
 fn with_select(path: &str, select: Option<&str>) -> String {

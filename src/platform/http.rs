@@ -303,10 +303,7 @@ impl Http {
             builder = builder.header(name, value);
         }
         if let Some(body) = &request.body {
-            if !typed {
-                builder = builder.header(CONTENT_TYPE, self.dialect.content_type);
-            }
-            builder = builder.body(body.clone());
+            builder = if typed { builder } else { builder.header(CONTENT_TYPE, self.dialect.content_type) }.body(body.clone());
         }
         self.traffic.requests.fetch_add(1, Ordering::Relaxed);
         #[expect(clippy::disallowed_methods, reason = "this is the one client that the rule points to")]

@@ -170,8 +170,8 @@ impl Poller {
         let mut notes: Vec<(String, Seen)> = Vec::new();
         for ((found, key), row) in found.into_iter().zip(keys).zip(rows) {
             // Twice on one page counts as well.
-            let noted = notes.iter().rev().find(|(noted, _)| *noted == key).map(|(_, seen)| *seen);
-            let seen = noted.or_else(|| read(row.as_ref()));
+            let earlier = notes.iter().rev().find(|(noted, _)| *noted == key).map(|(_, seen)| *seen);
+            let seen = earlier.or_else(|| read(row.as_ref()));
             if seen.is_some_and(|seen| seen.updated >= found.updated) {
                 polled.known += 1;
                 continue;
@@ -180,9 +180,9 @@ impl Poller {
             let is_new = seen.is_none() && found.created.is_none_or(|created| created >= window);
             let change = if is_new { ChangeType::Created } else { ChangeType::Updated };
             if is_new {
-                polled.created += 1
+                polled.created += 1;
             } else {
-                polled.updated += 1
+                polled.updated += 1;
             }
             notes.retain(|(noted, _)| *noted != key);
             notes.push((key, Seen { updated: found.updated }));

@@ -126,6 +126,9 @@ pub trait Queue: fmt::Debug + Send + Sync {
         visibility: Duration,
     ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>>;
 
+    /// At most `limit` visible messages (and 32), untouched; a queue that does not exist has none. Their receipts are blank.
+    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>>;
+
     /// Deletes; false if the message was received again by somebody else, or is gone.
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>>;
 

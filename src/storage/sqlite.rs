@@ -304,6 +304,23 @@ impl Queue for SqliteStore {
         })
     }
 
+    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+        let (queue, now) = (queue.to_owned(), self.now_ms());
+        self.call("read", move |connection| {
+            let messages: rusqlite::Result<Vec<Message>> = connection
+                .prepare_cached(
+                    "SELECT id, body, tries FROM messages WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, id LIMIT ?3",
+                )?
+                .query_map(params![queue, now, i64::try_from(limit.min(32)).unwrap_or(32)], |row| {
+                    let id: i64 = row.get(0)?;
+                    let (body, tries) = (row.get(1)?, row.get(2)?);
+                    Ok(Message { id: id.to_string(), receipt: String::new(), body, blob: None, tries })
+                })?
+                .collect();
+            Ok(messages?)
+        })
+    }
+
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>> {
         let (queue, id, receipt) = (queue.to_owned(), number(&message.id), number(&message.receipt));
         self.call("write", move |connection| {

@@ -10,7 +10,7 @@ use percent_encoding::utf8_percent_encode;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{Client, Error, filter, unanswered};
+use super::{Client, Error, filter};
 use crate::platform::http::{Bounds, ENCODED, Reply, Request, excerpt};
 
 /// Rows of a case that are looked through for what is there: as many as a case may have.
@@ -19,6 +19,8 @@ const ROWS: u32 = 1_000;
 const SUMMARY: usize = 500;
 /// Characters of a note.
 const NOTE: usize = 65_500;
+
+const UNSEEN: &str = "failed to write a case to ThreatConnect: its external id is taken by a case that the API user does not see; check its permissions";
 
 /// An indicator as it is to be. Members that are none or empty are left as they are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -100,13 +102,10 @@ impl Client {
             Some(id) => self.update_case(id, case, timeout).await?,
             None => match self.make_case(case, timeout).await? {
                 Made::There(id) => id,
-                Made::Taken => match self.find_case(case.xid, timeout).await? {
-                    Some(id) => self.update_case(id, case, timeout).await?,
-                    None => {
-                        let message = "failed to write a case to ThreatConnect: its external id is taken by a case that the API user does not see; check its permissions";
-                        return Err(Error::for_good(message));
-                    }
-                },
+                Made::Taken => {
+                    let id = self.find_case(case.xid, timeout).await?.ok_or_else(|| Error::for_good(UNSEEN))?;
+                    self.update_case(id, case, timeout).await?
+                }
             },
         };
         self.add_artifacts(id, case, timeout, &may_go_on).await?;
@@ -220,7 +219,11 @@ impl Client {
     /// One attempt: who asks tries again later, and a wait that is asked for is handed on.
     async fn once(&self, request: Request, timeout: Duration) -> Result<Reply, Error> {
         let bounds = Bounds { attempts: 1, total: Duration::ZERO, attempt: timeout, ..Bounds::default() };
-        self.http.clone().bounded(bounds).send(request).await.map_err(|failure| unanswered(&failure))
+        self.http.clone().bounded(bounds).send(request).await.map_err(|failure| Error {
+            message: failure.to_string(),
+            transient: failure.transient,
+            retry_after: failure.retry_after,
+        })
     }
 }
 

@@ -171,7 +171,7 @@ async fn an_indicator_is_created_or_updated_by_its_value() {
 /// Cases with their artifacts and notes, as ThreatConnect keeps them.
 #[derive(Default)]
 struct Cases {
-    cases: Vec<Value>,
+    made: Vec<Value>,
     artifacts: Vec<Value>,
     notes: Vec<Value>,
     /// A case that somebody makes right after the next search.
@@ -195,28 +195,28 @@ impl Cases {
         match (call.method.as_str(), path) {
             ("GET", "/api/v3/cases") => {
                 let found: Vec<Value> = self
-                    .cases
+                    .made
                     .iter()
                     .filter(|case| query.contains(&format!("%22{}%22", case["xid"].as_str().unwrap_or_default())))
                     .cloned()
                     .collect();
-                self.cases.extend(self.race.take());
+                self.made.extend(self.race.take());
                 list(&found)
             }
             ("POST", "/api/v3/cases") => {
                 let mut case = call.json();
-                if self.cases.iter().any(|known| known["xid"] == case["xid"]) {
+                if self.made.iter().any(|known| known["xid"] == case["xid"]) {
                     let taken =
                         json!({"errCode": "0x1006", "message": "An item already exists with the same unique information."});
                     return Answer::Json(409, taken);
                 }
-                case["id"] = json!(412 + self.cases.len());
-                self.cases.push(case.clone());
+                case["id"] = json!(412 + self.made.len());
+                self.made.push(case.clone());
                 made(&case)
             }
             ("PUT", path) => {
                 let id: u64 = path.rsplit('/').next().and_then(|id| id.parse().ok()).expect("an id");
-                let Some(case) = self.cases.iter_mut().find(|case| case["id"] == id) else {
+                let Some(case) = self.made.iter_mut().find(|case| case["id"] == id) else {
                     return Answer::Json(404, json!({}));
                 };
                 case["severity"] = call.json()["severity"].clone();
@@ -269,8 +269,8 @@ async fn a_case_is_made_once_and_then_updated_with_nothing_doubled() {
     let posted = world.server.calls().iter().find(|call| call.method == "POST").expect("a post").json();
     assert_eq!((posted["tags"]["mode"].as_str(), posted["severity"].as_str()), (Some("append"), Some("Low")));
     let cases = cases.lock().unwrap_or_else(PoisonError::into_inner);
-    assert_eq!((cases.cases.len(), cases.artifacts.len(), cases.notes.len()), (1, 2, 2));
-    assert_eq!(cases.cases[0]["severity"], "High");
+    assert_eq!((cases.made.len(), cases.artifacts.len(), cases.notes.len()), (1, 2, 2));
+    assert_eq!(cases.made[0]["severity"], "High");
     assert!(cases.notes[0]["text"].as_str().is_some_and(|text| text.starts_with("First seen.\n[0123456789abcdef.0]")));
 }
 
@@ -280,7 +280,7 @@ async fn a_case_that_somebody_makes_at_the_same_time_is_updated() {
     let (world, cases) = with_cases(Cases { race: Some(race), ..Cases::default() }).await;
     assert_eq!(perform(&world, &case("Critical")).await, Outcome::Done);
     let cases = cases.lock().unwrap_or_else(PoisonError::into_inner);
-    assert_eq!((cases.cases.len(), &cases.cases[0]["severity"]), (1, &json!("Critical")));
+    assert_eq!((cases.made.len(), &cases.made[0]["severity"]), (1, &json!("Critical")));
 }
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn whichever_call_fails_the_next_try_ends_with_the_same_case() {
         assert!(matches!(perform(&world, &case("Low")).await, Outcome::Later { .. }), "call {call}");
         assert_eq!(perform(&world, &case("Low")).await, Outcome::Done);
         let cases = cases.lock().unwrap_or_else(PoisonError::into_inner);
-        assert_eq!((cases.cases.len(), cases.artifacts.len(), cases.notes.len()), (1, 2, 2), "call {call}");
+        assert_eq!((cases.made.len(), cases.artifacts.len(), cases.notes.len()), (1, 2, 2), "call {call}");
     }
 }
 
@@ -299,7 +299,7 @@ async fn a_case_that_takes_longer_than_the_turn_goes_on_later() {
     let (world, cases) = with_cases(Cases::default()).await;
     let order = Order { action: &case("Low"), key: KEY, playbook: "p", ends: world.clock.monotonic() };
     assert!(matches!(performer(&world).perform(&order).await, Outcome::Later { .. }));
-    assert!(cases.lock().unwrap_or_else(PoisonError::into_inner).cases.is_empty());
+    assert!(cases.lock().unwrap_or_else(PoisonError::into_inner).made.is_empty());
 }
 
 /// When the messages of the queue of runs become visible, in seconds from now on.

@@ -4,14 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use indicator_relay::app::App;
 use indicator_relay::dispatch::{self, Fetch, Handled, Hold, NotFound, OnFailure, Plan, Reading, Sealed};
-use indicator_relay::notifications::item::{ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, Work};
-use indicator_relay::platform::clock::Clock as _;
+use indicator_relay::functions::Relay;
+use indicator_relay::notifications::item::{
+    ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work,
+};
+use indicator_relay::platform::clock::Clock;
+use indicator_relay::polling::{Poller, Source};
 use indicator_relay::storage::{Queue as _, StateStore as _, poison_of};
 use serde_json::{Value, json};
 
-use crate::functions::ready;
-use crate::worker::{Answer, Call, Mortal, World, in_turn, ok, plan, reading, webhook};
+use crate::functions::{Handler, ready, timer};
+use crate::rig::Rig;
+use crate::worker::{Answer, Call, Mortal, World, graph, in_turn, ok, plan, reading, webhook};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -516,4 +522,42 @@ async fn what_a_poll_found_needs_no_proof_and_no_read() {
     world.deliver(&Item { origin: Origin::Poll, group: None, object, ..world.item("security/alerts_v2", "a1", "t1") }).await;
     world.work().await;
     assert_eq!(world.hooked()[0].json()["resource"]["severity"], "high");
+}
+
+/// A host's message, as it comes to the function.
+async fn post(handler: &Handler, function: &str, work: &Work) -> (u16, Value) {
+    let text = serde_json::to_string(work).expect("JSON");
+    handler.post(function, &json!({"Data": {"message": Value::from(text).to_string()}, "Metadata": {}})).await
+}
+
+#[tokio::test]
+async fn the_functions_hand_their_messages_over_and_poll() {
+    let mut world = World::new(|call| {
+        let alert = json!({"id": "a1", "createdDateTime": "2026-11-24T08:59:00Z", "lastUpdateDateTime": "2026-11-24T08:59:00Z"});
+        if call.target.starts_with("/v1.0/security") { Answer::Json(200, json!({ "value": [alert] })) } else { ok() }
+    })
+    .await;
+    world.plans = vec![world.hook("plain")];
+    let rig = Rig::new().await;
+    let base = world.server.base("/v1.0");
+    let source = Source { resource: "security/alerts_v2".to_owned(), tenant: None, group: None, urgent: true };
+    let (state, queue) = (Arc::clone(&world.store), Arc::clone(&world.store));
+    let http = graph(&world.clock, &base);
+    let poller = Poller::new(http, base, state, queue, Arc::new(world.clock.clone()), vec![source]);
+    let app =
+        App { dispatcher: Some(world.dispatcher()), poller: Some(poller), queue: Arc::clone(&world.store) as _, ..rig.app() };
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    let handler = Handler::start(Relay::opened(Arc::clone(&clock), app), clock).await;
+    assert_eq!(post(&handler, "RunPlaybooks", &Work::first(world.item("users", "u1", "e"))).await.0, 200);
+    let batch = Work::Batch(vec![world.item("users", "u2", "e"), world.item("users", "u3", "e")]);
+    assert_eq!(post(&handler, "RunUrgentPlaybooks", &batch).await.0, 200);
+    assert_eq!(world.store.count(URGENT_QUEUE).await.expect("a queue"), 2, "back into the queue that it came from");
+    assert_eq!(world.hooked().len(), 1);
+    let (status, answer) = handler.post("RunPlaybooks", &json!({"Data": {"message": "nonsense"}, "Metadata": {}})).await;
+    assert!(status == 500 && answer["error"].as_str().is_some_and(|line| line.contains("no notification")), "{answer}");
+    assert_eq!(handler.post("PollAlerts", &timer()).await.0, 200);
+    assert_eq!(world.store.count(URGENT_QUEUE).await.expect("a queue"), 3);
+    let without = Handler::start(Relay::opened(Arc::new(world.clock.clone()), rig.app()), Arc::new(world.clock.clone())).await;
+    let (status, answer) = post(&without, "RunPlaybooks", &Work::first(world.item("users", "u4", "e"))).await;
+    assert!(status == 500 && answer["error"].as_str().is_some_and(|line| line.contains("PLAYBOOKS_FILE")), "nothing is lost");
 }

@@ -185,6 +185,13 @@ impl History {
     }
 
     async fn check(&self) -> Result<(), TestCaseError> {
+        self.check_effects()?;
+        prop_assert!(self.world.dead().await.is_empty());
+        prop_assert_eq!(self.world.store.count(&poison_of(QUEUE)).await.expect("a queue"), 0);
+        Ok(())
+    }
+
+    fn check_effects(&self) -> Result<(), TestCaseError> {
         let truth = locked(&self.truth);
         let told: BTreeSet<(String, String)> =
             self.items.iter().map(|item| (item.resource_id().unwrap_or_default().to_owned(), tag_of(item))).collect();
@@ -206,9 +213,6 @@ impl History {
         for (id, version) in truth.versions.iter().filter(|(_, version)| **version > 0) {
             prop_assert_eq!(last.get(id), Some(version), "{} ends at its latest state", id);
         }
-        drop(truth);
-        prop_assert!(self.world.dead().await.is_empty());
-        prop_assert_eq!(self.world.store.count(&poison_of(QUEUE)).await.expect("a queue"), 0);
         Ok(())
     }
 }
@@ -227,7 +231,7 @@ proptest! {
         runtime.block_on(async {
             let mut history = History::new().await;
             for step in &steps {
-                history.step(step).await;
+                Box::pin(history.step(step)).await;
             }
             history.end().await;
             history.check().await

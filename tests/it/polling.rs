@@ -237,8 +237,8 @@ async fn a_poll_that_ends_early_is_repeated_from_where_the_last_complete_one_beg
 async fn what_cannot_be_polled_says_what_to_change() {
     let world = World::new(|_| Answer::Json(403, json!({"error": {"code": "Forbidden", "message": "no"}}))).await;
     let desk = Desk { world, ..Desk::new("security/incidents").await };
-    let line = desk.poll().await.expect_err("forbidden").to_string();
-    assert!(line.contains("SecurityIncident.Read.All"), "{line}");
+    let forbidden = desk.poll().await.expect_err("forbidden").to_string();
+    assert!(forbidden.contains("SecurityIncident.Read.All"), "{forbidden}");
     let link = json!({"value": [], "@odata.nextLink": "https://evil.example/v1.0/security/incidents"});
     let world = World::new(move |_| Answer::Json(200, link.clone())).await;
     let desk = Desk { world, ..Desk::new("security/incidents").await };

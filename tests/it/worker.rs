@@ -241,6 +241,9 @@ impl Queue for Mortal {
     ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
         self.inner.receive(queue, limit, visibility)
     }
+    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+        self.inner.peek(queue, limit)
+    }
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.inner.delete(queue, message)
     }
