@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::fetch::{Next, Trouble};
-use super::item::Ended;
+use super::item::{Ended, Job};
 use super::key::hash;
 use super::plan::{Fetch, OnFailure, Plan, Reading};
 use super::turns::{Delta, Turn};
@@ -24,13 +24,12 @@ impl Dispatcher {
     /// object has its message; killed before that, the same is read again, and the messages have the same names.
     pub(super) async fn changes(
         &self,
-        queue: &str,
-        task: &Task,
+        job: Job<'_>,
         plan: &Plan,
         reading: &Reading,
-        plans: &[Plan],
         turn: &mut Turn,
     ) -> Result<Ended, DispatchError> {
+        let Job { task, plans, .. } = job;
         let dead = |reason: String| Ended::Dead { reason, done: task.done.clone() };
         let again = |wait, cause| Ended::Again { wait, counts: true, cause, done: task.done.clone() };
         let root = match path::of_delta(&reading.resource, reading.select.as_deref()) {
@@ -71,7 +70,7 @@ impl Dispatcher {
                 }
                 Err(Trouble::Forbidden(reason) | Trouble::Refused(reason)) => return Ok(dead(reason)),
             };
-            objects += self.tell(queue, task, reading, &playbooks, page.objects, since).await?;
+            objects += self.tell(job, reading, &playbooks, page.objects, since).await?;
             match page.next {
                 Next::Page(next) => at = next,
                 Next::Delta(link) => {
@@ -86,15 +85,14 @@ impl Dispatcher {
     /// A message for each object and playbook.
     async fn tell(
         &self,
-        queue: &str,
-        task: &Task,
+        job: Job<'_>,
         reading: &Reading,
         playbooks: &[String],
         objects: Vec<Value>,
         since: Option<Timestamp>,
     ) -> Result<usize, DispatchError> {
         let news = objects.into_iter().filter(|object| since.is_none_or(|since| is_since(object, since)));
-        let found: Vec<Item> = news.map(|object| found(&task.item, &reading.resource, object)).collect();
+        let found: Vec<Item> = news.map(|object| found(&job.task.item, &reading.resource, object)).collect();
         let count = found.len();
         let mut works = Vec::with_capacity(found.len() * playbooks.len());
         for item in found {
@@ -103,7 +101,7 @@ impl Dispatcher {
                 works.push(Work::Item(Box::new(task)));
             }
         }
-        self.put_all(queue, works.into_iter()).await?;
+        self.put_all(job.queue, works.into_iter()).await?;
         Ok(count)
     }
 }

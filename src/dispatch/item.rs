@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::fetch::Trouble;
 use super::key::{action_key, item_key, resource_key, run_key};
+use super::order::{cover, must_wait, open_runs};
 use super::plan::{Context, Decision, Fetch, NotFound, OnFailure, Plan, Reading, is_deletion};
-use super::turns::{Resource, Run, Turn, TurnError, Waits, look};
+use super::turns::{Run, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
 use crate::notifications::item::{Item, Task, Work};
@@ -19,8 +20,6 @@ use crate::playbooks::action::Action;
 const GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// Between looks for an object that is not there (yet): the service tells of things before it shows them.
 const LOOKS: [Duration; 4] = [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
-/// Clocks of receiver and worker differ by less: a read that began so much after a receipt began after it.
-const APART: SignedDuration = SignedDuration::from_secs(1);
 /// Who asks for a longer wait is asked again all the same.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 /// A target that has no place free is asked again after this.
@@ -57,6 +56,17 @@ pub(super) struct Names {
     pub item: String,
 }
 
+/// One message at work.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    /// Where it came from, and where its copies go.
+    pub queue: &'a str,
+    pub task: &'a Task,
+    pub names: &'a Names,
+    /// All that there are.
+    pub plans: &'a [Plan],
+}
+
 /// Objects that were read for this item, by path: playbooks that ask alike share one read.
 type Read = HashMap<String, (Timestamp, Result<Value, Trouble>)>;
 
@@ -90,7 +100,8 @@ impl Dispatcher {
             Err(TurnError::TakenOver) => return self.wait_turn(queue, task, TURN).await,
             Err(error) => return Err(error.into()),
         };
-        match self.work(queue, &task, &names, &open, plans, &mut turn, &mut handled).await {
+        let job = Job { queue, task: &task, names: &names, plans };
+        match self.work(job, &open, &mut turn, &mut handled).await {
             Ok(()) => turn.end().await?,
             Err(error) => {
                 turn.give_up().await;
@@ -124,17 +135,8 @@ impl Dispatcher {
     }
 
     /// Runs the playbooks one after the other; what is to come is in a queue or store before the turn ends.
-    #[expect(clippy::too_many_arguments, reason = "one item's whole state, taken apart nowhere else")]
-    async fn work(
-        &self,
-        queue: &str,
-        task: &Task,
-        names: &Names,
-        open: &[&Plan],
-        plans: &[Plan],
-        turn: &mut Turn,
-        handled: &mut Handled,
-    ) -> Result<(), DispatchError> {
+    async fn work(&self, job: Job<'_>, open: &[&Plan], turn: &mut Turn, handled: &mut Handled) -> Result<(), DispatchError> {
+        let Job { task, names, .. } = job;
         let mut read = Read::new();
         let mut opened = None;
         for plan in open {
@@ -145,14 +147,14 @@ impl Dispatcher {
                 continue;
             }
             let ended = match &plan.fetch {
-                Fetch::Delta(reading) if plan.reads(&task.item) => self.changes(queue, task, plan, reading, plans, turn).await?,
+                Fetch::Delta(reading) if plan.reads(&task.item) => self.changes(job, plan, reading, turn).await?,
                 _ if plan.held.is_some() => Ended::Dead {
                     reason: plan.held.map(super::Hold::reason).unwrap_or_default().to_owned(),
                     done: task.done.clone(),
                 },
-                _ => self.one(task, names, plan, turn, &mut read, &mut opened).await?,
+                _ => self.one(job, plan, turn, &mut read, &mut opened).await?,
             };
-            self.record(queue, task, names, plan, ended, turn, handled).await?;
+            self.record(job, plan, ended, turn, handled).await?;
         }
         if is_deletion(&task.item) {
             turn.resource.deleted = turn.resource.deleted.max(Some(task.item.received));
@@ -161,17 +163,15 @@ impl Dispatcher {
     }
 
     /// Puts what follows from a run, and notes it in the row.
-    #[expect(clippy::too_many_arguments, reason = "as above")]
     async fn record(
         &self,
-        queue: &str,
-        task: &Task,
-        names: &Names,
+        job: Job<'_>,
         plan: &Plan,
         ended: Ended,
         turn: &mut Turn,
         handled: &mut Handled,
     ) -> Result<(), DispatchError> {
+        let Job { task, names, .. } = job;
         let (now, run) = (self.clock.now(), run_key(&names.item, &plan.name));
         let clean = task.attempt == 0 && task.playbook.is_none() && task.done.is_empty() && !turn.resource.is_broken(&names.item);
         let told = |reason: String| Told { playbook: plan.name.clone(), reason };
@@ -194,7 +194,7 @@ impl Dispatcher {
                 handled.done += 1;
             }
             Ended::Again { counts: true, cause, done, .. } if task.attempt + 1 >= plan.max_attempts => {
-                self.bury(queue, task, plan, (cause.clone(), done)).await?;
+                self.bury(job, plan, cause.clone(), done).await?;
                 turn.resource.runs.remove(&run);
                 handled.dead.push(told(cause));
             }
@@ -206,7 +206,7 @@ impl Dispatcher {
                     Duration::ZERO
                 });
                 let copy = Task { item: task.item.clone(), attempt, playbook: Some(plan.name.clone()), done };
-                self.put(queue, Work::Item(Box::new(copy)), wait).await?;
+                self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
                 let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
                 let waits = Waits {
                     playbook: plan.name.clone(),
@@ -220,7 +220,7 @@ impl Dispatcher {
                 handled.again.push(told(cause));
             }
             Ended::Dead { reason, done } => {
-                self.bury(queue, task, plan, (reason.clone(), done)).await?;
+                self.bury(job, plan, reason.clone(), done).await?;
                 // Forgotten, so that a replay runs.
                 turn.resource.runs.remove(&run);
                 handled.dead.push(told(reason));
@@ -229,16 +229,15 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn bury(&self, queue: &str, task: &Task, plan: &Plan, why: (String, Vec<String>)) -> Result<(), DispatchError> {
-        let (reason, done) = why;
-        let again = Task { item: task.item.clone(), attempt: 0, playbook: Some(plan.name.clone()), done };
+    async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, done: Vec<String>) -> Result<(), DispatchError> {
+        let again = Task { item: job.task.item.clone(), attempt: 0, playbook: Some(plan.name.clone()), done };
         let dead = Dead {
             task: again,
             reason,
             playbook: Some(plan.name.clone()),
             at: self.clock.now(),
-            queue: queue.to_owned(),
-            attempts: task.attempt + 1,
+            queue: job.queue.to_owned(),
+            attempts: job.task.attempt + 1,
         };
         Ok(dead::keep(self.state.as_ref(), self.queue.as_ref(), &dead).await?)
     }
@@ -246,13 +245,13 @@ impl Dispatcher {
     /// One playbook: its object is had, it says what is to be done, and that is done.
     async fn one(
         &self,
-        task: &Task,
-        names: &Names,
+        job: Job<'_>,
         plan: &Plan,
         turn: &mut Turn,
         read: &mut Read,
         opened: &mut Option<Result<Value, super::Sealed>>,
     ) -> Result<Ended, DispatchError> {
+        let task = job.task;
         let item = &task.item;
         let mut began = None;
         let object = if item.object.is_some() {
@@ -285,7 +284,7 @@ impl Dispatcher {
         match decide(plan, item.clone(), object, task.attempt).await {
             Err(reason) => Ok(Ended::Dead { reason, done: task.done.clone() }),
             Ok(Decision::Skip) => Ok(Ended::Done { read: began, skipped: true }),
-            Ok(Decision::Perform(actions)) => self.perform(task, names, plan, actions, began, turn).await,
+            Ok(Decision::Perform(actions)) => self.perform(job, plan, actions, began, turn).await,
         }
     }
 
@@ -338,17 +337,16 @@ impl Dispatcher {
     /// Performs what is not done yet. What fails stops nothing that comes after it.
     async fn perform(
         &self,
-        task: &Task,
-        names: &Names,
+        job: Job<'_>,
         plan: &Plan,
         actions: Vec<(String, Action)>,
         read: Option<Timestamp>,
         turn: &mut Turn,
     ) -> Result<Ended, DispatchError> {
-        let mut done = task.done.clone();
+        let mut done = job.task.done.clone();
         let (mut later, mut refused) = (None, None);
         for (label, action) in steps(actions) {
-            let key = action_key(&plan.name, &label, &names.item);
+            let key = action_key(&plan.name, &label, &job.names.item);
             if done.contains(&key) {
                 continue;
             }
@@ -381,77 +379,6 @@ async fn decide(plan: &Plan, item: Item, object: Option<Value>, attempt: u32) ->
         decide(&context)
     });
     asked.await.unwrap_or_else(|_| Err("the program has a bug: the playbook panicked".to_owned()))
-}
-
-/// The runs that are still to be done; the others are counted.
-fn open_runs<'a>(
-    resource: &Resource,
-    task: &Task,
-    names: &Names,
-    wanted: Vec<&'a Plan>,
-    now: Timestamp,
-    handled: &mut Handled,
-) -> Vec<&'a Plan> {
-    let is_open = |plan: &&Plan| {
-        let known = resource.runs.get(&run_key(&names.item, &plan.name));
-        let waits = |waits: &Waits| match task.playbook {
-            // The copy itself, or an older one that came again.
-            Some(_) => task.attempt < waits.attempt,
-            None => waits.lives(now),
-        };
-        let duplicate = match known {
-            Some(Run::Done(_)) => true,
-            Some(Run::Waits(known)) => waits(known),
-            None => false,
-        };
-        let read = resource.covered.get(&covers(&plan.name)).filter(|_| plan.reads(&task.item));
-        let covered = read.is_some_and(|read| began_after(*read, task.item.received));
-        handled.duplicate += usize::from(duplicate);
-        handled.covered += usize::from(covered && !duplicate);
-        !duplicate && !covered
-    };
-    wanted.into_iter().filter(is_open).collect()
-}
-
-/// How long the item must wait for others at its resource; none: it is its turn.
-fn must_wait(resource: &Resource, item: &Item, names: &Names, open: &[&Plan], now: Timestamp) -> Option<Duration> {
-    if resource.held_until(now).is_some() {
-        return Some(TURN);
-    }
-    let deletion = is_deletion(item);
-    let own: Vec<String> = open.iter().map(|plan| run_key(&names.item, &plan.name)).collect();
-    // What reads sees the latest state whenever it runs; all else keeps its order, and a deletion comes last.
-    let goes_first = |run: &str, waits: &Waits| {
-        let earlier = waits.received < item.received || (deletion && !waits.deletion && waits.received == item.received);
-        let same = || open.iter().any(|plan| plan.name == waits.playbook && !plan.reads(item));
-        !own.iter().any(|own| own == run) && earlier && (deletion || same())
-    };
-    let next = resource.waiting(now).filter(|(run, waits)| goes_first(run, waits)).map(|(_, waits)| waits.next).max()?;
-    Some(Duration::try_from(next.duration_since(now)).unwrap_or_default() + TURN)
-}
-
-/// A read stands for all that came before it began; copies that still come for it have nothing to do.
-fn cover(resource: &mut Resource, playbook: &str, read: Timestamp, now: Timestamp) {
-    let known = resource.covered.entry(covers(playbook)).or_insert(read);
-    *known = (*known).max(read);
-    for run in resource.runs.values_mut() {
-        if let Run::Waits(waits) = run
-            && waits.reads
-            && waits.playbook == playbook
-            && began_after(read, waits.received)
-        {
-            *run = Run::Done(now.as_second());
-        }
-    }
-}
-
-/// The read surely saw what the notification tells of.
-fn began_after(read: Timestamp, received: Timestamp) -> bool {
-    read.duration_since(received) > APART
-}
-
-fn covers(playbook: &str) -> String {
-    run_key("covers", playbook)
 }
 
 fn again(wait: Option<Duration>, cause: String, task: &Task) -> Ended {

@@ -9,6 +9,7 @@ mod dead;
 mod fetch;
 mod item;
 mod key;
+mod order;
 mod path;
 mod plan;
 mod sweep;

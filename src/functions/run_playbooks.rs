@@ -54,7 +54,7 @@ fn tell(queue: &str, handled: &Handled) {
         again,
         dead,
         waits,
-        dropped,
+        dropped = dropped.unwrap_or_default(),
         "a message of the queue `{queue}` was handled"
     );
     for told in &handled.again {
