@@ -78,9 +78,22 @@ struct Watermark {
 }
 
 /// What was last seen of one id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
     updated: Timestamp,
+    /// It was about to be told as new, with this time: whether it was told is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begun: Option<String>,
+}
+
+/// One that is to be told.
+struct News {
+    key: String,
+    found: wire::Found,
+    /// It is new, or may not have been told so: with this time.
+    created: Option<String>,
+    /// It changed since it was last told.
+    updated: bool,
 }
 
 /// A poller of one service.
@@ -156,7 +169,8 @@ impl Poller {
         Err(failed(source, "there is no end of pages".to_owned()))
     }
 
-    /// Puts what is new on a page, and notes it after that.
+    /// Puts what is new on a page, and notes it after that. That one is about to be told as new is noted before: should it change
+    /// until the poll is repeated, it is not new a second time.
     async fn take(
         &self,
         source: &Source,
@@ -165,29 +179,57 @@ impl Poller {
         found: Vec<wire::Found>,
         polled: &mut Polled,
     ) -> Result<(), PollError> {
+        let news = self.news(name, window, found, polled).await?;
+        let seen = |news: &News, begun| (news.key.clone(), Seen { updated: news.found.updated, begun });
+        let begun = news.iter().filter(|news| news.created.as_ref().is_some_and(|time| *time == news.found.updated_text));
+        self.note(&begun.map(|news| seen(news, news.created.clone())).collect::<Vec<_>>()).await?;
+        let told: Vec<(String, Seen)> = news.iter().map(|news| seen(news, None)).collect();
+        for News { found, created, updated, .. } in news {
+            let received = self.clock.now();
+            if let Some(time) = created {
+                polled.created += 1;
+                self.tell(source, found.item(source, ChangeType::Created, &time, received)).await?;
+            }
+            if updated {
+                polled.updated += 1;
+                self.tell(source, found.item(source, ChangeType::Updated, &found.updated_text, received)).await?;
+            }
+        }
+        Ok(self.note(&told).await?)
+    }
+
+    /// Those of a page that are to be told.
+    async fn news(
+        &self,
+        name: &str,
+        window: Timestamp,
+        found: Vec<wire::Found>,
+        polled: &mut Polled,
+    ) -> Result<Vec<News>, StoreError> {
         let keys: Vec<String> = found.iter().map(|found| format!("s.{name}.{}", hash(&found.id))).collect();
         let rows = self.state.get_many(PARTITION, keys.clone()).await?;
-        let mut notes: Vec<(String, Seen)> = Vec::new();
+        let mut news: Vec<News> = Vec::new();
         for ((found, key), row) in found.into_iter().zip(keys).zip(rows) {
-            // Twice on one page counts as well.
-            let earlier = notes.iter().rev().find(|(noted, _)| *noted == key).map(|(_, seen)| *seen);
-            let seen = earlier.or_else(|| read(row.as_ref()));
-            if seen.is_some_and(|seen| seen.updated >= found.updated) {
+            let seen: Option<Seen> = read(row.as_ref());
+            let (created, updated) = match &seen {
+                Some(Seen { begun: Some(time), updated }) => (Some(time.clone()), found.updated > *updated),
+                Some(seen) => (None, found.updated > seen.updated),
+                // What was made before this window and has no row was seen long ago, or before we began.
+                None if found.created.is_none_or(|created| created >= window) => (Some(found.updated_text.clone()), false),
+                None => (None, true),
+            };
+            // Twice on one page: pages shift while they are read, and the later state is on a later one, or comes next time.
+            let twice = news.iter().any(|news| news.key == key);
+            if twice || (created.is_none() && !updated) {
                 polled.known += 1;
-                continue;
-            }
-            // What was made before this window and has no row was seen long ago, or before we began.
-            let is_new = seen.is_none() && found.created.is_none_or(|created| created >= window);
-            let change = if is_new { ChangeType::Created } else { ChangeType::Updated };
-            if is_new {
-                polled.created += 1;
             } else {
-                polled.updated += 1;
+                news.push(News { key, found, created, updated });
             }
-            notes.retain(|(noted, _)| *noted != key);
-            notes.push((key, Seen { updated: found.updated }));
-            self.tell(source, found.into_item(source, change, self.clock.now())).await?;
         }
+        Ok(news)
+    }
+
+    async fn note(&self, notes: &[(String, Seen)]) -> Result<(), StoreError> {
         for chunk in notes.chunks(TRANSACTION_ROWS) {
             let puts = chunk.iter().map(|(key, seen)| Write::Put { key: key.clone(), value: encode(seen) });
             self.put(puts.collect()).await?;

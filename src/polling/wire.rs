@@ -22,7 +22,7 @@ pub(super) struct Found {
     pub created: Option<Timestamp>,
     pub updated: Timestamp,
     /// As it came.
-    updated_text: String,
+    pub updated_text: String,
     object: Value,
 }
 
@@ -50,8 +50,8 @@ fn found(object: Value) -> Option<Found> {
 }
 
 impl Found {
-    /// As a notification would look; its time of update is what tells one change from the next.
-    pub(super) fn into_item(self, source: &Source, change: ChangeType, received: Timestamp) -> Item {
+    /// As a notification would look; `time` is what tells one change from the next.
+    pub(super) fn item(&self, source: &Source, change: ChangeType, time: &str, received: Timestamp) -> Item {
         let path = source.resource.trim_start_matches('/').split('?').next().unwrap_or_default();
         let resource = format!("{path}/{}", self.id);
         let kind = if path.ends_with("incidents") { "incident" } else { "alert" };
@@ -59,7 +59,7 @@ impl Found {
             "@odata.type": format!("#microsoft.graph.security.{kind}"),
             "@odata.id": resource,
             "id": self.id,
-            "eventTime": self.updated_text,
+            "eventTime": time,
         });
         let mut notification = Map::new();
         notification.insert("changeType".to_owned(), json!(change.name()));
@@ -80,7 +80,7 @@ impl Found {
             notification,
             encrypted: None,
             tokens: Vec::new(),
-            object: Some(self.object),
+            object: Some(self.object.clone()),
         }
     }
 }
