@@ -17,17 +17,21 @@ param defender bool = false
 @description('Jobs send with DELIVERY=graph: ThreatIndicators.ReadWrite.OwnedBy of Microsoft Graph.')
 param graphIndicators bool = false
 
+@description('What playbooks read and subscribe to: application permissions of Microsoft Graph by name, such as `User.Read.All` or `SecurityAlert.Read.All`. `indicator-relay check` names what is missing.')
+param graphPermissions string[] = []
+
+var ofGraph = union(graphPermissions, graphIndicators ? ['ThreatIndicators.ReadWrite.OwnedBy'] : [])
 var register = empty(managedIdentityPrincipalId)
 
 module registration 'modules/app-registration.bicep' = if (register) {
-  params: { displayName: displayName, uniqueName: uniqueName, defender: defender, graphIndicators: graphIndicators }
+  params: { displayName: displayName, uniqueName: uniqueName, defender: defender, graphPermissions: ofGraph }
 }
 
 module roles 'modules/app-roles.bicep' = {
   params: {
     principalId: register ? registration!.outputs.principalId : managedIdentityPrincipalId
     defender: defender
-    graphIndicators: graphIndicators
+    graphPermissions: ofGraph
   }
 }
 

@@ -1,11 +1,14 @@
 //! The wired parts, built once.
 
+pub mod receiver;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use crate::dispatch::Dispatcher;
 use crate::export::{Exporter, Job};
+use crate::notifications::keys::KeyRing;
 use crate::platform::clock::Clock;
 use crate::platform::identity::{Identity, Tokens};
 use crate::platform::pacer::Lanes;
@@ -63,6 +66,8 @@ pub struct App {
     pub poller: Option<Poller>,
     /// Where the secrets are, if not in the environment.
     pub vault: Option<Arc<Vault>>,
+    /// What proves that notifications are of our own subscriptions; read when it is needed.
+    pub client_state_keys: KeyRing,
     pub telemetry: Telemetry,
 }
 
@@ -83,8 +88,10 @@ impl App {
             tracing::warn!("{note}");
         }
         let stores = storage::open(&settings.storage, &around.client, &around.clock).map_err(OpenError::Failed)?;
+        let source = settings.notifications.client_state.source(vault.as_ref(), &stores.state);
+        let client_state_keys = KeyRing::new(source, Arc::clone(&around.clock));
         let app = Self::new(settings, &around.client, &around.clock, stores.state, stores.queue).map_err(OpenError::Setting)?;
-        Ok(Self { vault, telemetry: around.telemetry.clone(), ..app })
+        Ok(Self { vault, client_state_keys, telemetry: around.telemetry.clone(), ..app })
     }
 
     /// # Errors
@@ -122,8 +129,10 @@ impl App {
                 &job.fingerprint,
             ));
         }
+        let keys = settings.notifications.client_state.source(None, &store);
         Ok(Self {
             settings,
+            client_state_keys: KeyRing::new(keys, Arc::clone(clock)),
             exporter: Exporter::new(Arc::clone(&store), Arc::clone(clock), jobs),
             state: store,
             queue,

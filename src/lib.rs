@@ -8,6 +8,7 @@ pub mod cli;
 pub mod dispatch;
 pub mod export;
 pub mod functions;
+pub mod graph;
 pub mod indicator;
 pub mod notifications;
 pub mod platform;

@@ -1,11 +1,12 @@
 //! A plain door for people and scripts: what is in the world, and faults and changes on demand.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::faults::{Effect, Fault, When};
 use crate::indicator::Indicator;
 use crate::server::{Answer, Call, Shared};
-use crate::world::Service;
+use crate::world::{Service, World};
 
 pub(crate) fn answer(shared: &Shared, call: &Call) -> Answer {
     let now = shared.time.now();
@@ -61,11 +62,44 @@ pub(crate) fn answer(shared: &Shared, call: &Call) -> Answer {
             let id = path.trim_start_matches("/indicators/").parse().unwrap_or(0);
             Answer::json(200, &json!({"deleted": world.delete(id)}))
         }
-        _ => Answer::json(
+        _ => notifications(&mut world, call, &body, now).unwrap_or_else(|| Answer::json(
             404,
-            &json!({"error": "GET /, GET /sentinel, GET /defender, GET /graph, POST /faults, DELETE /faults, POST /indicators, DELETE /indicators/{id}"}),
-        ),
+            &json!({"error": "GET /, GET /sentinel, GET /defender, GET /graph, GET /subscriptions, GET /deliveries, POST /objects with {tenant, path, object}, POST /playbooks/{uuid}, POST /faults, DELETE /faults, POST /indicators, DELETE /indicators/{id}"}),
+        )),
     }
+}
+
+/// The part for change notifications and playbooks; none: it is something else that is asked for.
+fn notifications(world: &mut World, call: &Call, body: &Value, now: Timestamp) -> Option<Answer> {
+    Some(match (call.method.as_str(), call.path.as_str()) {
+        ("GET", "/subscriptions") => {
+            let shown = world.notifications.subscriptions(now).into_iter().map(|one| {
+                json!({"id": one.id, "tenant": one.tenant, "app": one.app, "resource": one.resource, "changeType": one.change_type,
+                    "notificationUrl": one.notification_url, "expires": one.expires.to_string(), "rich": one.rich})
+            });
+            ndjson(&shown.collect::<Vec<_>>())
+        }
+        ("GET", "/deliveries") => {
+            let shown = world.notifications.log.iter().map(|one| {
+                json!({"at": one.at.to_string(), "url": one.url, "attempt": one.attempt, "items": one.items, "status": one.status,
+                    "took_ms": one.took.as_millis(), "outcome": format!("{:?}", one.outcome)})
+            });
+            ndjson(&shown.collect::<Vec<_>>())
+        }
+        ("POST", "/objects") => {
+            let text = |key: &str| body[key].as_str().unwrap_or_default();
+            let told = match &body["object"] {
+                Value::Null => world.remove(text("tenant"), text("path"), now),
+                object => world.put(text("tenant"), text("path"), object.clone(), now),
+            };
+            Answer::json(200, &json!({"told": told}))
+        }
+        ("POST", path) if path.starts_with("/playbooks/") => {
+            world.playbooks.entry(path.trim_start_matches("/playbooks/").to_owned()).or_default();
+            Answer::json(200, &json!({"added": true}))
+        }
+        _ => return None,
+    })
 }
 
 fn ndjson(lines: &[Value]) -> Answer {

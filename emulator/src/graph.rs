@@ -466,7 +466,7 @@ fn collection(status: u16, context: &str, value: Vec<Value>, next: Option<String
     Answer::json(status, &Value::Object(body))
 }
 
-fn error(world: &mut World, call: &Call, now: Timestamp, status: u16, code: &str, message: &str) -> Answer {
+pub(crate) fn error(world: &mut World, call: &Call, now: Timestamp, status: u16, code: &str, message: &str) -> Answer {
     let id = world.correlation();
     let client = call.header("client-request-id").unwrap_or(&id);
     let date = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();

@@ -7,6 +7,7 @@
 //! Beside them, and started by themselves: [`azurite`] is real storage, [`host`] the Azure Functions host.
 
 pub mod azurite;
+mod cases;
 mod certificates;
 mod control;
 mod defender;
@@ -17,8 +18,11 @@ mod graph;
 pub mod host;
 mod indicator;
 mod managed;
+pub mod notifications;
 mod odata;
+mod playbook;
 mod rate;
+pub mod resources;
 mod sentinel;
 mod server;
 pub mod stix;
@@ -33,14 +37,19 @@ use std::sync::{Arc, MutexGuard};
 
 use tokio::task::JoinHandle;
 
+pub use cases::{Artifact, Case, Cases, Note};
 pub use defender::{Defender, DefenderIndicator, DefenderOperation};
 pub use generate::{generate, load_csv};
 pub use graph::{Gone, Graph, GraphObject, GraphOperation, RetryAfter};
 pub use indicator::{Indicator, Quirks};
 pub use managed::{IDENTITY_HEADER, MANAGED_CLIENT_ID};
+pub use playbook::{Answered, Playbook, Received};
+pub use threatconnect::Writing;
 pub use time::{SimClock, SystemTime, Time};
 pub use world::{App, Logged, Object, Owner, Sentinel, Service, User, World};
 
+use notifications::{Delivery, Notifications};
+use resources::Resources;
 use server::{Door, Shared};
 
 /// The workspace that the emulator begins with.
@@ -111,9 +120,12 @@ impl Emulator {
             sentinel: Sentinel { enforce_rate: options.enforce_rate, ..Sentinel::default() },
             defender: Defender { enforce_rate: options.enforce_rate, ..Defender::default() },
             graph: Graph { enforce_rate: options.enforce_rate, ..Graph::default() },
+            notifications: Notifications { enforce_rate: options.enforce_rate, ..Notifications::default() },
+            resources: Resources { enforce_rate: options.enforce_rate, ..Resources::default() },
             ..World::default()
         };
-        let shared = Arc::new(Shared { world: world.into(), time: options.time });
+        let client = server::client(&ca_pem)?;
+        let shared = Arc::new(Shared { world: world.into(), time: options.time, client });
         let mut tasks = Vec::new();
         let mut urls = Vec::new();
         let doors = [
@@ -143,6 +155,7 @@ impl Emulator {
             let mut world = shared.world();
             world.defender.base.clone_from(&defender);
             world.graph.base.clone_from(&graph);
+            world.notifications.tokens.login.clone_from(&login);
         }
         Ok(Self { shared, ca_pem, threatconnect, login, key_vault, sentinel, control, defender, graph, identity, tasks })
     }
@@ -150,6 +163,29 @@ impl Emulator {
     /// The world behind the services; they wait while it is held.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.shared.world()
+    }
+
+    /// Sends all notifications that are due by the emulator's clock, as real requests; what was tried. Nothing may hold the world.
+    pub async fn deliver_due(&self) -> Vec<Delivery> {
+        notifications::deliver_due(&self.shared).await
+    }
+
+    /// Sends them as they become due, until the emulator is dropped: for people. Looks once a second, on the machine's clock.
+    pub fn deliver_always(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        self.tasks.push(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+            loop {
+                ticks.tick().await;
+                notifications::deliver_due(&shared).await;
+            }
+        }));
+    }
+
+    /// The URL of a playbook with a WebHook trigger: see [`World::playbooks`].
+    #[must_use]
+    pub fn playbook_url(&self, uuid: &str) -> String {
+        format!("{}/playbook/{uuid}", self.threatconnect)
     }
 
     /// The CA that signed the services' certificate.
@@ -236,7 +272,8 @@ impl Emulator {
 /// One app with all rights on all sinks, one in a tenant of its own with that on Graph only, and a managed identity with the
 /// rights of the first.
 fn apps() -> Vec<App> {
-    let graph = "ThreatIndicators.ReadWrite.OwnedBy".to_owned();
+    let mut graph = vec!["ThreatIndicators.ReadWrite.OwnedBy".to_owned()];
+    graph.extend(notifications::roles());
     let first = App {
         tenant: TENANT.to_owned(),
         client_id: CLIENT_ID.to_owned(),
@@ -244,7 +281,7 @@ fn apps() -> Vec<App> {
         workspaces: vec![WORKSPACE.to_owned()],
         may_read_vault: true,
         managed: false,
-        roles: vec!["Ti.ReadWrite.All".to_owned(), graph.clone()],
+        roles: [vec!["Ti.ReadWrite.All".to_owned()], graph.clone()].concat(),
     };
     let second = App {
         tenant: GRAPH_TENANT.to_owned(),
@@ -253,7 +290,7 @@ fn apps() -> Vec<App> {
         workspaces: Vec::new(),
         may_read_vault: false,
         managed: false,
-        roles: vec![graph],
+        roles: graph,
     };
     let managed = App { client_id: MANAGED_CLIENT_ID.to_owned(), secret: String::new(), managed: true, ..first.clone() };
     vec![first, second, managed]

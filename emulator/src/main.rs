@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let options = Options { tls: !arguments.plain, port: arguments.port, enforce_rate: !arguments.no_rate, ..Options::default() };
     let now = options.time.now();
-    let emulator = Emulator::start(options).await.context("failed to start the emulator")?;
+    let mut emulator = Emulator::start(options).await.context("failed to start the emulator")?;
     let count = if let Ok(count) = arguments.indicators.parse::<usize>() {
         let mut world = emulator.world();
         generate(1, count, now).for_each(|indicator| _ = world.add(indicator));
@@ -63,6 +63,7 @@ async fn main() -> anyhow::Result<()> {
             emulator.world().latency.insert(service, Duration::from_millis(latency));
         }
     }
+    emulator.deliver_always();
     std::fs::write(&arguments.ca, emulator.ca_pem()).with_context(|| format!("failed to write {}", arguments.ca.display()))?;
     println!(
         "{count} indicators; control: {} ; stop with Ctrl-C. The environment of a program that talks to it:\n",

@@ -18,7 +18,7 @@ use crate::certificates::{self, Certified};
 use crate::faults::Effect;
 use crate::time::Time;
 use crate::world::{Logged, Service, World};
-use crate::{control, defender, entra, graph, managed, sentinel, threatconnect, vault};
+use crate::{control, defender, entra, graph, managed, notifications, playbook, resources, sentinel, threatconnect, vault};
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -43,6 +43,11 @@ impl Call {
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// All that are text, names in lower case.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
     }
 }
 
@@ -77,6 +82,8 @@ impl Answer {
 pub(crate) struct Shared {
     pub world: Mutex<World>,
     pub time: Arc<dyn Time>,
+    /// Asks and tells endpoints; trusts our own CA.
+    pub client: reqwest::Client,
 }
 
 impl Shared {
@@ -102,6 +109,13 @@ pub(crate) fn tls() -> anyhow::Result<(String, TlsAcceptor)> {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)?;
     Ok((ca_pem, TlsAcceptor::from(Arc::new(config))))
+}
+
+/// A client for what the services themselves ask, with no more trust than that CA.
+pub(crate) fn client(ca_pem: &str) -> anyhow::Result<reqwest::Client> {
+    let ca = reqwest::Certificate::from_pem(ca_pem.as_bytes())?;
+    let never = reqwest::redirect::Policy::none();
+    Ok(reqwest::Client::builder().tls_certs_only([ca]).no_proxy().redirect(never).build()?)
 }
 
 /// Opens a door on loopback; the port, and the task that serves until it is aborted.
@@ -155,31 +169,20 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
         wait(latency).await;
     }
     let cut = || Err(std::io::Error::other("cut by a fault"));
-    let act = || {
-        let mut world = shared.world();
-        match service {
-            Service::ThreatConnect => threatconnect::answer(&mut world, &call, now),
-            Service::Login => entra::answer(&mut world, &call, now),
-            Service::KeyVault => vault::answer(&world, &call, now),
-            Service::Sentinel => sentinel::answer(&mut world, &call, now),
-            Service::Defender => defender::answer(&mut world, &call, now),
-            Service::Graph => graph::answer(&mut world, &call, now),
-            Service::Identity => managed::answer(&mut world, &call, now),
-        }
-    };
+    let act = || act(&shared, service, &call, now);
     let log = |status: u16, items: usize| {
         let logged = Logged { service, method: call.method.clone(), target: call.target.clone(), status, items };
         shared.world().log.push(logged);
     };
     match effect {
         None => {
-            let answer = act();
+            let answer = act().await;
             log(answer.status, answer.items);
             Ok(response(&answer, now))
         }
         Some(Effect::Slow(duration)) => {
             wait(duration).await;
-            let answer = act();
+            let answer = act().await;
             log(answer.status, answer.items);
             Ok(response(&answer, now))
         }
@@ -196,20 +199,44 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
             cut()
         }
         Some(Effect::CutAfter) => {
-            let answer = act();
+            let answer = act().await;
             log(0, answer.items);
             cut()
         }
         Some(Effect::Truncate) => {
-            let answer = act();
+            let answer = act().await;
             log(answer.status, answer.items);
             Ok(truncated(&answer, now))
         }
         Some(Effect::Body(body)) => {
-            let answer = act();
+            let answer = act().await;
             log(answer.status, answer.items);
             Ok(response(&Answer { body: body.into(), ..answer }, now))
         }
+    }
+}
+
+/// The service's own answer. Subscriptions ask others before they answer, and playbooks hang where they were told to.
+async fn act(shared: &Shared, service: Service, call: &Call, now: jiff::Timestamp) -> Answer {
+    match service {
+        Service::Graph if call.path.starts_with("/v1.0/subscriptions") => return notifications::answer(shared, call, now).await,
+        Service::ThreatConnect if playbook::is_one(call) => {
+            let (answer, hang) = playbook::answer(&mut shared.world(), call, now);
+            wait(hang).await;
+            return answer;
+        }
+        _ => {}
+    }
+    let world = &mut *shared.world();
+    match service {
+        Service::ThreatConnect => threatconnect::answer(world, call, now),
+        Service::Login => notifications::documents(world, call).unwrap_or_else(|| entra::answer(world, call, now)),
+        Service::KeyVault => vault::answer(world, call, now),
+        Service::Sentinel => sentinel::answer(world, call, now),
+        Service::Defender => defender::answer(world, call, now),
+        Service::Graph if call.path.starts_with("/v1.0/") => resources::answer(world, call, now),
+        Service::Graph => graph::answer(world, call, now),
+        Service::Identity => managed::answer(world, call, now),
     }
 }
 

@@ -1,6 +1,8 @@
-//! ThreatConnect v3: indicators and owners, signed or with a token.
+//! ThreatConnect v3: indicators and owners, signed or with a token; writes are in [`write`], cases in [`crate::cases`].
 //!
-//! Not imitated: writes, associations, `OPTIONS`, the deleted list's retention, time-outs of slow queries.
+//! Not imitated: associations of indicators, `OPTIONS`, the deleted list's retention, time-outs of slow queries.
+
+mod write;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -15,6 +17,9 @@ use serde_json::{Value, json};
 use crate::server::{Answer, Call};
 use crate::tql::{self, Field};
 use crate::world::World;
+
+pub use write::Writing;
+pub(crate) use write::{body, list, merge};
 
 /// Seconds that a signature's time may be off.
 const TOLERANCE: i64 = 300;
@@ -60,11 +65,22 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
     if let Err(refusal) = authorised(world, call, now) {
         return refusal;
     }
+    let path = call.path.strip_prefix("/api").unwrap_or(&call.path);
+    if let Some(answer) = crate::cases::answer(world, call, path, now) {
+        return answer;
+    }
+    match (call.method.as_str(), path.strip_prefix("/v3/indicators")) {
+        ("POST", Some("")) => return write::answer(world, call, None, now),
+        ("PUT", Some(id)) if id.len() > 1 => {
+            let id = decoded(id.trim_start_matches('/'));
+            return write::answer(world, call, Some(&id), now);
+        }
+        _ => {}
+    }
     let parameters = match parameters(call) {
         Ok(parameters) => parameters,
         Err(message) => return error(400, "0x1001", &message),
     };
-    let path = call.path.strip_prefix("/api").unwrap_or(&call.path);
     match (call.method.as_str(), path) {
         ("GET", "/v3/indicators") => indicators(world, call, &parameters, now),
         ("GET", "/v3/indicators/deleted") => Answer::json(200, &json!({"data": [], "count": 0, "status": "Success"})),
@@ -78,6 +94,12 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
         },
         _ => error(405, "0x1005", "Method not allowed"),
     }
+}
+
+/// One segment of a path; a plus stands for itself.
+fn decoded(segment: &str) -> String {
+    let escaped = segment.replace('+', "%2B").replace('=', "%3D").replace('&', "%26");
+    crate::server::form(&escaped).into_iter().next().map(|(text, _)| text).unwrap_or_default()
 }
 
 pub(crate) fn error(status: u16, code: &str, message: &str) -> Answer {
@@ -240,9 +262,24 @@ fn owners(world: &World, parameters: &Parameters) -> Answer {
         .skip(parameters.start)
         .take(parameters.limit)
         .map(|owner| {
-            let permission = if owner.readable { "READ" } else { "NONE" };
-            let kind = if owner.id == 1 { "Organization" } else { "Source" };
-            json!({"id": owner.id, "name": owner.name, "type": kind, "ownerRole": "Read Only User", "permIndicator": permission})
+            let permission = match (owner.readable, owner.writable) {
+                (false, _) => "NONE",
+                (true, false) => "READ",
+                (true, true) => "FULL",
+            };
+            let (kind, role) = match (owner.id, owner.writable) {
+                (1, true) => ("Organization", "Standard User"),
+                (1, false) => ("Organization", "Read Only User"),
+                (_, true) => ("Source", "Contributor"),
+                (_, false) => ("Source", "User"),
+            };
+            // Cases live in organizations only.
+            let of_cases = if owner.id == 1 && world.cases.forbidden.is_none() { permission } else { "NONE" };
+            json!({
+                "id": owner.id, "name": owner.name, "type": kind, "ownerRole": role, "permIndicator": permission,
+                "permAttribute": permission, "permTag": permission, "permSecurityLabel": permission, "permArtifact": of_cases,
+                "permCaseTag": of_cases, "permComment": of_cases, "permTask": of_cases, "permTimeline": of_cases,
+            })
         })
         .collect();
     Answer::json(200, &json!({"data": rows, "status": "Success"}))
@@ -260,5 +297,16 @@ mod tests {
             sign(secret, "PUT", "/api/v3/indicators/75?fields=falsePositives", 1_700_000_000),
             "jzlD8ToP7YJfi+p4FDz8ycQutH4p0O2BiIaFlX15kNI="
         );
+        for (method, target, signature) in [
+            ("POST", "/api/v3/cases", "p5bBwDzDDiBp/jeNI4Db9T3qOlTcJuG+vA7TIxxcICM="),
+            ("PUT", "/api/v3/cases/412?fields=tags", "PjRUmtHjlbe0SK1Scq4y6PUstLKYDYxEt7KodCAIrn4="),
+            (
+                "POST",
+                "/api/v3/indicators?owner=Acme%20Source&fields=tags&fields=attributes",
+                "Gv7rWIsAFuO8od0Bsp3n6s/lqXLpElrLx9JczwuL1Mc=",
+            ),
+        ] {
+            assert_eq!(sign(secret, method, target, 1_700_000_000), signature);
+        }
     }
 }

@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::cases::Cases;
 use crate::defender::Defender;
 use crate::faults::Faults;
 use crate::graph::Graph;
 use crate::indicator::Indicator;
+use crate::notifications::Notifications;
+use crate::playbook::Playbook;
+use crate::resources::Resources;
+use crate::threatconnect::Writing;
 
 /// The fields that the product asks for are the ones that are kept rendered.
 const USUAL_FIELDS: [&str; 6] = ["attributes", "falsePositives", "securityLabels", "sightings", "tags", "threatAssess"];
@@ -30,7 +35,17 @@ pub struct World {
     pub sentinel: Sentinel,
     pub defender: Defender,
     pub graph: Graph,
+    /// Subscriptions at Microsoft Graph, and what is delivered to them.
+    pub notifications: Notifications,
+    /// What can be read at Microsoft Graph: users, mail, drives, alerts.
+    pub resources: Resources,
+    /// Workflow cases in ThreatConnect.
+    pub cases: Cases,
+    /// Playbooks with a WebHook trigger, by the UUID in their path.
+    pub playbooks: BTreeMap<String, Playbook>,
     pub faults: Faults,
+    /// How writes of indicators behave.
+    pub writing: Writing,
     /// ThreatConnect ignores `sorting`.
     pub ignore_sorting: bool,
     /// Requests per service, newest last.
@@ -56,6 +71,7 @@ pub struct Owner {
     pub id: u64,
     pub name: String,
     pub readable: bool,
+    pub writable: bool,
 }
 
 /// An API user of ThreatConnect.
@@ -165,7 +181,7 @@ impl World {
             return owner.id;
         }
         let id = self.owners.len() as u64 + 1;
-        self.owners.push(Owner { id, name: name.to_owned(), readable: true });
+        self.owners.push(Owner { id, name: name.to_owned(), readable: true, writable: true });
         id
     }
 

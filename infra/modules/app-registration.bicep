@@ -4,13 +4,15 @@ extension microsoftGraphV1
 param displayName string
 param uniqueName string
 param defender bool
-param graphIndicators bool
+
+@description('Names of application permissions of Microsoft Graph.')
+param graphPermissions string[]
 
 // Application ids of Microsoft's services are the same in every tenant.
 var graphAppId = '00000003-0000-0000-c000-000000000000'
 var defenderAppId = 'fc780465-2017-40d4-a0c5-307022471b92'
 
-resource graph 'Microsoft.Graph/servicePrincipals@v1.0' existing = if (graphIndicators) {
+resource graph 'Microsoft.Graph/servicePrincipals@v1.0' existing = if (!empty(graphPermissions)) {
   appId: graphAppId
 }
 
@@ -18,19 +20,17 @@ resource windowsDefender 'Microsoft.Graph/servicePrincipals@v1.0' existing = if 
   appId: defenderAppId
 }
 
-var graphAccess = graphIndicators
-  ? [
+var graphAccess = empty(graphPermissions)
+  ? []
+  : [
       {
         resourceAppId: graphAppId
-        resourceAccess: [
-          {
-            id: first(filter(graph!.appRoles!, role => role.value == 'ThreatIndicators.ReadWrite.OwnedBy'))!.id
-            type: 'Role'
-          }
-        ]
+        resourceAccess: map(graphPermissions, name => {
+          id: first(filter(graph!.appRoles!, role => role.value == name))!.id
+          type: 'Role'
+        })
       }
     ]
-  : []
 
 var defenderAccess = defender
   ? [

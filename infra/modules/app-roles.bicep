@@ -5,9 +5,11 @@ extension microsoftGraphV1
 param principalId string
 
 param defender bool
-param graphIndicators bool
 
-resource graph 'Microsoft.Graph/servicePrincipals@v1.0' existing = if (graphIndicators) {
+@description('Names of application permissions of Microsoft Graph.')
+param graphPermissions string[]
+
+resource graph 'Microsoft.Graph/servicePrincipals@v1.0' existing = if (!empty(graphPermissions)) {
   appId: '00000003-0000-0000-c000-000000000000'
 }
 
@@ -15,11 +17,13 @@ resource windowsDefender 'Microsoft.Graph/servicePrincipals@v1.0' existing = if 
   appId: 'fc780465-2017-40d4-a0c5-307022471b92'
 }
 
-resource ofGraph 'Microsoft.Graph/appRoleAssignedTo@v1.0' = if (graphIndicators) {
-  principalId: principalId
-  resourceId: graph!.id
-  appRoleId: first(filter(graph!.appRoles!, role => role.value == 'ThreatIndicators.ReadWrite.OwnedBy'))!.id!
-}
+resource ofGraph 'Microsoft.Graph/appRoleAssignedTo@v1.0' = [
+  for name in graphPermissions: {
+    principalId: principalId
+    resourceId: graph!.id
+    appRoleId: first(filter(graph!.appRoles!, role => role.value == name))!.id!
+  }
+]
 
 resource ofDefender 'Microsoft.Graph/appRoleAssignedTo@v1.0' = if (defender) {
   principalId: principalId

@@ -1,4 +1,4 @@
-// The one storage account: the host's own state, the export's table and queues, large message bodies, the package.
+// The one storage account: the host's own state, our table and queues, large message bodies, the playbooks, the package.
 // Nothing signs in with a key.
 import { roles } from 'roles.bicep'
 
@@ -21,8 +21,9 @@ param principalId string
 
 // What the code calls them.
 var table = 'indicatorrelay'
-var queues = ['export-runs', 'export-runs-poison']
+var queues = ['export-runs', 'notifications', 'notifications-urgent']
 var bodies = 'indicator-relay'
+var playbooks = 'playbooks'
 var deployments = 'deployments'
 
 // Leases, keys and the package need an owner of blobs; the rest needs no more than data.
@@ -54,7 +55,7 @@ resource account 'Microsoft.Storage/storageAccounts@2025-01-01' = {
     name: 'default'
 
     resource containers 'containers' = [
-      for container in [deployments, bodies]: {
+      for container in [deployments, bodies, playbooks]: {
         name: container
         properties: { publicAccess: 'None' }
       }
@@ -65,7 +66,7 @@ resource account 'Microsoft.Storage/storageAccounts@2025-01-01' = {
     name: 'default'
 
     resource queue 'queues' = [
-      for queue in queues: {
+      for queue in concat(queues, map(queues, name => '${name}-poison')): {
         name: queue
       }
     ]

@@ -15,6 +15,12 @@ param isPrivate bool
 @description('Object id of the app\'s identity.')
 param principalId string
 
+@description('Two random texts; of them the key is made that proves notifications to be answers to our own subscriptions.')
+@secure()
+param randomText string = newGuid()
+@secure()
+param moreRandomText string = newGuid()
+
 resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
   name: name
   location: location
@@ -39,4 +45,13 @@ resource assignment 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
     principalType: 'ServicePrincipal'
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
   }
+}
+
+// Made once: another one would make every subscription a stranger. Who changes it keeps the old one as
+// `client-state-key-previous` until the subscriptions are replaced (README).
+@onlyIfNotExists()
+resource clientStateKey 'Microsoft.KeyVault/vaults/secrets@2025-05-01' = {
+  parent: vault
+  name: 'client-state-key'
+  properties: { value: '${randomText}${moreRandomText}', attributes: { enabled: true } }
 }

@@ -3,6 +3,7 @@
 mod check;
 mod dead;
 mod export;
+mod playbooks;
 mod rejected;
 mod render;
 mod show;
@@ -54,7 +55,7 @@ enum Command {
     /// Manages jobs.
     #[command(subcommand)]
     Jobs(Jobs),
-    /// What is done about notifications.
+    /// Playbooks: what is done about change notifications.
     #[command(subcommand)]
     Playbooks(Playbooks),
     /// Shows all settings, what they accept, and what is set.
@@ -82,16 +83,18 @@ enum Rejected {
 }
 
 #[derive(Debug, Subcommand)]
-enum Jobs {
-    /// Withdraws all that only this job brought, and forgets the job.
-    Retire { name: String },
-}
-
-#[derive(Debug, Subcommand)]
 enum Playbooks {
+    /// Prints what the playbooks would do about a notification from a file. Contacts nothing.
+    Test(playbooks::Test),
     /// Notifications that could not be acted on, or are held.
     #[command(subcommand)]
     Dead(dead::Command),
+}
+
+#[derive(Debug, Subcommand)]
+enum Jobs {
+    /// Withdraws all that only this job brought, and forgets the job.
+    Retire { name: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -163,6 +166,7 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
             render::print(&String::from_utf8_lossy(&text));
             Exit::Done
         }
+        Command::Playbooks(Playbooks::Test(wanted)) => playbooks::test(&wanted, around),
         command => {
             let app = match open(around).await {
                 Ok(app) => app,
@@ -183,7 +187,7 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Explain { value, json } => show::explain(app, &value, json).await,
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
         Command::Playbooks(Playbooks::Dead(command)) => dead::run(app, command).await,
-        Command::Settings { .. } | Command::Completions { .. } => Exit::Done,
+        Command::Settings { .. } | Command::Completions { .. } | Command::Playbooks(Playbooks::Test(_)) => Exit::Done,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reports as text for people. Pure, but for the two functions that print.
+//! Reports as text for people. Pure, but for the three functions that print.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,7 +15,12 @@ pub(super) fn print(text: &str) {
 
 /// One line to standard error.
 pub(super) fn error(text: &str) {
-    drop(writeln!(std::io::stderr().lock(), "error: {text}"));
+    line(&format!("error: {text}"));
+}
+
+/// The same, as it is.
+pub(super) fn line(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
 /// One run as a table.

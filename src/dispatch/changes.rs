@@ -7,11 +7,12 @@ use serde_json::{Map, Value, json};
 use super::fetch::{Next, Trouble};
 use super::item::{Ended, Job};
 use super::key::hash;
-use super::plan::{Fetch, OnFailure, Plan, Reading};
+use super::plan::{Fetch, Plan, Reading};
 use super::turns::{Delta, Turn};
 use super::{DispatchError, Dispatcher, path};
 use crate::notifications::item::{Item, Task, Work};
 use crate::notifications::resources::segments;
+use crate::playbooks::OnFailure;
 
 /// A notification of a drive or list comes up to six hours late (vendor page "subscription resource type"): where no place in the
 /// changes is known, what was modified since then may be news.

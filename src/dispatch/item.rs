@@ -9,12 +9,13 @@ use serde_json::Value;
 use super::fetch::Trouble;
 use super::key::{action_key, item_key, resource_key, run_key};
 use super::order::{cover, must_wait, open_runs};
-use super::plan::{Context, Decision, Fetch, NotFound, OnFailure, Plan, Reading, is_deletion};
+use super::plan::{Context, Decision, Fetch, Plan, Reading, is_deletion};
 use super::turns::{Run, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
 use crate::notifications::item::{Item, Task, Work};
 use crate::playbooks::action::Action;
+use crate::playbooks::{NotFound, OnFailure};
 
 /// A deletion waits so long for what was delivered with it.
 const GRACE: SignedDuration = SignedDuration::from_secs(5);

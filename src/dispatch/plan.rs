@@ -1,6 +1,6 @@
 //! A playbook as dispatch sees it: what it matches, what it wants read first, and a pure function that says what is to be done.
 //!
-//! Apart from `playbooks`, so that dispatch knows nothing of documents and expressions.
+//! Apart from the playbook itself, so that all else here knows nothing of documents and expressions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::notifications::item::Item;
 use crate::playbooks::action::Action;
+use crate::playbooks::{FetchMode, NotFound, OnFailure, Playbook, evaluate};
 
 /// What a playbook is shown of one item.
 #[derive(Debug, Clone, Copy)]
@@ -49,26 +50,10 @@ pub struct Reading {
     pub resource: String,
     /// Members to ask for, joined by commas.
     pub select: Option<String>,
+    /// What follows when the resource is not there after five looks.
     pub not_found: NotFound,
+    /// What follows when it cannot be read.
     pub on_failure: OnFailure,
-}
-
-/// What follows when the resource is not there after five looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotFound {
-    /// Looked for until no attempt is left.
-    Retry,
-    /// The playbook runs without it.
-    Continue,
-    /// The item is done.
-    Drop,
-}
-
-/// What follows when the resource cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnFailure {
-    DeadLetter,
-    Continue,
 }
 
 /// One playbook.
@@ -103,6 +88,41 @@ impl Hold {
 }
 
 impl Plan {
+    /// The plan of a playbook as its document has it.
+    #[must_use]
+    pub fn of(playbook: Playbook) -> Self {
+        let held = match (playbook.enabled, playbook.paused) {
+            (false, _) => Some(Hold::Disabled),
+            (true, true) => Some(Hold::Paused),
+            (true, false) => None,
+        };
+        let reading = Reading {
+            resource: playbook.source.resource.clone(),
+            select: playbook.fetch.select.clone(),
+            not_found: playbook.fetch.not_found,
+            on_failure: playbook.fetch.on_failure,
+        };
+        let fetch = match playbook.fetch.mode {
+            FetchMode::None => Fetch::Nothing,
+            FetchMode::Resource => Fetch::Resource(reading),
+            FetchMode::Delta => Fetch::Delta(reading),
+        };
+        let (name, max_attempts) = (playbook.name.clone(), playbook.max_attempts);
+        let playbook = Arc::new(playbook);
+        let matching = Arc::clone(&playbook);
+        let decide: Decide = Arc::new(move |context| {
+            let Context { item, resource, attempt } = *context;
+            let evaluated =
+                playbook.evaluate(&evaluate::Context { item, resource, attempt }).map_err(|error| error.to_string())?;
+            if !evaluated.applies {
+                return Ok(Decision::Skip);
+            }
+            let labels = playbook.actions.iter().map(|action| action.label.clone());
+            Ok(Decision::Perform(labels.zip(evaluated.actions).collect()))
+        });
+        Self { name, held, fetch, max_attempts, matches: Arc::new(move |item| matching.matches(item)), decide }
+    }
+
     /// Reads anew for each item, so that one read can stand for many items.
     pub(super) fn reads(&self, item: &Item) -> bool {
         self.fetch != Fetch::Nothing && item.object.is_none() && item.encrypted.is_none() && !is_deletion(item)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, FUNCTIONS, Failure, Function, Relay, Trigger};
+use super::{Answer, Envelope, FUNCTIONS, Failure, Function, Relay, Trigger};
 use crate::app::{App, names};
 use crate::storage::poison_of;
 
@@ -11,7 +11,7 @@ const BINDING: &str = "timer";
 pub(super) const FUNCTION: Function = Function {
     name: "ExportIndicators",
     trigger: Trigger::Timer { binding: BINDING },
-    answer: |relay, envelope| Box::pin(answer(relay, envelope)),
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
 };
 
 async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {

@@ -1,13 +1,17 @@
 //! The Azure Functions custom handler: one router over the functions of `functions/`, thin adapters behind it.
 //!
 //! The host starts the process, asks `GET /` until it answers, and then posts every trigger to `/{FunctionName}`. Each answer
-//! is a JSON object, a failure too, since an empty one would hang the invocation; a panic ends one invocation only. What an
-//! adapter does is one call of the core; decisions are made there.
+//! is a JSON object, a failure too, since an empty one would hang the invocation; a panic ends one invocation only. Requests from
+//! outside are handed over as they come, under their own path, and answered as their protocol says. What an adapter does is one
+//! call of the core; decisions are made there.
 
+mod body;
 mod envelope;
 mod events;
 mod export_indicators;
+mod opening;
 mod poll_alerts;
+mod receive_notifications;
 mod relay;
 mod run_export;
 mod run_playbooks;
@@ -18,8 +22,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -45,19 +49,46 @@ pub struct Function {
     pub name: &'static str,
     /// As in `function.json`.
     pub trigger: Trigger,
-    answer: fn(Arc<Relay>, Envelope) -> BoxFuture<'static, Result<(), Failure>>,
+    answer: Answer,
+}
+
+/// What a function makes of a call.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    /// Of the host's envelope.
+    Envelope(Work),
+    /// Of the request itself, which the host hands over as it came.
+    Request(fn(Arc<Relay>, Request) -> BoxFuture<'static, Response>),
 }
 
 /// What makes the host call a function. `binding` is the name under which it hands the value over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    Timer { binding: &'static str },
-    Queue { binding: &'static str, queue: &'static str },
+    Timer {
+        binding: &'static str,
+    },
+    Queue {
+        binding: &'static str,
+        queue: &'static str,
+    },
+    /// A request from outside, below [`PREFIX`]. The last part of a route may be optional: `a/{b?}`.
+    Http {
+        route: &'static str,
+    },
 }
 
+/// What the host puts before the route of each HTTP function: `routePrefix` of `host.json`, by default `api`.
+pub const PREFIX: &str = "/api/";
+
 /// Every function: the router is made of this table, and a test holds it against the folders.
-pub const FUNCTIONS: [Function; 5] =
-    [export_indicators::FUNCTION, run_export::FUNCTION, run_playbooks::NORMAL, run_playbooks::URGENT, poll_alerts::FUNCTION];
+pub const FUNCTIONS: [Function; 6] = [
+    export_indicators::FUNCTION,
+    run_export::FUNCTION,
+    receive_notifications::FUNCTION,
+    run_playbooks::NORMAL,
+    run_playbooks::URGENT,
+    poll_alerts::FUNCTION,
+];
 
 /// Why an invocation failed: one line, without a secret. The host tries again, or a later tick does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,12 +118,21 @@ pub fn router(relay: &Arc<Relay>) -> Router {
         })
     });
     for function in FUNCTIONS {
-        let relay = Arc::clone(relay);
-        let handler = move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
-            let relay = Arc::clone(&relay);
-            async move { invoke(function, relay, &headers, body).await }
+        let paths = match function.trigger {
+            Trigger::Http { route } => paths(route),
+            Trigger::Timer { .. } | Trigger::Queue { .. } => vec![format!("/{}", function.name)],
         };
-        router = router.route(&format!("/{}", function.name), post(handler));
+        for path in paths {
+            let relay = Arc::clone(relay);
+            let handler = match function.answer {
+                Answer::Request(answer) => post(move |request: Request| answer(Arc::clone(&relay), request)),
+                Answer::Envelope(work) => post(move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
+                    let relay = Arc::clone(&relay);
+                    async move { invoke(function.name, work, relay, &headers, body).await }
+                }),
+            };
+            router = router.route(&path, handler);
+        }
     }
     router
         .fallback(|| async { object(StatusCode::NOT_FOUND, &json!({"error": "there is no such function"})) })
@@ -102,12 +142,24 @@ pub fn router(relay: &Arc<Relay>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
 }
 
+/// The paths of a route, whose last part may be left out.
+fn paths(route: &str) -> Vec<String> {
+    let whole = format!("{PREFIX}{}", route.replace("?}", "}"));
+    match route.strip_suffix("?}").and_then(|optional| optional.rsplit_once("/{")) {
+        Some((required, _)) => vec![format!("{PREFIX}{required}"), format!("{PREFIX}{required}/"), whole],
+        None => vec![whole],
+    }
+}
+
+/// What a function makes of an envelope.
+type Work = fn(Arc<Relay>, Envelope) -> BoxFuture<'static, Result<(), Failure>>;
+
 /// One invocation, in a task of its own: it goes on if the connection breaks, and a panic ends only it.
-async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+async fn invoke(name: &str, work: Work, relay: Arc<Relay>, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let id = header("x-azure-functions-invocationid").unwrap_or_default();
-    let span = telemetry::invocation(function.name, id, header("traceparent"));
-    let ended = tokio::spawn(invocation(function, relay, span, body)).await;
+    let span = telemetry::invocation(name, id, header("traceparent"));
+    let ended = tokio::spawn(invocation(work, relay, span, body)).await;
     let outcome = ended.unwrap_or_else(|_| Err(Failure::bug()));
     match outcome {
         Ok(()) => object(StatusCode::OK, &json!({"Outputs": {}, "Logs": [], "ReturnValue": null})),
@@ -117,7 +169,7 @@ async fn invoke(function: Function, relay: Arc<Relay>, headers: &HeaderMap, body
 
 /// The work with all that is told of it, which nobody may lose who goes away meanwhile.
 async fn invocation(
-    function: Function,
+    work: Work,
     relay: Arc<Relay>,
     span: tracing::Span,
     body: Result<Bytes, BytesRejection>,
@@ -128,7 +180,7 @@ async fn invocation(
             Ok(body) => Envelope::parse(&body).map_err(Failure::new)?,
             Err(rejection) => return Err(Failure(format!("failed to read the request of the Functions host: {rejection}"))),
         };
-        (function.answer)(relay, envelope).await
+        work(relay, envelope).await
     };
     // What a panic leaves behind is not looked at again: stores and queues hold what counts.
     let ended = AssertUnwindSafe(work.instrument(span.clone())).catch_unwind().await;

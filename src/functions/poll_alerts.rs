@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Failure, Function, Relay, Trigger};
+use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
 
 /// Pages of rows that one tick looks at, to forget some.
 const SWEPT_PAGES: usize = 20;
@@ -10,7 +10,7 @@ const SWEPT_PAGES: usize = 20;
 pub(super) const FUNCTION: Function = Function {
     name: "PollAlerts",
     trigger: Trigger::Timer { binding: "timer" },
-    answer: |relay, envelope| Box::pin(answer(relay, envelope)),
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
 };
 
 async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {

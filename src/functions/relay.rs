@@ -3,13 +3,13 @@
 //! The listener is there before that: the host waits for it, and a vault that is slow must not look like a program that does
 //! not start. What cannot be opened fails the invocation with one line, and the next one tries anew.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{FutureExt as _, Shared};
-use tracing::Instrument as _;
-
 use super::Failure;
+use super::body::Room;
+use super::opening::Opening;
+use crate::app::receiver::Receiver;
 use crate::app::{App, Surroundings};
 use crate::platform::clock::{BoxFuture, Clock};
 
@@ -25,15 +25,15 @@ const LONGEST_DAYS: u64 = 10_675_199;
 type Look = Box<dyn Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync>;
 /// The product, and how long an invocation may take; none: as long as it likes.
 type Opened = (Arc<App>, Option<Duration>);
-/// One for all who wait: they share its failure too.
-type Opening = Shared<BoxFuture<'static, Result<Opened, Failure>>>;
 
-/// The product behind the functions.
+/// The product behind the functions, and beside it what receives notifications: neither waits for the other.
 pub struct Relay {
     look: Look,
     clock: Arc<dyn Clock>,
-    /// Under way, or done; none after a failure.
-    opening: Mutex<Option<Opening>>,
+    app: Opening<Opened>,
+    receiver: Opening<Arc<Receiver>>,
+    /// For the bodies of deliveries.
+    room: Room,
 }
 
 impl std::fmt::Debug for Relay {
@@ -48,57 +48,90 @@ impl Relay {
         clock: Arc<dyn Clock>,
         look: impl Fn() -> BoxFuture<'static, Result<Surroundings, String>> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { look: Box::new(look), clock, opening: Mutex::default() })
+        Arc::new(Self {
+            look: Box::new(look),
+            clock,
+            app: Opening::default(),
+            receiver: Opening::default(),
+            room: Room::default(),
+        })
     }
 
     /// The same, for who has opened the product already; an invocation may take as long as it likes.
     pub fn opened(clock: Arc<dyn Clock>, app: App) -> Arc<Self> {
-        let opened: BoxFuture<'static, _> = Box::pin(std::future::ready(Ok((Arc::new(app), None))));
         let look: Look = Box::new(|| Box::pin(std::future::ready(Err("the product is open".to_owned()))));
-        Arc::new(Self { look, clock, opening: Mutex::new(Some(opened.shared())) })
+        let app = Opening::done((Arc::new(app), None));
+        Arc::new(Self { look, clock, app, receiver: Opening::default(), room: Room::default() })
+    }
+
+    /// Notifications are received with this one, in place of one that is opened when the first comes.
+    pub fn receive_with(&self, receiver: Receiver) {
+        self.receiver.set(Arc::new(receiver));
     }
 
     /// Looks at what is around before an invocation needs it: certificates take longer to read than all else at the start.
     pub(super) async fn prepare(&self) {
-        let opened = self.opening().is_some();
-        if !opened && let Err(error) = (self.look)().await {
+        let needed = !self.app.has_begun() && !self.receiver.has_begun();
+        if needed && let Err(error) = (self.look)().await {
             tracing::error!("{error}");
         }
     }
 
     /// Sends what the invocation that ends now has measured; the process may be gone before the next one.
     pub(super) async fn flush(&self) {
-        let opened = self.opening().as_ref().and_then(Shared::peek).and_then(|opened| opened.as_ref().ok()).cloned();
-        if let Some((app, _)) = opened {
+        if let Some((app, _)) = self.app.opened() {
             app.telemetry.flush().await;
+        } else if let Some(receiver) = self.receiver.opened() {
+            receiver.telemetry.flush().await;
         }
+    }
+
+    pub(super) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// The product, and what is left of the time that the invocation may take since now; none: as long as it likes.
     pub(super) async fn app(self: &Arc<Self>) -> Result<Opened, Failure> {
         let began = self.clock.monotonic();
-        let opening = self.opening().get_or_insert_with(|| Arc::clone(self).open().shared()).clone();
-        let opened = opening.clone().await;
-        if opened.is_err() {
-            // The next invocation tries anew, unless another one does already.
-            self.opening().take_if(|known| known.ptr_eq(&opening));
-        }
-        let (app, budget) = opened?;
+        let (app, budget) = self.app.get(|| self.open()).await?;
         let spent = self.clock.monotonic().saturating_sub(began);
         Ok((app, budget.map(|budget| budget.saturating_sub(spent))))
     }
 
-    /// In a task of its own: a panic must not stay with all who wait, and later ones.
-    fn open(self: Arc<Self>) -> BoxFuture<'static, Result<Opened, Failure>> {
-        let clock = Arc::clone(&self.clock);
-        let opening = async move {
-            let around = (self.look)().await.map_err(Failure)?;
+    /// What receives notifications, whatever becomes of the product.
+    pub(super) async fn receiver(self: &Arc<Self>) -> Result<Arc<Receiver>, Failure> {
+        let open = || {
+            let relay = Arc::clone(self);
+            self.bounded(async move {
+                let around = (relay.look)().await.map_err(Failure)?;
+                Receiver::open(&around).await.map(Arc::new).map_err(Failure::new)
+            })
+        };
+        self.receiver.get(open).await
+    }
+
+    fn open(self: &Arc<Self>) -> BoxFuture<'static, Result<Opened, Failure>> {
+        let relay = Arc::clone(self);
+        self.bounded(async move {
+            let around = (relay.look)().await.map_err(Failure)?;
             let app = App::open(&around).await.map_err(Failure::new)?;
             let timeout = function_timeout(around.environment.get(TIMEOUT_KEY).map(String::as_str))?;
             let budget = budget(app.settings.time_budget, timeout)?;
             Ok((Arc::new(app), budget))
-        };
-        let bounded = async move {
+        })
+    }
+
+    /// Whoever waits for it is not held up for ever.
+    fn bounded<T: 'static>(
+        &self,
+        opening: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Failure>> {
+        let clock = Arc::clone(&self.clock);
+        Box::pin(async move {
             tokio::select! {
                 biased;
                 opened = opening => opened,
@@ -107,13 +140,7 @@ impl Relay {
                     OPENING.as_secs()
                 ))),
             }
-        };
-        let task = tokio::spawn(bounded.in_current_span());
-        Box::pin(async move { task.await.unwrap_or_else(|_| Err(Failure::bug())) })
-    }
-
-    fn opening(&self) -> MutexGuard<'_, Option<Opening>> {
-        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+        })
     }
 }
 

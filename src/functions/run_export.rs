@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Failure, Function, Relay, Trigger};
+use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
 use crate::app::names;
 use crate::export::{Handled, Mode, Progress, QUEUE, Report};
 
@@ -11,7 +11,7 @@ const BINDING: &str = "message";
 pub(super) const FUNCTION: Function = Function {
     name: "RunExport",
     trigger: Trigger::Queue { binding: BINDING, queue: QUEUE },
-    answer: |relay, envelope| Box::pin(answer(relay, envelope)),
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
 };
 
 async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {

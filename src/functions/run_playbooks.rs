@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Failure, Function, Relay, Trigger};
+use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
 use crate::dispatch::{Handled, Hold};
 use crate::notifications::item::{QUEUE, URGENT_QUEUE};
 
@@ -11,13 +11,13 @@ const BINDING: &str = "message";
 pub(super) const NORMAL: Function = Function {
     name: "RunPlaybooks",
     trigger: Trigger::Queue { binding: BINDING, queue: QUEUE },
-    answer: |relay, envelope| Box::pin(answer(relay, envelope, QUEUE)),
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope, QUEUE))),
 };
 
 pub(super) const URGENT: Function = Function {
     name: "RunUrgentPlaybooks",
     trigger: Trigger::Queue { binding: BINDING, queue: URGENT_QUEUE },
-    answer: |relay, envelope| Box::pin(answer(relay, envelope, URGENT_QUEUE)),
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope, URGENT_QUEUE))),
 };
 
 async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Result<(), Failure> {

@@ -240,6 +240,12 @@ impl Resource {
     }
 }
 
+/// The path of `kind` that these segments are.
+#[must_use]
+pub fn pattern_of(kind: &Resource, segments: &[String]) -> Option<&'static str> {
+    kind.paths.iter().copied().find(|pattern| fits(pattern, segments))
+}
+
 /// The segments of a path, keys in parentheses as segments of their own.
 #[must_use]
 pub fn segments(path: &str) -> Vec<String> {

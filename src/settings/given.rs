@@ -97,6 +97,11 @@ impl<'a> Reader<'a> {
         self.map.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
+    /// What a job has for a setting, whichever job is read.
+    pub(super) fn of_job(&self, job: &JobName, row: &Param) -> Option<&'a str> {
+        self.text(&job.key(row.key)).filter(|_| row.per_job).or_else(|| self.text(row.key))
+    }
+
     /// Azure gives each app that has a managed identity an address to ask for its tokens.
     pub(super) fn in_azure(&self) -> bool {
         self.text(IDENTITY_ENDPOINT).is_some()

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::cloud::{CLOUDS, Cloud};
 use super::given::{JobName, Reader, address_or, list, quote, switch, text};
+use super::notifications::{Notifications, read_notifications};
 use super::params::{self, Param, SignIn, TABLE};
 use super::{Job, LoggingLevel, parse, storage, target};
 use crate::export::{LastRun, Policy};
@@ -25,6 +26,7 @@ pub(super) struct Process {
     pub(super) storage: Option<Place>,
     pub(super) logging_level: Option<LoggingLevel>,
     pub(super) time_budget: Option<Duration>,
+    pub(super) notifications: Option<Notifications>,
     sign_in: Option<SignIn>,
     managed_client_id: Option<String>,
     cloud: Option<Cloud>,
@@ -44,6 +46,7 @@ pub(super) fn read_process(reader: &mut Reader<'_>) -> Process {
         storage: storage::read_storage(reader, cloud),
         logging_level: reader.read(&params::LOGGING_LEVEL, |text| parse::choice(text, &params::LOGGING_LEVELS)),
         time_budget: reader.read(&params::TIME_BUDGET, parse::duration),
+        notifications: read_notifications(reader),
         sign_in,
         managed_client_id: reader.read(&params::MANAGED_IDENTITY_CLIENT_ID, text),
         cloud,

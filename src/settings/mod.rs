@@ -4,6 +4,7 @@ mod cloud;
 mod given;
 mod job;
 mod near;
+mod notifications;
 mod params;
 mod parse;
 mod render;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use notifications::{ClientState, Notifications, Receiving};
 pub use render::{Format, local_settings_example, render};
 pub use vault::{VaultPlan, VaultSecret, vault_secrets};
 
@@ -36,6 +38,7 @@ pub struct Settings {
     pub logging_level: LoggingLevel,
     /// Of one invocation; none on the command line.
     pub time_budget: Option<Duration>,
+    pub notifications: Notifications,
     /// What the user should know though it is no error: one line each.
     pub notes: Vec<String>,
 }
@@ -87,8 +90,9 @@ impl Settings {
         let names = reader.jobs.clone();
         let jobs: Vec<Option<Job>> = names.iter().map(|name| job::read_job(&mut reader, &process, name)).collect();
         reader.judge_strays();
-        let complete = (jobs.into_iter().collect::<Option<Vec<Job>>>(), process.storage, process.logging_level);
-        let (Some(mut jobs), Some(storage), Some(logging_level)) = complete else {
+        let jobs = jobs.into_iter().collect::<Option<Vec<Job>>>();
+        let complete = (jobs, process.storage, process.logging_level, process.notifications);
+        let (Some(mut jobs), Some(storage), Some(logging_level), Some(notifications)) = complete else {
             return Err(given::sorted(reader.problems));
         };
         if !reader.problems.is_empty() {
@@ -96,7 +100,8 @@ impl Settings {
         }
         share_requests(&mut jobs);
         reader.notes.extend(two_ways_to_defender(&jobs));
-        Ok(Self { jobs, storage, logging_level, time_budget: process.time_budget, notes: reader.notes })
+        let (time_budget, notes) = (process.time_budget, reader.notes);
+        Ok(Self { jobs, storage, logging_level, time_budget, notifications, notes })
     }
 
     /// The secrets of `plan` are read from `vault` each time that they are needed, so that they can change there.

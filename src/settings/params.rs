@@ -432,6 +432,18 @@ table! {
         help: "Name in the vault of THREATCONNECT_TOKEN.",
         ..SECRET_NAME
     };
+    CLIENT_STATE_KEY_SECRET_NAME: Param {
+        default: Some("client-state-key"),
+        per_job: false,
+        help: "Name in the vault of CLIENT_STATE_KEY.",
+        ..SECRET_NAME
+    };
+    CLIENT_STATE_KEY_PREVIOUS_SECRET_NAME: Param {
+        default: Some("client-state-key-previous"),
+        per_job: false,
+        help: "Name in the vault of CLIENT_STATE_KEY_PREVIOUS; there need be none.",
+        ..SECRET_NAME
+    };
     CLOUD: Param {
         shape: Shape::Choice(&CLOUD_NAMES),
         default: Some("global"),
@@ -512,6 +524,56 @@ table! {
         shape: Shape::Text("a path"),
         default: Some("indicator-relay.db"),
         help: "File that remembers what was sent, where no storage account is given.",
+        ..PROCESS
+    };
+    PLAYBOOKS_FILE: Param {
+        shape: Shape::Text("a path, or `{container}/{blob}` of the storage account"),
+        default: Some("playbooks.toml"),
+        help: "The playbooks: what to do about notifications.",
+        ..PROCESS
+    };
+    PUBLIC_URL: Param {
+        shape: Shape::Address,
+        help: "Address of this app that Microsoft Graph calls, without `/api/notifications`. Nothing is subscribed to without it.",
+        ..PROCESS
+    };
+    CLIENT_STATE_KEY: Param {
+        shape: Shape::Text("at least 16 random characters"),
+        secret: true,
+        help: "Key that proves notifications to be of our own subscriptions. Without it and without a vault, one is made at first use.",
+        ..PROCESS
+    };
+    CLIENT_STATE_KEY_PREVIOUS: Param {
+        shape: Shape::Text("at least 16 random characters"),
+        secret: true,
+        help: "The key before it, until all subscriptions made with that one are replaced.",
+        ..PROCESS
+    };
+    ENCRYPTION_CERTIFICATES: Param {
+        shape: Shape::List("names of certificates in the vault, or files (PEM, PKCS#12)"),
+        help: "Certificates for notifications that bring the changed object along, newest first.",
+        ..PROCESS
+    };
+    TOKEN_AUDIENCES: Param {
+        shape: Shape::List("client ids"),
+        help: "Apps that the tokens of encrypted notifications must be for; MICROSOFT_GRAPH_CLIENT_ID if blank.",
+        ..PROCESS
+    };
+    TOKEN_TENANTS: Param {
+        shape: Shape::List("ids of tenants (GUIDs)"),
+        help: "Tenants whose encrypted notifications are taken; MICROSOFT_GRAPH_TENANT_ID if blank.",
+        ..PROCESS
+    };
+    SUBSCRIPTION_SCHEDULE: Param {
+        shape: Shape::Schedule,
+        default: Some("0 */5 * * * *"),
+        help: "When subscriptions are compared with what the playbooks want, and renewed.",
+        ..PROCESS
+    };
+    ALERT_POLL_SCHEDULE: Param {
+        shape: Shape::Schedule,
+        default: Some("0 */5 * * * *"),
+        help: "When alerts and incidents are polled, which nobody can subscribe to.",
         ..PROCESS
     };
     OTEL_EXPORTER_OTLP_ENDPOINT: Param {

@@ -693,6 +693,94 @@ fn storage_settings_that_contradict_each_other_are_refused() {
     assert!(notes.iter().any(|note| note.contains("STATE_FILE is ignored")), "{notes:?}");
 }
 
+#[test]
+fn notifications_need_nothing_and_take_their_defaults_from_the_jobs() {
+    let found = accepted(&[]).notifications;
+    assert_eq!(
+        (found.client_state, found.playbooks_file.as_str(), found.public_url),
+        (ClientState::Made, "playbooks.toml", None)
+    );
+    assert_eq!(found.token_audiences, ["11111111-2222-3333-4444-555555555555"]);
+    assert_eq!(found.token_tenants, Vec::<String>::new(), "a name of a tenant is in no token");
+    let found = accepted(&[
+        ("JOBS", "a,b"),
+        ("A__MICROSOFT_GRAPH_TENANT_ID", "AAAAAAAA-bbbb-cccc-dddd-eeeeeeeeeeee"),
+        ("B__MICROSOFT_GRAPH_CLIENT_ID", "99999999-2222-3333-4444-555555555555"),
+        ("PUBLIC_URL", "https://relay.example.com/"),
+        ("ENCRYPTION_CERTIFICATES", "new.pem|old.pfx"),
+        ("CLIENT_STATE_KEY", "a key of sixteen"),
+    ])
+    .notifications;
+    let current = Secret::new("a key of sixteen");
+    assert_eq!(found.client_state, ClientState::Given { current, previous: None });
+    assert_eq!(found.token_tenants, ["aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"]);
+    let apps = ["11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444-555555555555"];
+    assert_eq!(found.token_audiences, apps);
+    assert_eq!(found.public_url.map(String::from).as_deref(), Some("https://relay.example.com/"));
+    assert_eq!(found.encryption_certificates, ["new.pem", "old.pfx"]);
+    let found =
+        accepted(&[("TOKEN_TENANTS", "BBBBBBBB-bbbb-cccc-dddd-eeeeeeeeeeee"), ("TOKEN_AUDIENCES", "one|two")]).notifications;
+    assert_eq!((found.token_tenants, found.token_audiences.len()), (vec!["bbbbbbbb-bbbb-cccc-dddd-eeeeeeeeeeee".to_owned()], 2));
+}
+
+#[test]
+fn what_is_wrong_with_notifications_is_told_with_all_else() {
+    let told = refused(&[
+        ("CLIENT_STATE_KEY", "too short"),
+        ("PUBLIC_URL", "http://relay.example.com"),
+        ("TOKEN_TENANTS", "contoso.com"),
+        ("SUBSCRIPTION_SCHEDULE", "* * *"),
+        ("A__ALERT_POLL_SCHEDULE", "0 * * * * *"),
+        ("JOBS", "a"),
+    ]);
+    for part in [
+        "CLIENT_STATE_KEY: is too short: give at least 16",
+        "PUBLIC_URL: `http://relay.example.com`: give an `https://` address",
+        "TOKEN_TENANTS: `contoso.com`: give a GUID",
+        "SUBSCRIPTION_SCHEDULE: `* * *`",
+        "A__ALERT_POLL_SCHEDULE: `ALERT_POLL_SCHEDULE` holds for all jobs",
+    ] {
+        assert!(told.contains(part), "{part}\nis not in\n{told}");
+    }
+    assert!(!told.contains("too short\""), "{told}");
+    assert!(refused(&[("CLIENT_STATE_KEY_PREVIOUS", "a key of sixteen")]).contains("without CLIENT_STATE_KEY"));
+}
+
+#[test]
+fn the_keys_of_client_states_are_named_for_a_vault_and_not_read_with_the_others() {
+    let given = in_vault(&[("CLIENT_STATE_KEY_SECRET_NAME", "our-key")]);
+    let plan = vault_secrets(&given).map_err(|problems| lines(&problems)).expect("a plan").expect("a vault");
+    assert!(plan.secrets.iter().all(|secret| !secret.name.contains("our-key")), "{plan:?}");
+    let values = plan.secrets.iter().map(|secret| (secret.name.clone(), Secret::new(SECRET))).collect();
+    let settings = Settings::from_map(&plan.fill(&given, &values)).map_err(|problems| lines(&problems)).expect("settings");
+    let kept = ClientState::Kept { current: "our-key".to_owned(), previous: "client-state-key-previous".to_owned() };
+    assert_eq!(settings.notifications.client_state, kept);
+    let told = lines(&vault_secrets(&in_vault(&[("CLIENT_STATE_KEY", SECRET)])).expect_err("must be refused"));
+    assert!(told.starts_with("CLIENT_STATE_KEY: is a secret: with KEY_VAULT_URL") && told.lines().count() == 1, "{told}");
+    let told = lines(&vault_secrets(&in_vault(&[("ENCRYPTION_CERTIFICATES", "a|b.pem")])).expect_err("must be refused"));
+    assert!(told.contains("`b.pem` is no name of a certificate in a vault"), "{told}");
+}
+
+#[test]
+fn a_receiver_reads_what_it_needs_whatever_is_wrong_with_the_rest() {
+    let found = Receiving::from_map(&map(&[("JOBS", "Bad Name"), ("STATE_FILE", "x.db"), ("IDENTITY", "?")])).expect("enough");
+    assert_eq!(found.storage, Place::Embedded("x.db".into()));
+    assert_eq!((found.vault, found.client_state), (None, Ok(ClientState::Made)));
+    let found = Receiving::from_map(&map(&[("CLIENT_STATE_KEY", "too short")])).expect("enough to keep what comes");
+    assert!(found.client_state.is_err_and(|problem| problem.contains("at least 16") && !problem.contains("too short\"")));
+    let vault = [
+        ("KEY_VAULT_URL", "https://v.vault.azure.net/"),
+        ("IDENTITY_ENDPOINT", "http://here"),
+        ("MANAGED_IDENTITY_CLIENT_ID", "me"),
+    ];
+    let found = Receiving::from_map(&map(&vault)).expect("enough");
+    let (url, resident) = found.vault.expect("a vault");
+    assert_eq!((url.as_str(), resident), ("https://v.vault.azure.net/", Resident::Managed { client_id: Some("me".to_owned()) }));
+    assert!(matches!(found.client_state, Ok(ClientState::Kept { current, .. }) if current == "client-state-key"));
+    let told = lines(&Receiving::from_map(&map(&[("AzureWebJobsStorage", "what")])).expect_err("nowhere to put anything"));
+    assert!(told.starts_with("AzureWebJobsStorage"), "{told}");
+}
+
 proptest! {
     #[test]
     fn any_map_is_accepted_or_refused_without_showing_a_secret(
@@ -714,8 +802,9 @@ proptest! {
             prop_assert!(!problem.message.is_empty());
             prop_assert_eq!(problem.guide_name, known.and_then(|row| row.guide_name));
         }
+        let received = Receiving::from_map(&given);
         let renderings = [Format::Table, Format::Json, Format::Env].map(|format| render(format, Some(&given)));
-        let shown = [format!("{settings:?}"), format!("{plan:?}"), renderings.concat()].concat();
+        let shown = [format!("{settings:?}"), format!("{plan:?}"), format!("{received:?}"), renderings.concat()].concat();
         prop_assert!(!shown.contains(SECRET));
     }
 }

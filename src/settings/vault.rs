@@ -75,7 +75,8 @@ fn fill<'a>(
     filled
 }
 
-/// The secrets that the jobs need from the vault of `KEY_VAULT_URL`; none without that setting.
+/// The secrets that the jobs need from the vault of `KEY_VAULT_URL`; none without that setting. Those of notifications are not
+/// among them: whoever receives none need not have them.
 ///
 /// # Errors
 /// Every problem of the settings, not only those of secrets, so that nothing is fetched for settings that cannot work.
@@ -126,7 +127,7 @@ pub fn vault_secrets(given: &BTreeMap<String, String>) -> Result<Option<VaultPla
 
 /// In Azure the app's own identity reads the vault, also where the targets are reached with a client secret. On a laptop, who
 /// is signed in reads it, as the storage account, also where the targets know an identity only.
-fn resident(reader: &Reader<'_>, sign_in: Option<SignIn>) -> Resident {
+pub(super) fn resident(reader: &Reader<'_>, sign_in: Option<SignIn>) -> Resident {
     let account = [&params::STORAGE_ACCOUNT_NAME, &params::STORAGE_TABLE_URI];
     let on_laptop = account.into_iter().any(|row| reader.given(row).is_some());
     let wanted = reader.given(&params::STORAGE_CREDENTIAL).is_some_and(|given| storage::is_managed(given.text));

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicator_relay::app::App;
-use indicator_relay::dispatch::{self, Fetch, Handled, Hold, NotFound, OnFailure, Plan, Reading, Sealed};
+use indicator_relay::dispatch::{self, Fetch, Handled, Hold, Plan, Reading, Sealed};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{
     ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work,
 };
 use indicator_relay::platform::clock::Clock;
+use indicator_relay::playbooks::{NotFound, OnFailure, load};
 use indicator_relay::polling::{Poller, Source};
 use indicator_relay::storage::{Queue as _, StateStore as _, poison_of};
 use serde_json::{Value, json};
@@ -560,4 +561,64 @@ async fn the_functions_hand_their_messages_over_and_poll() {
     let without = Handler::start(Relay::opened(Arc::new(world.clock.clone()), rig.app()), Arc::new(world.clock.clone())).await;
     let (status, answer) = post(&without, "RunPlaybooks", &Work::first(world.item("users", "u4", "e"))).await;
     assert!(status == 500 && answer["error"].as_str().is_some_and(|line| line.contains("PLAYBOOKS_FILE")), "nothing is lost");
+}
+
+const DOCUMENT: &str = r#"
+version = 1
+[[playbook]]
+name = "users"
+max_attempts = 9
+when = "resource.accountEnabled"
+  [playbook.source]
+  kind = "graph"
+  resource = "users"
+  change_types = ["updated", "deleted"]
+  [playbook.fetch]
+  mode = "resource"
+  select = "id,accountEnabled"
+  [playbook.select]
+  string = { id = "resource.id" }
+  [[playbook.action]]
+  kind = "queue"
+  queue = "user-items"
+  body = "selected"
+[[playbook]]
+name = "off"
+enabled = false
+  [playbook.source]
+  kind = "graph"
+  resource = "users"
+  change_types = ["updated"]
+  [[playbook.action]]
+  kind = "queue"
+  queue = "user-items"
+"#;
+
+#[tokio::test]
+async fn playbooks_of_a_document_run() {
+    let mut world = World::new(|call| {
+        Answer::Json(200, json!({"id": call.target.split(['/', '?']).nth(3), "accountEnabled": !call.target.contains("u2")}))
+    })
+    .await;
+    let loaded = load(DOCUMENT, &|_| true);
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+    for id in ["u1", "u2"] {
+        world.deliver(&Item { group: None, ..world.item("users", id, "e") }).await;
+    }
+    world.hooks.prove = {
+        let group = format!("n{}", load(DOCUMENT, &|_| true).playbooks[0].group());
+        Arc::new(move |_| ready(Ok(Some(group.clone()))))
+    };
+    let handled = world.work().await;
+    assert_eq!((sum(&handled, |h| h.done), sum(&handled, |h| h.skipped)), (1, 1));
+    assert_eq!(world.read()[0], "/users/u1?$select=id%2CaccountEnabled");
+    let messages = world.store.receive("user-items", 9, Duration::from_secs(1)).await.expect("a queue");
+    let body: Value = serde_json::from_slice(&messages[0].body).expect("JSON");
+    assert_eq!((messages.len(), &body["id"]), (1, &json!("u1")));
+    assert_eq!(body["idempotencyKey"].as_str().map(str::len), Some(64));
+    let off = format!("n{}", load(DOCUMENT, &|_| true).playbooks[1].group());
+    world.deliver(&Item { group: Some(off), ..world.item("users", "u3", "e") }).await;
+    world.work().await;
+    assert_eq!(world.dead().await[0].1.reason, "disabled");
 }

@@ -25,7 +25,7 @@ fn json_file(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn vectors(name: &str) -> Vec<Value> {
+pub(crate) fn vectors(name: &str) -> Vec<Value> {
     let all = json_file(&root().join("tests/fixtures/host-vectors").join(format!("{name}.json")));
     all.as_array().expect("cases").clone()
 }
@@ -36,7 +36,7 @@ pub(crate) fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
 
 /// A handler that listens, as the host would find it.
 pub(crate) struct Handler {
-    address: std::net::SocketAddr,
+    pub(crate) address: std::net::SocketAddr,
 }
 
 impl Handler {
@@ -252,6 +252,10 @@ async fn whatever_was_recorded_is_answered_with_an_object_on_one_connection() {
     for case in files.iter().flat_map(|file| vectors(file)) {
         let request = &case["request"];
         let (Some(method), Some(target)) = (request["method"].as_str(), request["target"].as_str()) else { continue };
+        // Requests from outside are answered as their protocol says (`notifications`).
+        if target.starts_with("/api/notifications") {
+            continue;
+        }
         let headers: Vec<(String, String)> = request["headers"]
             .as_array()
             .into_iter()
@@ -267,7 +271,7 @@ async fn whatever_was_recorded_is_answered_with_an_object_on_one_connection() {
         assert_eq!(status, if ours { 200 } else { 404 }, "{}: {answer}", case["id"]);
         asked += 1;
     }
-    assert!(asked > 100, "{asked}");
+    assert!(asked > 90, "{asked}");
 }
 
 #[tokio::test]
@@ -327,8 +331,13 @@ fn folders_and_adapters_agree() {
         let function = function.unwrap_or_else(|| panic!("functions/{name} has no adapter in src/functions"));
         let text = json_file(&entry.path().join("function.json"));
         let bindings = text["bindings"].as_array().expect("bindings");
-        assert_eq!(bindings.len(), 1, "{name}: one trigger and no output; what is enqueued goes through the storage API");
         let given = &bindings[0];
+        let outputs: Vec<&str> = bindings[1..].iter().filter_map(|output| output["type"].as_str()).collect();
+        let wanted: &[&str] = if matches!(function.trigger, Trigger::Http { .. }) { &["http"] } else { &[] };
+        assert_eq!(
+            outputs, wanted,
+            "{name}: what is enqueued goes through the storage API; with a queue the host would not hand the request over"
+        );
         match function.trigger {
             Trigger::Timer { binding } => {
                 assert_eq!((&given["type"], &given["name"]), (&"timerTrigger".into(), &binding.into()), "{name}");
@@ -340,6 +349,11 @@ fn folders_and_adapters_agree() {
                     (&"queueTrigger".into(), &binding.into(), &queue.into())
                 );
                 assert_eq!(given["connection"], "AzureWebJobsStorage", "{name}");
+            }
+            Trigger::Http { route } => {
+                assert_eq!((&given["type"], &given["route"]), (&"httpTrigger".into(), &route.into()), "{name}");
+                assert_eq!((&given["authLevel"], &given["methods"]), (&"anonymous".into(), &json!(["post"])), "{name}");
+                assert_eq!(bindings[1]["direction"], "out", "{name}");
             }
         }
         assert_eq!(given["direction"], "in", "{name}");
@@ -353,6 +367,8 @@ fn folders_and_adapters_agree() {
 fn host_json_says_what_the_program_takes_for_granted() {
     let host = json_file(&root().join("host.json"));
     assert_eq!(host["version"], "2.0");
+    let prefix = host["extensions"]["http"]["routePrefix"].as_str().unwrap_or("api");
+    assert_eq!(format!("/{prefix}/"), functions::PREFIX);
     let queues = &host["extensions"]["queues"];
     assert_eq!(queues["visibilityTimeout"], "00:01:00");
     assert_eq!(queues["maxPollingInterval"], "00:00:05");

@@ -24,7 +24,7 @@ use crate::telemetry::{Kept, client};
 use crate::vault;
 
 /// The lines of this thread, on which a test's tasks are too.
-fn listen() -> (tracing::dispatcher::DefaultGuard, Kept) {
+pub(crate) fn listen() -> (tracing::dispatcher::DefaultGuard, Kept) {
     let kept = Kept::default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (subscriber, _, problem) = telemetry::prepare(Options {
@@ -40,7 +40,7 @@ fn listen() -> (tracing::dispatcher::DefaultGuard, Kept) {
 }
 
 /// The first line that fits, which other tasks write.
-async fn line(kept: &Kept, fits: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn line(kept: &Kept, fits: impl Fn(&Value) -> bool) -> Value {
     let look = async {
         loop {
             if let Some(line) = kept.lines().into_iter().find(&fits) {

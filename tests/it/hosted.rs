@@ -11,8 +11,11 @@ use emulator::host::{Fault, FunctionsHost, HostOptions, Level, Line, QueueClient
 use emulator::{Emulator, Indicator, Options, TENANT, WORKSPACE};
 use indicator_relay::export::QUEUE;
 use indicator_relay::functions::{EVENTS, FUNCTIONS};
+use indicator_relay::notifications::client_state::{self, Keys};
+use indicator_relay::notifications::item;
+use indicator_relay::platform::secret::Secret;
 use indicator_relay::storage::poison_of;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -246,6 +249,37 @@ async fn with_an_identity_no_setting_holds_a_secret_and_one_that_changes_needs_n
     host.fire("ExportIndicators").await.expect("a timer");
     assert_eq!(told(&host, "secret.expiring", 1).await.1["days"], 3);
     assert_lines_are_sound(&host, &secrets);
+}
+
+/// Through the host's own front, with the storage by identity and the key of client states in the vault.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "this asks the host as Microsoft Graph does, without the product's client")]
+async fn a_delivery_is_in_its_queue_when_the_host_answers() {
+    const KEY: &str = "a key that only the vault knows";
+    let cloud = Cloud::with_identity().await;
+    cloud.keep("client-state-key", KEY);
+    let host = cloud.host().await;
+    let (client, url) = (reqwest::Client::new(), format!("{}/api/notifications", host.url()));
+    let post = async |query: &str, body: String| {
+        let answer = client.post(format!("{url}{query}")).body(body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("text"))
+    };
+    assert_eq!(post("/guide?validationToken=a+b%2Bc%3a", String::new()).await, (200, "a b+c:".to_owned()));
+    let keys = Keys { current: Secret::new(KEY), previous: None };
+    let item = |group: &str, more: usize| {
+        let state = client_state::make(&keys, group, [3; 16]);
+        json!({"clientState": state, "changeType": "updated", "resourceData": {"id": "x", "more": "x".repeat(more)}})
+    };
+    // The second is too large for a message.
+    let body = json!({"value": [item("n0123456789ab", 0), item("n0123456789ab", 70_000), item("u0123456789ab", 0), {"clientState": "NA"}]});
+    assert_eq!(post("", body.to_string()).await, (202, String::new()));
+    let (queues, (_, received)) = (cloud.queues(), told(&host, "notification.received", 1).await);
+    let counts = ["accepted", "urgent", "foreign_client_state"].map(|name| received[name].as_u64());
+    assert_eq!(counts, [Some(3), Some(1), Some(1)], "{received}");
+    assert_eq!(received["unproven"], 0, "the vault was asked in time: {received}");
+    let count = async |queue: &str| queues.count(queue).await.expect("counted");
+    assert_eq!((count(item::QUEUE).await, count(item::URGENT_QUEUE).await), (Some(2), Some(1)));
+    assert_lines_are_sound(&host, &[KEY, "v1.n0123456789ab"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

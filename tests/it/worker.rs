@@ -11,15 +11,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use indicator_relay::actions::{Performer, TIMEOUT, Tools};
-use indicator_relay::dispatch::{
-    Decision, DispatchError, Dispatcher, Fetch, Handled, Hooks, NotFound, OnFailure, Plan, Reader, Reading,
-};
+use indicator_relay::dispatch::{Decision, DispatchError, Dispatcher, Fetch, Handled, Hooks, Plan, Reader, Reading};
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin, QUEUE, Work};
 use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::platform::http::{Authorize, Authorized, Http};
 use indicator_relay::platform::secret::Secret;
 use indicator_relay::platform::vault::SecretSource;
 use indicator_relay::playbooks::action::{Action, Address, Auth, Body};
+use indicator_relay::playbooks::{NotFound, OnFailure};
 use indicator_relay::storage::sqlite::SqliteStore;
 use indicator_relay::storage::{CommitError, Message, Opened, Queue, Row, StateStore, StoreError, Version, Write};
 use indicator_relay::threatconnect::{Client, Config, Credentials};

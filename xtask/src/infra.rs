@@ -63,7 +63,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => checks.push(("bicep", Outcome::LeftOut(compiler::INSTALL.to_owned()))),
     }
     let snapshots = laws::snapshots(&root)?;
-    checks.push(("laws", Outcome::of(violations(&snapshots, &settings), snapshots_named(&snapshots))));
+    let broken = [violations(&snapshots, &settings), roles::graph_permissions(&root)?].concat();
+    checks.push(("laws", Outcome::of(broken, snapshots_named(&snapshots))));
     checks.extend(queries::checks(&root, &snapshots)?);
     checks.extend(documents::checks(&root)?);
     report(&checks)

@@ -97,3 +97,45 @@ async fn a_proxied_answer_arrives_while_it_is_still_being_written() {
     asked.write_all(b"3\r\nrld\r\n0\r\n\r\n").await.unwrap();
     until(&mut client, "rld\r\n0\r\n").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_public_route_with_an_optional_parameter_passes_handshakes_and_deliveries_on() {
+    let handler = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let trigger = json!({"authLevel": "anonymous", "methods": ["post"], "route": "notifications/{profile?}"});
+    let app = App::new().http("ReceiveNotifications", &trigger);
+    let mut options = app.options();
+    options.attach = Some(handler.local_addr().unwrap().port());
+    let host = FunctionsHost::start(options).await.unwrap();
+    let (mut asked, _) = handler.accept().await.unwrap();
+    let mut buffer = Vec::new();
+    read(&mut asked, &mut buffer).await.unwrap();
+    asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert!(host.ready().await);
+    let plain = "Content-Type: text/plain; charset=utf-8\r\n";
+    let (query, body) = ("?code=k%3d1&validationToken=Validation%3a+a%2bb%25", "{\"value\":[]}");
+    let cases = [
+        (format!("/api/notifications{query}"), plain, ""),
+        (format!("/api/notifications/guide{query}"), plain, ""),
+        ("/api/notifications".to_owned(), "Content-Type: application/json\r\n", body),
+        ("/api/notifications/guide".to_owned(), "Content-Type: application/json\r\n", body),
+    ];
+    for (target, headers, body) in cases {
+        let request = format!("POST {target}");
+        let answered = async {
+            let got = read(&mut asked, &mut buffer).await.unwrap();
+            let answer = "HTTP/1.1 202 Accepted\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 5\r\n\r\na+b %";
+            asked.write_all(answer.as_bytes()).await.unwrap();
+            got
+        };
+        let (answer, got) = tokio::join!(send(&host, &request, headers, body), answered);
+        assert_eq!(got.words(), ("POST", target.as_str()), "every byte of path and query");
+        assert_eq!(String::from_utf8_lossy(&got.body), body);
+        assert_eq!((status(&answer), String::from_utf8_lossy(&answer.body).as_ref()), ("202", "a+b %"));
+        assert_eq!(
+            (answer.header("content-type"), answer.header("x-content-type-options")),
+            (Some("text/plain; charset=utf-8"), Some("nosniff"))
+        );
+    }
+    assert_eq!(status(&send(&host, "GET /api/notifications", "", "").await), "404", "another method is another route");
+    assert_eq!(status(&send(&host, "POST /api/notifications/guide/more", "", "").await), "404");
+}

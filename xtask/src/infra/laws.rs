@@ -5,13 +5,17 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
-use indicator_relay::export::QUEUE;
+use indicator_relay::export;
+use indicator_relay::notifications::item;
 use indicator_relay::storage::azure::{CONTAINER, TABLE};
+use indicator_relay::storage::poison_of;
 use serde_json::Value;
 
 /// Names that the code uses; the container of packages is named by the templates alone.
 const TABLES: [&str; 1] = [TABLE];
-const CONTAINERS: [&str; 2] = ["deployments", CONTAINER];
+const CONTAINERS: [&str; 3] = ["deployments", CONTAINER, "playbooks"];
+/// The host moves what fails five times to a queue beside each.
+const QUEUES: [&str; 3] = [export::QUEUE, item::QUEUE, item::URGENT_QUEUE];
 
 /// How keys and secrets look in templates.
 const KEYS: [&str; 9] = [
@@ -151,14 +155,14 @@ fn storage_names(snapshot: &Snapshot) -> Vec<String> {
         let names = snapshot.of(kind).filter_map(|resource| resource["name"].as_str()?.rsplit('/').next());
         names.map(str::to_owned).collect()
     };
-    // The host moves what fails five times.
-    let poison = format!("{QUEUE}-poison");
-    let expected = [
-        ("Microsoft.Storage/storageAccounts/queueServices/queues", &[QUEUE, &poison][..]),
-        ("Microsoft.Storage/storageAccounts/tableServices/tables", &TABLES[..]),
-        ("Microsoft.Storage/storageAccounts/blobServices/containers", &CONTAINERS[..]),
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+    let queues = QUEUES.into_iter().flat_map(|queue| [queue.to_owned(), poison_of(queue)]).collect();
+    let expected: [(&str, BTreeSet<String>); 3] = [
+        ("Microsoft.Storage/storageAccounts/queueServices/queues", queues),
+        ("Microsoft.Storage/storageAccounts/tableServices/tables", owned(&TABLES)),
+        ("Microsoft.Storage/storageAccounts/blobServices/containers", owned(&CONTAINERS)),
     ];
-    let wrong = expected.iter().filter(|(kind, names)| made(kind) != names.iter().map(|name| (*name).to_owned()).collect());
+    let wrong = expected.iter().filter(|(kind, names)| made(kind) != *names);
     wrong.map(|(kind, names)| format!("{kind} are {:?}, the code uses {names:?}", made(kind))).collect()
 }
 

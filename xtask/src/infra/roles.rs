@@ -1,7 +1,11 @@
 //! The least roles, and no more: which the app's identity has, and where.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
+use anyhow::Context as _;
+use indicator_relay::notifications::resources::{Permission, RESOURCES};
 use serde_json::Value;
 
 use super::laws::Snapshot;
@@ -22,8 +26,10 @@ const OF_APP: [(&str, &str, &str); 5] = [
 /// On the workspace of Sentinel, which is not made here: only where the parameters ask for it.
 const SENTINEL: (&str, &str) = ("Microsoft.OperationalInsights/workspaces", "ab8e14d6-4a74-4a29-9ba8-549422addade");
 
-/// Application permissions that the registration may have.
-const PERMISSIONS: [&str; 2] = ["ThreatIndicators.ReadWrite.OwnedBy", "Ti.ReadWrite.All"];
+/// How the templates ask for application permissions: Defender's by its name, Graph's by a list of names that is a parameter.
+const ASKED: [&str; 2] = ["'Ti.ReadWrite.All'", "parameters('graphPermissions')["];
+/// Of Microsoft Graph, for jobs with DELIVERY=graph.
+const INDICATORS: &str = "ThreatIndicators.ReadWrite.OwnedBy";
 
 pub(super) fn violations(snapshots: &[Snapshot]) -> Vec<String> {
     let one = |snapshot: &Snapshot| {
@@ -89,9 +95,29 @@ fn needless(snapshot: &Snapshot) -> Vec<String> {
 fn permissions(snapshot: &Snapshot) -> Vec<String> {
     let named = |assignment: &&Value| {
         let role = assignment.pointer("/properties/appRoleId").and_then(Value::as_str).unwrap_or_default();
-        !PERMISSIONS.iter().any(|permission| role.contains(&format!("'{permission}'")))
+        !ASKED.iter().any(|asked| role.contains(asked))
     };
     let assignments =
         snapshot.resources.iter().filter(|r| r["type"].as_str().is_some_and(|kind| kind.contains("appRoleAssignedTo")));
     assignments.filter(named).map(|assignment| format!("a permission that no target asks for: {assignment}")).collect()
+}
+
+/// What a parameters file asks of Microsoft Graph beyond what any job, subscription or poll of the product needs.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn graph_permissions(root: &Path) -> anyhow::Result<Vec<String>> {
+    let file = "infra/app-registration.bicepparam";
+    let text = fs::read_to_string(root.join(file)).with_context(|| format!("failed to read {file}"))?;
+    let list = text.split_once("graphPermissions = [").and_then(|(_, rest)| rest.split_once(']')).map_or("", |(list, _)| list);
+    let known: BTreeSet<&str> = RESOURCES
+        .iter()
+        .flat_map(|resource| match resource.permission {
+            Permission::App { create, renew } => vec![create, renew],
+            Permission::DelegatedOnly(_) | Permission::Unknown => Vec::new(),
+        })
+        .chain([INDICATORS])
+        .collect();
+    let names = list.split('\'').skip(1).step_by(2).filter(|name| !known.contains(name));
+    Ok(names.map(|name| format!("{file}: `{name}` is a permission that nothing here needs")).collect())
 }

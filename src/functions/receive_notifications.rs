@@ -1,0 +1,182 @@
+//! `ReceiveNotifications`: a handshake is sent back, a delivery is put into the queues and then answered.
+//!
+//! Microsoft Graph counts answers that take more than three seconds, and sends again what is answered with anything but a 2xx.
+//! So nothing is done here but to keep what came, and what is dropped on purpose is answered like what is kept; a 5xx says
+//! that something was not kept (vendor page "Receive change notifications through webhooks").
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use percent_encoding::percent_decode_str;
+use tracing::Instrument as _;
+
+use super::body::{Refusal, Whole};
+use super::{Answer, Failure, Function, PREFIX, Relay, Trigger};
+use crate::app::receiver::Kept;
+use crate::notifications::handshake::{self, Handshake};
+use crate::notifications::profile::Profile;
+use crate::notifications::receipt::Drop;
+use crate::telemetry;
+
+const NAME: &str = "ReceiveNotifications";
+/// What Microsoft Graph calls, before the name of a profile.
+const PATH: &str = "notifications/";
+/// Of the three seconds after which an answer counts as slow: what is left is for the way.
+const DEADLINE: Duration = Duration::from_millis(2_500);
+
+pub(super) const FUNCTION: Function = Function {
+    name: NAME,
+    trigger: Trigger::Http { route: "notifications/{profile?}" },
+    answer: Answer::Request(|relay, request| Box::pin(answer(relay, request))),
+};
+
+async fn answer(relay: Arc<Relay>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    // First of all, and of nothing but the query: it works while nothing else does.
+    match handshake::answer(head.uri.query()) {
+        Some(Handshake::Echo(token)) => return text(StatusCode::OK, token),
+        Some(Handshake::Refused(reason)) => return text(StatusCode::BAD_REQUEST, reason.to_owned()),
+        None => {}
+    }
+    let id = head.headers.get("x-azure-functions-invocationid").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // Anybody may send a trace context here: it is not continued.
+    let span = telemetry::invocation(NAME, id, None);
+    let body = match relay.room().read(&head.headers, body, relay.clock().as_ref()).await {
+        Ok(body) => body,
+        Err(refusal) => return span.in_scope(|| refuse(refusal)),
+    };
+    let profile = profile_of(head.uri.path());
+    // In a task of its own: what was begun is ended and told, though the sender has gone away.
+    let task = tokio::spawn(keep(Arc::clone(&relay), body, profile, span));
+    let answer = task.await.unwrap_or_else(|_| not_kept());
+    tokio::spawn(async move { relay.flush().await });
+    answer
+}
+
+/// What stands after the route, decoded; blank for the plain address.
+fn profile_of(path: &str) -> String {
+    let name = path.strip_prefix(PREFIX).and_then(|path| path.strip_prefix(PATH)).unwrap_or_default();
+    percent_decode_str(name).decode_utf8_lossy().into_owned()
+}
+
+async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Span) -> Response {
+    let began = relay.clock().monotonic();
+    let work = async {
+        let receiver = relay.receiver().await?;
+        let kept = receiver.keep(&body.bytes).await.map_err(Failure::new)?;
+        Ok((kept, receiver.profile(&profile)))
+    };
+    let work = AssertUnwindSafe(work).catch_unwind();
+    let ended = async {
+        tokio::select! {
+            biased;
+            ended = work => ended.unwrap_or_else(|_| Err(Failure::bug())),
+            () = relay.clock().alarm(DEADLINE) => {
+                Err(Failure(format!("the storage has not taken it within {} ms", DEADLINE.as_millis())))
+            }
+        }
+    };
+    let outcome = ended.instrument(span.clone()).await;
+    let took = relay.clock().monotonic().saturating_sub(began);
+    let answer = span.in_scope(|| match &outcome {
+        Ok((kept, answer)) => {
+            let unknown_profile = answer.is_none() && !profile.is_empty();
+            tell(kept, body.bytes.len(), unknown_profile, took);
+            answered(answer.as_ref().unwrap_or(&Profile::default()))
+        }
+        Err(failure) => {
+            tracing::error!(
+                event = "notification.not_kept",
+                error = failure.0,
+                "a delivery was not kept, and comes again: {failure}"
+            );
+            telemetry::fail(&span, &failure.0);
+            not_kept()
+        }
+    });
+    drop(span);
+    answer
+}
+
+/// One line for a delivery, whatever it held: its numbers by reason, and nothing of what it said.
+fn tell(kept: &Kept, bytes: usize, unknown_profile: bool, took: Duration) {
+    let dropped = |reason: Drop| kept.dropped.get(&reason).copied().unwrap_or_default();
+    if dropped(Drop::EmptyBody) > 0 {
+        tracing::error!(
+            event = "notification.empty",
+            "a delivery came without a body: something in front of this app loses bodies, and notifications with them; \
+             `enableProxyingHttpRequest` must be true in host.json"
+        );
+    }
+    tracing::info!(
+        event = "notification.received",
+        accepted = kept.accepted,
+        urgent = kept.urgent,
+        unproven = kept.unproven,
+        messages = kept.messages,
+        dropped = kept.dropped.values().sum::<u64>(),
+        empty_body = dropped(Drop::EmptyBody),
+        not_json = dropped(Drop::NotJson),
+        no_items = dropped(Drop::NoItems),
+        no_object = dropped(Drop::NoObject),
+        unreadable = dropped(Drop::Unreadable),
+        foreign_client_state = dropped(Drop::ForeignClientState),
+        wrong_client_state = dropped(Drop::WrongClientState),
+        unknown_event = dropped(Drop::UnknownEvent),
+        too_many_tokens = dropped(Drop::TooManyTokens),
+        unknown_profile,
+        bytes,
+        duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "received {} notifications",
+        kept.accepted
+    );
+}
+
+fn refuse(refusal: Refusal) -> Response {
+    let (status, reason) = (refusal.status(), refusal.reason());
+    if refusal == Refusal::NoRoom {
+        tracing::error!(event = "notification.not_kept", error = reason, "a delivery was not kept, and comes again: {reason}");
+    } else {
+        tracing::warn!(event = "notification.refused", status = status.as_u16(), reason, "a request was refused: {reason}");
+    }
+    // What is left of the body is not read.
+    ([(header::CONNECTION, "close")], text(status, reason.to_owned())).into_response()
+}
+
+/// The reason is in the log; who asks need not know.
+fn not_kept() -> Response {
+    text(StatusCode::SERVICE_UNAVAILABLE, "not kept; send it again".to_owned())
+}
+
+/// Never as a page, and never from a cache.
+fn text(status: StatusCode, body: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, body).into_response()
+}
+
+/// What cannot be a header is left out: the delivery is kept, and must be answered.
+fn answered(profile: &Profile) -> Response {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &profile.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    let status = StatusCode::from_u16(profile.code).unwrap_or(StatusCode::ACCEPTED);
+    let typed = headers.contains_key(header::CONTENT_TYPE) || profile.body.is_empty();
+    let mut answer = (status, profile.body.clone()).into_response();
+    if typed {
+        answer.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    answer.headers_mut().extend(headers);
+    answer
+}

@@ -1,0 +1,280 @@
+//! What a playbook waits for and how its object is read: held against the table of what Microsoft Graph can tell of.
+
+use super::keys::{self, CHANGES};
+use super::near::nearest;
+use super::reader::{At, Problems, Section};
+use crate::notifications::item::{ChangeType, Item};
+use crate::notifications::resources::{Fetch, Permission, RESOURCES, Resource, Rich, segments};
+
+/// What a playbook waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub kind: SourceKind,
+    /// As the document writes it, its query included.
+    pub resource: String,
+    /// Sorted, each once.
+    pub change_types: Vec<ChangeType>,
+    /// The object comes along, encrypted.
+    pub rich: bool,
+    pub lifecycle: bool,
+    pub expiration_minutes: Option<u32>,
+    pub profile: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A subscription.
+    Graph,
+    /// What cannot be subscribed to.
+    Poll,
+}
+
+/// How the object of an item is read before the actions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchPlan {
+    pub mode: FetchMode,
+    /// `$select`.
+    pub select: Option<String>,
+    pub not_found: NotFound,
+    pub on_failure: OnFailure,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchMode {
+    None,
+    Resource,
+    Delta,
+}
+
+/// What follows a 404.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotFound {
+    Retry,
+    Continue,
+    Drop,
+}
+
+/// What follows when it cannot be read at last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    DeadLetter,
+    Continue,
+}
+
+/// Kinds whose objects come along only with `$select` (vendor page "Outlook change notifications").
+const NEED_SELECT: [&str; 3] = ["message", "event", "contact"];
+/// The life above which Teams resources need lifecycle notifications, in minutes.
+const WITHOUT_LIFECYCLE: u32 = 60;
+/// What the retired alerts are called in the table.
+const RETIRED: &str = "security alert";
+
+impl Source {
+    /// Its row in the table of resources; none: it is not known.
+    #[must_use]
+    pub fn row(&self) -> Option<&'static Resource> {
+        Resource::of(&self.resource)
+    }
+
+    /// Whether an item's resource is of this source, as far as its path tells: the same kind, and no two ids that differ. The ids
+    /// of notifications are not always those of the subscription (`users/jane@example.com` becomes `Users/{guid}`).
+    pub(super) fn covers(&self, item: &Item) -> bool {
+        let Some(path) = &item.resource else { return false };
+        let (own, given) = (segments(&self.resource), segments(path));
+        let differ = own.iter().zip(&given).any(|(one, other)| {
+            let (one, other) = (uuid::Uuid::parse_str(one), uuid::Uuid::parse_str(other));
+            matches!((one, other), (Ok(one), Ok(other)) if one != other)
+        });
+        let parent = given.split_last().map(|(_, parent)| parent.join("/")).unwrap_or_default();
+        let known = self.row().map(|row| row.name);
+        let same = match known {
+            Some(name) => Resource::of(path).or_else(|| Resource::of(&parent)).is_some_and(|row| row.name == name),
+            None => own.len() <= given.len() && own.iter().zip(&given).all(|(one, other)| one.eq_ignore_ascii_case(other)),
+        };
+        same && !differ
+    }
+}
+
+pub(super) fn read(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<Source> {
+    let kind = section.choice(&keys::KIND, problems);
+    let resource = section.text(&keys::RESOURCE, problems);
+    let changes = section.choices(&keys::CHANGE_TYPES, problems);
+    let rich = section.flag(&keys::INCLUDE_RESOURCE_DATA, problems);
+    let lifecycle = section.flag(&keys::LIFECYCLE, problems);
+    let minutes = section.whole(&keys::EXPIRATION_MINUTES, problems);
+    let profile = section.text(&keys::PROFILE_NAME, problems);
+    let allow_retired = section.flag(&keys::ALLOW_RETIRED, problems);
+    let kind = if kind? == 0 { SourceKind::Graph } else { SourceKind::Poll };
+    let resource = path(resource?, problems)?;
+    let row = Resource::of(resource.value);
+    match row {
+        Some(row) => judge(row, kind, resource.at, section, allow_retired, problems),
+        None if kind == SourceKind::Poll => problems.error(resource.at, cannot_be_polled(resource.value)),
+        None => {
+            let near = nearest(path_of(resource.value), RESOURCES.iter().flat_map(|row| row.paths.iter().copied()));
+            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let text = format!("`{}` is no resource that is known here; Microsoft Graph will decide{near}", resource.value);
+            problems.warning(resource.at, text);
+        }
+    }
+    let changes = changes.map(|changes| change_types(row, kind, &changes, problems));
+    if rich {
+        judge_rich(row, kind, resource, section.place(&keys::INCLUDE_RESOURCE_DATA), problems);
+    }
+    let most = row.and_then(|row| match row.rich {
+        Rich::Allowed(minutes) if rich => Some(minutes),
+        _ => row.minutes,
+    });
+    let minutes = minutes.and_then(|minutes| Some(At { at: minutes.at, value: u32::try_from(minutes.value).ok()? }));
+    if let (Some(minutes), Some(most)) = (minutes, most)
+        && minutes.value > most
+    {
+        let text = format!("a subscription to this resource lives {most} minutes at most, not {}", minutes.value);
+        problems.error(minutes.at, text);
+    }
+    let teams = row.is_some_and(|row| row.rich == Rich::Allowed(4_320));
+    if teams && !lifecycle && minutes.is_none_or(|minutes| minutes.value > WITHOUT_LIFECYCLE) {
+        let text = "Microsoft Teams needs `lifecycle = true` for subscriptions that live longer than 60 minutes";
+        problems.error(section.place(&keys::LIFECYCLE), text);
+    }
+    if kind == SourceKind::Poll {
+        for key in [&keys::LIFECYCLE, &keys::EXPIRATION_MINUTES, &keys::PROFILE_NAME] {
+            if let Some(entry) = section.entry(key) {
+                problems.warning(entry.at, format!("`{}` has no effect: what is polled has no subscription", key.key));
+            }
+        }
+    }
+    Some(Source {
+        kind,
+        resource: resource.value.to_owned(),
+        change_types: changes?,
+        rich,
+        lifecycle,
+        expiration_minutes: minutes.map(|minutes| minutes.value),
+        profile: profile.map(|profile| profile.value.to_owned()),
+    })
+}
+
+fn path_of(resource: &str) -> &str {
+    resource.split('?').next().unwrap_or_default().trim_matches('/')
+}
+
+/// A resource that is no address and leads nowhere else.
+fn path<'a>(resource: At<&'a str>, problems: &mut Problems<'_>) -> Option<At<&'a str>> {
+    let text = resource.value.trim();
+    let path = path_of(text);
+    let complaint = if text.contains("://") {
+        "it is a whole address; write only what follows the version, such as `users`"
+    } else if text.chars().any(char::is_control) || path.split('/').any(|part| part == ".." || part.is_empty()) {
+        "it has empty or `..` parts, or control characters"
+    } else if path.eq_ignore_ascii_case("me") || path.to_ascii_lowercase().starts_with("me/") {
+        "`me` is a signed-in user, and there is none here; write `users/{id}`"
+    } else {
+        return Some(At { at: resource.at, value: text });
+    };
+    problems.error(resource.at, format!("the resource is refused: {complaint}"));
+    None
+}
+
+fn cannot_be_polled(resource: &str) -> String {
+    let polled = RESOURCES.iter().filter(|row| row.minutes.is_none()).flat_map(|row| row.paths);
+    let polled: Vec<String> = polled.map(|path| format!("`{path}`")).collect();
+    format!("`{}` cannot be polled; what can is {}; else use kind = \"graph\"", path_of(resource), polled.join(", "))
+}
+
+fn judge(row: &Resource, kind: SourceKind, at: usize, section: &Section<'_>, allow_retired: bool, problems: &mut Problems<'_>) {
+    match (kind, row.minutes) {
+        (SourceKind::Poll, Some(_)) => problems.error(at, cannot_be_polled(row.paths[0])),
+        (SourceKind::Graph, None) => {
+            let text = format!("no subscription can be made on a {}; set kind = \"poll\"", row.name);
+            problems.error(section.entry(&keys::KIND).map_or(at, |entry| entry.node.at), text);
+        }
+        _ => {}
+    }
+    if row.name == RETIRED && kind == SourceKind::Graph {
+        let text = "Microsoft has retired `security/alerts`: use kind = \"poll\" with resource = \"security/alerts_v2\"";
+        if allow_retired {
+            problems.warning(at, text);
+        } else {
+            problems.error(at, format!("{text}; where it still answers, set `allow_retired = true`"));
+        }
+    }
+    if let Permission::DelegatedOnly(permission) = row.permission {
+        let text = format!("only a signed-in user may subscribe to a {} ({permission}), and there is none here", row.name);
+        problems.error(at, text);
+    }
+}
+
+fn change_types(row: Option<&Resource>, kind: SourceKind, given: &[At<usize>], problems: &mut Problems<'_>) -> Vec<ChangeType> {
+    let mut changes = Vec::new();
+    for change in given {
+        let Some(change_type) = ChangeType::parse(CHANGES[change.value]) else { continue };
+        if changes.contains(&change_type) {
+            problems.warning(change.at, format!("\"{}\" is there twice", change_type.name()));
+            continue;
+        }
+        changes.push(change_type);
+        if let Some(row) = row.filter(|row| row.refuses(change_type)) {
+            let allowed: Vec<String> =
+                row.changes.unwrap_or_default().iter().map(|change| format!("\"{}\"", change.name())).collect();
+            let note = if row.note.is_empty() || kind == SourceKind::Poll { String::new() } else { format!(" ({})", row.note) };
+            let text = format!("\"{}\" never comes for a {}; it has {}{note}", change_type.name(), row.name, allowed.join(", "));
+            problems.error(change.at, text);
+        }
+    }
+    if let (Some(row), Some(first)) = (row.filter(|row| row.changes.is_none()), given.first()) {
+        let text = format!("Microsoft does not say which changes of a {} can be asked for; it may refuse these", row.name);
+        problems.warning(first.at, text);
+    }
+    changes.sort_unstable();
+    changes
+}
+
+fn judge_rich(row: Option<&Resource>, kind: SourceKind, resource: At<&str>, at: usize, problems: &mut Problems<'_>) {
+    if kind == SourceKind::Poll {
+        problems.error(at, "`include_resource_data` is for subscriptions; what is polled has its data");
+    } else if let Some(row) = row.filter(|row| row.rich == Rich::Never) {
+        let text = format!("the data of a {} cannot come with notifications; leave it out, and `fetch` reads it", row.name);
+        problems.error(at, text);
+    } else if row.is_some_and(|row| NEED_SELECT.contains(&row.name)) && !resource.value.contains("$select=") {
+        let text = "with `include_resource_data`, Outlook needs `?$select=` with the wanted properties in the resource";
+        problems.error(resource.at, text);
+    }
+}
+
+/// The plan, with defaults by the resource where nothing is said.
+pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>, problems: &mut Problems<'_>) -> FetchPlan {
+    let comes_along = source.is_some_and(|source| source.rich || source.kind == SourceKind::Poll);
+    let usual = source.and_then(Source::row).map_or(FetchMode::Resource, |row| row.fetch.into());
+    let usual = if comes_along { FetchMode::None } else { usual };
+    let mut plan = FetchPlan { mode: usual, select: None, not_found: NotFound::Retry, on_failure: OnFailure::DeadLetter };
+    let Some(section) = section else { return plan };
+    let modes = [FetchMode::None, FetchMode::Resource, FetchMode::Delta];
+    if let Some(mode) = section.choice(&keys::MODE, problems) {
+        plan.mode = modes[mode];
+        let at = section.place(&keys::MODE);
+        let fetch = source.and_then(Source::row).map(|row| row.fetch);
+        if comes_along && plan.mode != FetchMode::None {
+            problems.warning(at, "nothing is fetched: the data comes along");
+            plan.mode = FetchMode::None;
+        } else if plan.mode == FetchMode::Resource && fetch == Some(Fetch::Delta) {
+            problems.error(at, "the notifications of this resource name no object: use mode = \"delta\" or \"none\"");
+        } else if plan.mode == FetchMode::Delta && fetch.is_some_and(|fetch| fetch != Fetch::Delta) {
+            problems.error(at, "\"delta\" is for drives and lists; here mode is \"resource\" or \"none\"");
+        }
+    }
+    plan.not_found =
+        [NotFound::Retry, NotFound::Continue, NotFound::Drop][section.choice(&keys::NOT_FOUND_KEY, problems).unwrap_or_default()];
+    plan.on_failure =
+        [OnFailure::DeadLetter, OnFailure::Continue][section.choice(&keys::ON_FAILURE_KEY, problems).unwrap_or_default()];
+    if let Some(select) = section.text(&keys::FETCH_SELECT, problems) {
+        let good = |c: char| c.is_ascii_alphanumeric() || "_,./@ ".contains(c);
+        if select.value.trim().is_empty() || !select.value.chars().all(good) {
+            let text = "`select` takes names of properties, separated by commas, such as `id,displayName`";
+            problems.error(select.at, text);
+        } else if plan.mode == FetchMode::None {
+            problems.warning(select.at, "`select` has no effect: nothing is fetched");
+        }
+        plan.select = Some(select.value.split(',').map(str::trim).collect::<Vec<_>>().join(","));
+    }
+    plan
+}

@@ -1,0 +1,634 @@
+//! Playbooks from outside: documents with mistakes, the shipped examples, and what they make of notifications.
+
+use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin};
+use indicator_relay::playbooks::evaluate::{Context, Evaluated, RunError};
+use indicator_relay::playbooks::keys::{KEYS, Key, Scope};
+use indicator_relay::playbooks::{FetchMode, Loaded, Playbook, Severity, load, markdown, schema};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn example(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/playbooks").join(name);
+    std::fs::read_to_string(path).expect("an example")
+}
+
+fn of(text: &str) -> Loaded {
+    load(text, &|name| name.starts_with("TC_"))
+}
+
+/// Without a mistake.
+fn good(text: &str) -> Vec<Playbook> {
+    let loaded = of(text);
+    assert_eq!(loaded.problems, [], "{text}");
+    loaded.playbooks
+}
+
+fn lines(loaded: &Loaded) -> Vec<String> {
+    loaded.problems.iter().map(ToString::to_string).collect()
+}
+
+/// The one playbook with these further lines, each where its table is.
+fn with(source: &str, fetch: &str, rest: &str) -> String {
+    format!(
+        "version = 1\n[profile.guide]\ncode = 201\n[[playbook]]\nname = \"p\"\n[playbook.source]\n{source}\n[playbook.fetch]\n{fetch}\n{rest}\n\
+         [[playbook.action]]\nkind = \"trigger_export\"\n"
+    )
+}
+
+fn told(text: &str) -> String {
+    lines(&of(text)).join("\n")
+}
+
+/// Composed after the vendor page "changeNotification resource type" and its samples.
+fn user_changed() -> Item {
+    let data = json!({
+        "@odata.type": "#Microsoft.Graph.User", "@odata.id": "Users/3f6c2a10-0000-4000-8000-000000000001",
+        "id": "3f6c2a10-0000-4000-8000-000000000001", "organizationId": "c0ff0000-0000-4000-8000-000000000000",
+        "eventTime": "2026-06-01T09:30:00.1234567Z", "sequenceNumber": 637_000_000_000_000_001_i64
+    });
+    item(Origin::Graph, ChangeType::Updated, "Users/3f6c2a10-0000-4000-8000-000000000001", &data)
+}
+
+fn item(origin: Origin, change: ChangeType, resource: &str, data: &Value) -> Item {
+    let notification = json!({
+        "subscriptionId": "7d0c0000-0000-4000-8000-000000000000", "changeType": change.name(), "resource": resource,
+        "tenantId": "c0ff0000-0000-4000-8000-000000000000", "resourceData": data, "clientState": "NEVER"
+    });
+    let Value::Object(notification) = notification else { panic!("an object") };
+    Item {
+        origin,
+        received: "2026-06-01T09:30:01Z".parse().expect("a time"),
+        event: Event::Change(change),
+        subscription: "7d0c0000-0000-4000-8000-000000000000".to_owned(),
+        group: None,
+        client_state: None,
+        tenant: Some("c0ff0000-0000-4000-8000-000000000000".to_owned()),
+        resource: Some(resource.to_owned()),
+        notification,
+        encrypted: None,
+        tokens: Vec::new(),
+        object: None,
+    }
+}
+
+/// Composed after the vendor page "alert resource type" (security).
+fn alert() -> Value {
+    json!({
+        "@odata.type": "#microsoft.graph.security.alert", "id": "da637551227677560813_-961444813", "severity": "high",
+        "status": "new", "title": "Suspicious \"execution\" of {hidden} file", "description": "A file was hidden, then started.",
+        "alertWebUrl": "https://security.microsoft.com/alerts/da637551227677560813_-961444813",
+        "mitreTechniques": ["T1564.001", "T1204"],
+        "evidence": [
+            {"@odata.type": "#microsoft.graph.security.deviceEvidence", "verdict": "unknown", "deviceDnsName": "pc-7.example.com"},
+            {"@odata.type": "#microsoft.graph.security.ipEvidence", "verdict": "malicious", "ipAddress": "198.51.100.7"},
+            {"@odata.type": "#microsoft.graph.security.ipEvidence", "verdict": "suspicious", "ipAddress": "203.0.113.9"},
+            {"@odata.type": "#microsoft.graph.security.fileEvidence", "verdict": "malicious",
+             "fileDetails": {"sha256": "5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"}}
+        ]
+    })
+}
+
+fn alert_polled() -> Item {
+    let mut item = item(
+        Origin::Poll,
+        ChangeType::Created,
+        "security/alerts_v2/da637551227677560813_-961444813",
+        &json!({"id": "da637551227677560813_-961444813", "@odata.type": "#microsoft.graph.security.alert"}),
+    );
+    item.object = Some(alert());
+    item
+}
+
+fn evaluate(playbook: &Playbook, item: &Item) -> Evaluated {
+    assert!(playbook.matches(item));
+    playbook.evaluate(&Context { item, resource: item.object.as_ref(), attempt: 0 }).expect("evaluates")
+}
+
+/// One line for each variable and each action.
+fn shown(evaluated: &Evaluated) -> String {
+    let variables = evaluated.variables.iter().map(|(name, value)| format!("{name} = {}", value.json()));
+    let actions = evaluated.actions.iter().map(|action| serde_json::to_string(action).expect("JSON"));
+    variables.chain(actions).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn ten_mistakes_are_ten_problems_each_at_its_place() {
+    let text = r#"version = 1
+verzion = 2
+
+[profile.guide]
+code = 404
+headers = { X-One = "a\r\nb" }
+
+[[playbook]]
+name = "bad"
+when = "resource.@odata.type"
+
+  [playbook.source]
+  resource = "users"
+  change_types = ["created", "changed"]
+
+  [playbook.select]
+  string = { title = "lenght(resource.title)" }
+
+  [[playbook.action]]
+  kind = "webhook"
+  url = "http://tc.example.com/x"
+  body = "template"
+  template = { t = "{titel}" }
+
+  [[playbook.action]]
+  kind = "queue"
+  queue = 7
+
+[[playbook]]
+name = "good"
+source = { resource = "groups", change_types = ["deleted"] }
+action = [{ kind = "queue", queue = "group-items" }]
+"#;
+    let loaded = of(text);
+    insta::assert_snapshot!(lines(&loaded).join("\n"), @r#"
+    2:1: `verzion` is no key here; did you mean `version`?
+    5:8: `code` is 404; it takes a whole number from 200 to 299
+    6:21: the header `X-One` holds a line break, control or non-ASCII character; leave it out
+    10:8: the expression `when` is refused: line 1, column 10 of the expression: Expected identifier, '*', '{', '[', '&', or '[?' -- found At; `@` is an operator: write "@odata.type" in double quotes, or `meta.odataType`
+    14:19: "created" never comes for a user; it has "updated", "deleted" (a new user is `updated`, and so is a soft deletion)
+    14:30: `change_types` is "changed"; it takes a list of "created", "updated", "deleted"
+    17:22: the expression `title` is refused: line 1, column 7 of the expression: there is no function `lenght`; did you mean `length`?
+    21:9: `url` is refused: it is plain http, which anyone on the way can read; use https, or set `allow_plain_http`
+    23:14: there is no variable `titel`; did you mean `title`?
+    27:11: `queue` is a whole number; it takes the name of a queue: 3 to 63 of a-z, 0-9, `-`
+    "#);
+    assert_eq!(loaded.problems.len(), 10);
+    let names: Vec<&str> = loaded.playbooks.iter().map(|playbook| playbook.name.as_str()).collect();
+    assert_eq!(names, ["good"], "a bad playbook does not stop the others");
+}
+
+#[test]
+fn each_rule_of_a_source_is_told_with_what_to_do() {
+    let cases = [
+        (
+            with("resource = \"users\"\nchange_types = [\"created\"]", "", ""),
+            "\"created\" never comes for a user; it has \"updated\", \"deleted\"",
+        ),
+        (with("resource = \"security/alerts_v2\"\nchange_types = [\"updated\"]", "", ""), "set kind = \"poll\""),
+        (with("kind = \"poll\"\nresource = \"users\"\nchange_types = [\"updated\"]", "", ""), "cannot be polled"),
+        (with("resource = \"security/alerts?$filter=x\"\nchange_types = [\"updated\"]", "", ""), "allow_retired = true"),
+        (
+            with("resource = \"users\"\nchange_types = [\"updated\"]\ninclude_resource_data = true", "", ""),
+            "cannot come with notifications",
+        ),
+        (with("resource = \"users/x/messages\"\nchange_types = [\"updated\"]\ninclude_resource_data = true", "", ""), "$select="),
+        (with("resource = \"me/messages\"\nchange_types = [\"updated\"]", "", ""), "write `users/{id}`"),
+        (with("resource = \"https://graph.microsoft.com/v1.0/users\"\nchange_types = [\"updated\"]", "", ""), "whole address"),
+        (with("resource = \"users/../groups\"\nchange_types = [\"updated\"]", "", ""), "`..`"),
+        (with("resource = \"communications/presences/x\"\nchange_types = [\"updated\"]", "", ""), "signed-in user"),
+        (
+            with("resource = \"users\"\nchange_types = [\"updated\"]\nexpiration_minutes = 42000", "", ""),
+            "lives 41760 minutes at most",
+        ),
+        (
+            with("resource = \"chats/x/messages\"\nchange_types = [\"updated\"]\nlifecycle = false", "", ""),
+            "Microsoft Teams needs",
+        ),
+        (with("resource = \"users\"\nchange_types = [\"updated\"]\nprofile = \"giude\"", "", ""), "did you mean `guide`?"),
+        (with("resource = \"users\"\nchange_types = []", "", ""), "`change_types` is empty"),
+        (with("resource = \"users\"\nchange_types = [\"updated\"]", "mode = \"delta\"", ""), "\"delta\" is for drives and lists"),
+        (with("resource = \"drives/x/root\"\nchange_types = [\"updated\"]", "mode = \"resource\"", ""), "use mode = \"delta\""),
+        (with("resource = \"users\"\nchange_types = [\"updated\"]", "select = \"id&x=y\"", ""), "names of properties"),
+    ];
+    for (text, expected) in cases {
+        let loaded = of(&text);
+        let errors: Vec<String> =
+            loaded.problems.iter().filter(|problem| problem.severity == Severity::Error).map(ToString::to_string).collect();
+        assert!(errors.len() == 1 && errors[0].contains(expected), "{expected}: {errors:#?}");
+        assert!(loaded.playbooks.is_empty());
+    }
+}
+
+#[test]
+fn warnings_do_not_stop_a_playbook() {
+    for (source, fetch, expected) in [
+        ("resource = \"security/alerts?$filter=x\"\nchange_types = [\"updated\"]\nallow_retired = true", "", "has retired"),
+        ("resource = \"usres\"\nchange_types = [\"updated\"]", "", "did you mean `users`?"),
+        ("resource = \"teams\"\nchange_types = [\"updated\"]", "", "does not say which changes"),
+        ("kind = \"poll\"\nresource = \"security/incidents\"\nchange_types = [\"updated\"]\nlifecycle = true", "", "no effect"),
+        (
+            "kind = \"poll\"\nresource = \"security/incidents\"\nchange_types = [\"updated\"]",
+            "mode = \"resource\"",
+            "comes along",
+        ),
+    ] {
+        let loaded = of(&with(source, fetch, ""));
+        let told = lines(&loaded);
+        assert!(told.len() == 1 && told[0].contains("warning: ") && told[0].contains(expected), "{told:?}");
+        assert_eq!(loaded.playbooks.len(), 1);
+    }
+}
+
+#[test]
+fn each_rule_of_an_action_is_told_with_what_to_do() {
+    let action = |lines: &str| {
+        format!(
+            "version = 1\n[[playbook]]\nname = \"p\"\nsource = {{ resource = \"users\", change_types = [\"updated\"] }}\nselect = {{ string = {{ a = \"resource.a\" }}, string_array = {{ ips = \"resource.b\" }} }}\n[[playbook.action]]\n{lines}\n"
+        )
+    };
+    for (lines, expected) in [
+        ("kind = \"web_hook\"", "did you mean \"webhook\"?"),
+        ("kind = \"webhook\"", "needs `url` or `url_secret`"),
+        ("kind = \"webhook\"\nurl = \"https://a.example\"\nurl_secret = \"TC_URL\"", "leave one out"),
+        ("kind = \"webhook\"\nurl_secret = \"NOT_THERE\"", "there is no secret `NOT_THERE`"),
+        ("kind = \"webhook\"\nurl_secret = \"https://a.example/hunter2\"", "never its value"),
+        ("kind = \"webhook\"\nurl = \"https://10.0.0.1/x\"", "allow_private_address"),
+        (
+            "kind = \"webhook\"\nurl = \"https://a.example\"\nauth = \"basic\"\nusername_secret = \"TC_U\"",
+            "needs `password_secret`",
+        ),
+        ("kind = \"webhook\"\nurl = \"https://a.example\"\nheaders = { A = \"b\\nc\" }", "line break"),
+        ("kind = \"webhook\"\nurl = \"https://a.example\"\nbody = \"template\"", "needs `template`"),
+        ("kind = \"queue\"\nqueue = \"A_b\"", "`queue` takes"),
+        ("kind = \"queue\"\nqueue = \"abc\"\nowner = \"x\"", "`owner` is no key here"),
+        ("kind = \"threatconnect_indicator\"\nowner = \"o\"\ntype = \"Adress\"\nvalues = \"ips\"", "did you mean \"Address\"?"),
+        ("kind = \"threatconnect_indicator\"\nowner = \"o\"\ntype = \"Address\"\nvalues = \"ipps\"", "did you mean `ips`?"),
+        ("kind = \"threatconnect_indicator\"\nowner = \"o\"\ntype = \"Host\"\nvalues = \"ips\"\nrating = 6", "from 0 to 5"),
+        ("kind = \"threatconnect_case\"\nname = \"{b}\"", "there is no variable `b`"),
+        ("kind = \"threatconnect_case\"\nname = \"{a}\"\nseverity = \"Awful\"", "Low, Medium, High and Critical"),
+        ("kind = \"threatconnect_case\"\nname = \"{a}\"\nartifacts = [{ type = \"Host\" }]", "`values` is missing"),
+        (
+            "kind = \"trigger_export\"\n[[playbook.action]]\nkind = \"trigger_export\"\nlabel = \"1\"",
+            "another action has the label `1`",
+        ),
+    ] {
+        let told = told(&action(lines));
+        assert!(told.lines().count() == 1 && told.contains(expected), "{lines}\n{told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn names_are_unique_and_a_subscription_has_one_profile() {
+    let one = |name: &str, resource: &str, profile: &str| {
+        format!(
+            "[[playbook]]\nname = \"{name}\"\nsource = {{ resource = \"{resource}\", change_types = [\"updated\"]{profile} }}\naction = [{{ kind = \"trigger_export\" }}]\n"
+        )
+    };
+    let text = "version = 1\n[profile.x]\n".to_owned()
+        + &one("a", "users", ", profile = \"x\"")
+        + &one("a", "groups", "")
+        + &one("b", "/Users", "")
+        + &one("c", "users", ", profile = \"x\"");
+    insta::assert_snapshot!(told(&text), @r#"
+    8:8: another playbook is called `a`; give each its own name
+    13:10: playbook `a` has the same subscription with the profile `x`; one subscription has one profile
+    "#);
+    assert_eq!(of(&text).playbooks.iter().map(|playbook| playbook.name.clone()).collect::<Vec<_>>(), ["a", "c"]);
+}
+
+#[test]
+fn what_cannot_be_parsed_is_told_with_its_place() {
+    assert!(told("version = 1\n[[playbook]\n").starts_with("2:12: no TOML: "), "{}", told("version = 1\n[[playbook]\n"));
+    assert!(told("{\n  \"version\": 1,\n}").starts_with("3:1: no JSON: "), "{}", told("{\n  \"version\": 1,\n}"));
+    assert_eq!(
+        told(""),
+        "1:1: `version` is missing in (top): a whole number from 1 to 1\n1:1: warning: the document has no `[[playbook]]`"
+    );
+    assert!(told("version = 2\n").contains("1:11: `version` is 2; it takes a whole number from 1 to 1"));
+}
+
+#[test]
+fn the_same_document_may_be_json() {
+    let toml = good(&example("users.toml"));
+    let json = r#"{"version": 1, "defaults": {"max_attempts": 5}, "playbook": [{"name": "user-changes",
+        "source": {"resource": "users", "change_types": ["updated", "deleted"]},
+        "fetch": {"select": "id,userPrincipalName,accountEnabled", "not_found": "continue"},
+        "action": [{"kind": "queue", "queue": "user-items"}]}]}"#;
+    assert_eq!(good(json), toml);
+    let wrong = json.replace("\"users\"", "7");
+    assert_eq!(told(&wrong), "2:32: `resource` is a whole number; it takes a resource of Microsoft Graph, such as `users`");
+}
+
+#[test]
+fn the_guides_playbook_does_what_the_guide_says() {
+    let loaded = of(&example("guide.toml"));
+    assert_eq!(loaded.problems, []);
+    let profile = &loaded.profiles["guide"];
+    assert_eq!((profile.code, profile.headers.len(), profile.body.as_str()), (201, 0, "Accepted"));
+    insta::assert_snapshot!(shown(&evaluate(&loaded.playbooks[0], &user_changed())), @r##"
+    all = "{\"@odata.id\":\"Users/3f6c2a10-0000-4000-8000-000000000001\",\"@odata.type\":\"#Microsoft.Graph.User\",\"eventTime\":\"2026-06-01T09:30:00.1234567Z\",\"id\":\"3f6c2a10-0000-4000-8000-000000000001\",\"organizationId\":\"c0ff0000-0000-4000-8000-000000000000\",\"sequenceNumber\":637000000000000001}"
+    id = "3f6c2a10-0000-4000-8000-000000000001"
+    paths = ["Users/3f6c2a10-0000-4000-8000-000000000001"]
+    sequence = "637000000000000001"
+    type = "#Microsoft.Graph.User"
+    {"kind":"queue","queue":"graph-notifications","body":{"json":{"all":"{\"@odata.id\":\"Users/3f6c2a10-0000-4000-8000-000000000001\",\"@odata.type\":\"#Microsoft.Graph.User\",\"eventTime\":\"2026-06-01T09:30:00.1234567Z\",\"id\":\"3f6c2a10-0000-4000-8000-000000000001\",\"organizationId\":\"c0ff0000-0000-4000-8000-000000000000\",\"sequenceNumber\":637000000000000001}","id":"3f6c2a10-0000-4000-8000-000000000001","paths":["Users/3f6c2a10-0000-4000-8000-000000000001"],"sequence":"637000000000000001","type":"#Microsoft.Graph.User"}}}
+    "##);
+    let wanted = Playbook::wanted(&loaded.playbooks);
+    assert_eq!(wanted.len(), 1);
+    assert_eq!((wanted[0].resource.as_str(), wanted[0].profile.as_deref(), wanted[0].rich), ("users", Some("guide"), false));
+}
+
+#[test]
+fn polled_alerts_go_to_a_playbook_of_threatconnect() {
+    let playbooks = good(&example("alerts.toml"));
+    insta::assert_snapshot!(shown(&evaluate(&playbooks[0], &alert_polled())), @r#"
+    hosts = ["pc-7.example.com"]
+    ips = ["198.51.100.7","203.0.113.9"]
+    severity = "high"
+    title = "Suspicious \"execution\" of {hidden} file"
+    url = "https://security.microsoft.com/alerts/da637551227677560813_-961444813"
+    {"kind":"webhook","address":{"secret":"TC_PLAYBOOK_URL"},"auth":{"basic":{"username_secret":"TC_PLAYBOOK_USER","password_secret":"TC_PLAYBOOK_PASSWORD"}},"headers":[],"body":{"json":{"addresses":["198.51.100.7","203.0.113.9"],"hosts":["pc-7.example.com"],"link":"https://security.microsoft.com/alerts/da637551227677560813_-961444813","received":"2026-06-01T09:30:01Z","summary":"high: Suspicious \"execution\" of {hidden} file"}},"allow_plain_http":false,"allow_private_address":false}
+    "#);
+    assert_eq!(Playbook::wanted(&playbooks), [], "nothing is subscribed to");
+    let mut low = alert_polled();
+    low.object = Some(json!({"severity": "low"}));
+    let evaluated = evaluate(&playbooks[0], &low);
+    assert!(!evaluated.applies && evaluated.actions.is_empty());
+}
+
+#[test]
+fn changes_of_users_go_to_a_queue() {
+    let playbooks = good(&example("users.toml"));
+    let playbook = &playbooks[0];
+    assert_eq!((playbook.max_attempts, playbook.fetch_for(&user_changed())), (5, FetchMode::Resource));
+    let mut gone = user_changed();
+    gone.event = Event::Change(ChangeType::Deleted);
+    assert_eq!(playbook.fetch_for(&gone), FetchMode::None, "there is nothing left to read");
+    insta::assert_snapshot!(shown(&evaluate(playbook, &user_changed())), @r##"
+    {"kind":"queue","queue":"user-items","body":{"json":{"meta":{"attempt":0,"changeType":"updated","odataType":"#Microsoft.Graph.User","origin":"graph","playbook":"user-changes","receivedAt":"2026-06-01T09:30:01Z","tenant":"c0ff0000-0000-4000-8000-000000000000"},"notification":{"changeType":"updated","resource":"Users/3f6c2a10-0000-4000-8000-000000000001","resourceData":{"@odata.id":"Users/3f6c2a10-0000-4000-8000-000000000001","@odata.type":"#Microsoft.Graph.User","eventTime":"2026-06-01T09:30:00.1234567Z","id":"3f6c2a10-0000-4000-8000-000000000001","organizationId":"c0ff0000-0000-4000-8000-000000000000","sequenceNumber":637000000000000001},"subscriptionId":"7d0c0000-0000-4000-8000-000000000000","tenantId":"c0ff0000-0000-4000-8000-000000000000"},"resource":null}}}
+    "##);
+}
+
+#[test]
+fn what_an_alert_names_becomes_indicators_and_a_case() {
+    let playbooks = good(&example("indicators.toml"));
+    let evaluated = evaluate(&playbooks[0], &alert_polled());
+    insta::assert_snapshot!(shown(&evaluated), @r#"
+    hashes = ["5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"]
+    id = "da637551227677560813_-961444813"
+    ips = ["198.51.100.7"]
+    severity = "high"
+    techniques = ["T1564.001","T1204"]
+    text = "A file was hidden, then started."
+    title = "Suspicious \"execution\" of {hidden} file"
+    {"kind":"threatconnect_indicator","owner":"Acme Org","indicator_type":"Address","values":["198.51.100.7"],"rating":4,"confidence":85,"tags":["Microsoft Defender","T1564.001","T1204"],"attributes":[["Description","Seen in the alert da637551227677560813_-961444813: Suspicious \"execution\" of {hidden} file"],["Source","Microsoft Graph"]],"security_label":"TLP:AMBER"}
+    {"kind":"threatconnect_indicator","owner":"Acme Org","indicator_type":"File","values":["5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"],"rating":null,"confidence":null,"tags":[],"attributes":[["Description","Seen in the alert da637551227677560813_-961444813: Suspicious \"execution\" of {hidden} file"],["Source","Microsoft Graph"]],"security_label":null}
+    {"kind":"threatconnect_case","xid":"ir-624d12b45f3604f2a0477bc241a51e04","name":"Suspicious \"execution\" of {hidden} file","status":"Open","severity":"High","description":"A file was hidden, then started.","tags":["Microsoft Defender"],"artifacts":[["IP Address","198.51.100.7"],["File Hash","5e2bf57d3f40c4b6df69daf1936cb766f832374b4fc0259a7cbff06e2f70f269"]],"notes":["Alert da637551227677560813_-961444813, received 2026-06-01T09:30:01Z"]}
+    {"kind":"trigger_export","job":null,"coalesce_seconds":300}
+    "#);
+    let later = Item { received: "2026-06-02T00:00:00Z".parse().expect("a time"), ..alert_polled() };
+    let case = |evaluated: &Evaluated| serde_json::to_value(&evaluated.actions[2]).expect("JSON")["xid"].clone();
+    assert_eq!(case(&evaluated), case(&evaluate(&playbooks[0], &later)), "one case for each alert");
+    let keys: Vec<String> = playbooks[0].actions.iter().map(|action| playbooks[0].key(action, "change")).collect();
+    assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), 4);
+}
+
+#[test]
+fn a_notification_finds_its_playbooks() {
+    let of_source = |source: &str| of(&with(source, "", "")).playbooks.remove(0);
+    let users = of_source("resource = \"users\"\nchange_types = [\"updated\"]");
+    assert!(users.matches(&user_changed()));
+    let one = of_source("resource = \"users/3f6c2a10-0000-4000-8000-000000000001\"\nchange_types = [\"updated\"]");
+    assert!(one.matches(&user_changed()));
+    let other = of_source("resource = \"users/3f6c2a10-0000-4000-8000-000000000002\"\nchange_types = [\"updated\"]");
+    assert!(!other.matches(&user_changed()));
+    let named = of_source("resource = \"users/jane@example.com/messages\"\nchange_types = [\"created\"]");
+    assert!(named.matches(&item(Origin::Graph, ChangeType::Created, "Users/3f6c/Messages/AAMk", &Value::Null)));
+    assert!(!named.matches(&user_changed()));
+
+    // A proven group decides, whatever the resource says, and whichever queue it came by.
+    let mut proven = user_changed();
+    proven.resource = None;
+    for queue in ["n", "u"] {
+        proven.group = Some(format!("{queue}{}", users.group()));
+        assert!(users.matches(&proven) && !one.matches(&proven));
+    }
+    assert_eq!(Playbook::wanted(std::slice::from_ref(&users))[0].group(), format!("n{}", users.group()));
+
+    let alerts = of_source("kind = \"poll\"\nresource = \"security/alerts_v2?$filter=x\"\nchange_types = [\"updated\"]");
+    assert!(alerts.matches(&alert_polled()), "a new alert was `updated` to the guide's trigger");
+    assert!(!users.matches(&alert_polled()) && !alerts.matches(&user_changed()));
+}
+
+#[test]
+fn playbooks_with_one_source_share_a_subscription() {
+    let one = |name: &str, more: &str| {
+        format!(
+            "[[playbook]]\nname = \"{name}\"\n{more}\naction = [{{ kind = \"trigger_export\" }}]\n[playbook.source]\nresource = \"users\"\nchange_types = [\"deleted\", \"updated\"]\n"
+        )
+    };
+    let text = "version = 1\n".to_owned()
+        + &one("a", "")
+        + "expiration_minutes = 600\nlifecycle = false\n"
+        + &one("b", "priority = \"urgent\"")
+        + "expiration_minutes = 500\n"
+        + &one("off", "enabled = false")
+        + &one("held", "paused = true");
+    let wanted = Playbook::wanted(&good(&text));
+    assert_eq!(wanted.len(), 1);
+    let shared = &wanted[0];
+    assert_eq!(shared.playbooks, ["a", "b", "held"]);
+    assert!(shared.urgent && shared.lifecycle && shared.group().starts_with('u'));
+    assert_eq!((shared.minutes, shared.change_types.as_slice()), (Some(500), &[ChangeType::Updated, ChangeType::Deleted][..]));
+}
+
+fn variables(select: &str, resource: &Value) -> Result<Value, RunError> {
+    let text = with("resource = \"users\"\nchange_types = [\"updated\"]", "", &format!("[playbook.select]\n{select}"));
+    let playbook = good(&text).remove(0);
+    let item = user_changed();
+    let evaluated = playbook.evaluate(&Context { item: &item, resource: Some(resource), attempt: 2 })?;
+    Ok(Value::Object(evaluated.variables.into_iter().map(|(name, value)| (name, value.json())).collect()))
+}
+
+#[test]
+fn results_become_text_as_the_reference_says() {
+    let resource = json!({"s": "a \"b\"", "e": "", "n": 637_000_000_000_000_001_i64, "f": 1.5, "t": true, "o": {"k": [1, "x", null], "a": "y"}, "l": ["p", null, 2], "none": []});
+    let all = "string = { s = 'resource.s', e = 'resource.e', n = 'resource.n', f = 'resource.f', t = 'resource.t', o = 'resource.o', z = 'resource.zz', m = 'meta.attempt' }\n\
+               string_array = { l = 'resource.l', one = 'resource.s', none = 'resource.none', os = '[resource.o]', nulls = '[resource.x, resource.y]' }";
+    assert_eq!(
+        variables(all, &resource).expect("runs"),
+        json!({
+            "s": "a \"b\"", "e": "", "n": "637000000000000001", "f": "1.5", "t": "true", "o": "{\"a\":\"y\",\"k\":[1,\"x\",null]}", "z": "", "m": "2",
+            "l": ["p", "2"], "one": ["a \"b\""], "none": [], "os": ["{\"a\":\"y\",\"k\":[1,\"x\",null]}"], "nulls": []
+        })
+    );
+    let stripped = format!("strip_json = true\n{all}");
+    let found = variables(&stripped, &resource).expect("runs");
+    assert_eq!((&found["o"], &found["os"], &found["l"]), (&json!("y, 1, x"), &json!(["y, 1, x"]), &json!(["p", "2"])));
+    let quoted = variables(&format!("strip_quotes = false\n{all}"), &resource).expect("runs");
+    assert_eq!((&quoted["s"], &quoted["e"], &quoted["l"]), (&json!("\"a \\\"b\\\"\""), &json!("\"\""), &json!(["\"p\"", "2"])));
+    let strict = |expression: &str| variables(&format!("fail_on_no_results = true\n{expression}"), &resource);
+    assert!(strict("string = { e = 'resource.e' }").is_ok(), "an empty text is a result");
+    for none in
+        ["string = { x = 'resource.zz' }", "string_array = { x = 'resource.none' }", "string_array = { x = '[resource.zz]' }"]
+    {
+        assert_eq!(strict(none).expect_err("none"), RunError::NoResults { name: "x".to_owned() });
+    }
+    let failed = variables("string = { x = 'length(resource.n)' }", &resource).expect_err("a type error");
+    assert_eq!((failed.reason(), failed.to_string().contains("expects type")), ("expression_failed", true), "{failed}");
+}
+
+#[test]
+fn secrets_of_a_notification_are_never_shown() {
+    let playbook = good(&example("users.toml")).remove(0);
+    let item = user_changed();
+    let context = playbook.context(&Context { item: &item, resource: None, attempt: 1 });
+    assert!(!context.to_string().contains("NEVER"));
+    assert_eq!(
+        context["meta"],
+        json!({
+            "playbook": "user-changes", "tenant": "c0ff0000-0000-4000-8000-000000000000", "receivedAt": "2026-06-01T09:30:01Z",
+            "origin": "graph", "attempt": 1, "odataType": "#Microsoft.Graph.User", "changeType": "updated"
+        })
+    );
+    assert_eq!(context["resource"], Value::Null);
+}
+
+/// A document in which `key` of `scope` is set to `value`, and its line.
+fn document_with(key: &Key, value: &str) -> (String, usize) {
+    let header = |scope: Scope| match scope {
+        Scope::Document => "",
+        Scope::Defaults => "[defaults]\n",
+        Scope::Profile => "[profile.x]\n",
+        Scope::Playbook => "[[playbook]]\n",
+        Scope::Source => "[[playbook]]\n[playbook.source]\n",
+        Scope::Fetch => "[[playbook]]\n[playbook.fetch]\n",
+        Scope::Select => "[[playbook]]\n[playbook.select]\n",
+        Scope::Action | Scope::Queue => "[[playbook]]\n[[playbook.action]]\nkind = \"queue\"\n",
+        Scope::Webhook => "[[playbook]]\n[[playbook.action]]\nkind = \"webhook\"\n",
+        Scope::Indicator => "[[playbook]]\n[[playbook.action]]\nkind = \"threatconnect_indicator\"\n",
+        Scope::Case => "[[playbook]]\n[[playbook.action]]\nkind = \"threatconnect_case\"\n",
+        Scope::Artifact => "[[playbook]]\n[[playbook.action]]\nkind = \"threatconnect_case\"\n[[playbook.action.artifacts]]\n",
+        Scope::TriggerExport => "[[playbook]]\n[[playbook.action]]\nkind = \"trigger_export\"\n",
+    };
+    let mut text = header(key.scope).to_owned();
+    if key.scope == Scope::Action && key.key == "kind" {
+        text = text.replace("kind = \"queue\"\n", "");
+    }
+    if key.key == "template" {
+        text += "body = \"template\"\n";
+    }
+    let line = text.matches('\n').count() + 1;
+    (format!("{text}{} = {value}\n", key.key), line)
+}
+
+#[test]
+fn the_reader_knows_exactly_the_keys_of_the_table() {
+    for key in KEYS {
+        // No key takes a date: it is read, and refused for what it is.
+        let (text, line) = document_with(key, "2026-01-01");
+        let found = of(&text);
+        let at: Vec<&str> = found
+            .problems
+            .iter()
+            .filter(|problem| problem.line == line && problem.text.contains(key.key))
+            .map(|problem| problem.text.as_str())
+            .collect();
+        assert!(at.len() == 1 && at[0].contains("a date"), "{text}\n{:#?}", found.problems);
+        let (text, line) = document_with(&Key { key: "strange", ..**key }, "1");
+        let found = of(&text);
+        assert!(
+            found.problems.iter().any(|problem| problem.line == line && problem.text.contains("`strange` is no key here")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_documents_hold_what_the_table_gives() {
+    let readme = example("README.md");
+    assert!(readme.contains(markdown().trim()), "the table of keys is not current: run `cargo xtask docs`");
+    let current = serde_json::to_string_pretty(&schema()).expect("JSON") + "\n";
+    assert_eq!(example("playbooks.schema.json"), current, "run `cargo xtask docs`");
+}
+
+#[test]
+fn check_has_lines_for_playbooks() {
+    let (lines, good) = of(&example("users.toml")).check("users.toml");
+    assert_eq!((lines, good), (vec!["ok    playbooks: 1 in users.toml, 1 enabled".to_owned()], true));
+    let wrong = example("users.toml").replace("\"updated\"", "\"created\"");
+    let (lines, good) = of(&wrong).check("users.toml");
+    assert!(!good && lines.len() == 1 && lines[0].starts_with("FAIL  playbooks: users.toml:"), "{lines:?}");
+}
+
+#[test]
+fn table_and_schema_are_made_of_the_keys() {
+    let page = markdown();
+    for key in KEYS {
+        assert!(page.contains(&format!("| `{}` |", key.key)), "{}", key.key);
+    }
+    for guide in [
+        "Resource",
+        "Change Type",
+        "Response Code",
+        "Response Header",
+        "Response Body",
+        "Fail on No Results",
+        "Strip Quotes from String Output",
+    ] {
+        assert!(page.contains(guide), "{guide}");
+    }
+    let schema = schema();
+    assert_eq!(
+        schema["properties"]["playbook"]["items"]["properties"]["source"]["required"],
+        json!(["resource", "change_types"])
+    );
+    assert_eq!(
+        schema["properties"]["playbook"]["items"]["properties"]["action"]["items"]["oneOf"].as_array().map(Vec::len),
+        Some(5)
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in ".{0,200}") {
+        drop(of(&text));
+    }
+
+    #[test]
+    fn no_value_makes_the_reader_panic(index in 0..KEYS.len(), value in prop::sample::select(vec![
+        "1", "-1", "9223372036854775807", "1.5", "\"\"", "\"x\"", "\"{\"", "\"\\r\\n\"", "true", "[]", "[1]", "[\"\"]", "{}", "{ a = 1 }", "{ a = \"b\" }", "[{}]", "[[{ kind = 1 }]]",
+    ])) {
+        drop(of(&document_with(KEYS[index], value).0));
+    }
+
+    #[test]
+    fn a_damaged_example_makes_the_reader_panic_never(which in prop::sample::select(vec!["guide.toml", "alerts.toml", "users.toml", "indicators.toml"]), from in 0usize..2_000, length in 0usize..30, with in "[\\[\\]{}\"'=.a1\n]{0,5}") {
+        let text = example(which);
+        let characters: Vec<char> = text.chars().collect();
+        let from = from.min(characters.len());
+        let end = (from + length).min(characters.len());
+        let damaged: String = characters[..from].iter().copied().chain(with.chars()).chain(characters[end..].iter().copied()).collect();
+        let loaded = of(&damaged);
+        for playbook in &loaded.playbooks {
+            drop(playbook.evaluate(&Context { item: &alert_polled(), resource: Some(&alert()), attempt: 0 }));
+        }
+    }
+
+    #[test]
+    fn no_object_makes_a_run_panic(object in any_json()) {
+        for name in ["guide.toml", "alerts.toml", "users.toml", "indicators.toml"] {
+            for playbook in good(&example(name)) {
+                let mut item = user_changed();
+                item.notification.insert("resourceData".to_owned(), object.clone());
+                drop(playbook.evaluate(&Context { item: &item, resource: Some(&object), attempt: 0 }));
+            }
+        }
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let keys =
+        "(id|title|severity|status|evidence|verdict|ipAddress|fileDetails|sha256|mitreTechniques|@odata\\.type|[a-z]{1,3})";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop_oneof![Just("high".to_owned()), Just("malicious".to_owned()), ".{0,8}".boxed()].prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(keys, inner, 0..6).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
