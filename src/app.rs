@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::dispatch::Dispatcher;
 use crate::export::{Exporter, Job};
 use crate::notifications::keys::KeyRing;
 use crate::notifications::wanted::Wanted;
@@ -14,6 +15,7 @@ use crate::platform::identity::{Identity, Tokens};
 use crate::platform::pacer::Lanes;
 use crate::platform::secret::Secret;
 use crate::platform::vault::Vault;
+use crate::polling::Poller;
 use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
 use crate::storage::{self, Queue, StateStore};
 use crate::subscriptions::Reconciler;
@@ -58,9 +60,14 @@ impl fmt::Display for OpenError {
 pub struct App {
     pub settings: Settings,
     pub exporter: Exporter,
+    pub state: Arc<dyn StateStore>,
     pub queue: Arc<dyn Queue>,
     /// None: no `PUBLIC_URL`, or no playbooks.
     pub subscribing: Option<Subscribing>,
+    /// The worker behind the notification queues; none without playbooks.
+    pub dispatcher: Option<Dispatcher>,
+    /// None where no playbook polls.
+    pub poller: Option<Poller>,
     /// Where the secrets are, if not in the environment.
     pub vault: Option<Arc<Vault>>,
     /// What proves that notifications are of our own subscriptions; read when it is needed.
@@ -139,9 +146,12 @@ impl App {
         Ok(Self {
             settings,
             client_state_keys: KeyRing::new(keys, Arc::clone(clock)),
-            exporter: Exporter::new(store, Arc::clone(clock), jobs),
+            exporter: Exporter::new(Arc::clone(&store), Arc::clone(clock), jobs),
+            state: store,
             queue,
             subscribing: None,
+            dispatcher: None,
+            poller: None,
             vault: None,
             telemetry: Telemetry::default(),
         })

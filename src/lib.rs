@@ -2,8 +2,10 @@
 //!
 //! The modules in reading order; a module names only those above it (`ARCHITECTURE.md` holds the map, a test holds the rule).
 
+pub mod actions;
 pub mod app;
 pub mod cli;
+pub mod dispatch;
 pub mod export;
 pub mod functions;
 pub mod graph;
@@ -11,6 +13,7 @@ pub mod indicator;
 pub mod notifications;
 pub mod platform;
 pub mod playbooks;
+pub mod polling;
 pub mod settings;
 pub mod sinks;
 pub mod storage;

@@ -1,6 +1,7 @@
 //! The command line: reads arguments, calls one entry point, prints what it says.
 
 mod check;
+mod dead;
 mod export;
 mod playbooks;
 mod rejected;
@@ -89,6 +90,9 @@ enum Rejected {
 enum Playbooks {
     /// Prints what the playbooks would do about a notification from a file. Contacts nothing.
     Test(playbooks::Test),
+    /// Notifications that could not be acted on, or are held.
+    #[command(subcommand)]
+    Dead(dead::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,7 +195,8 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Explain { value, json } => show::explain(app, &value, json).await,
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
         Command::Subscriptions(command) => subscriptions::run(command, app).await,
-        Command::Settings { .. } | Command::Completions { .. } | Command::Playbooks(_) => Exit::Done,
+        Command::Playbooks(Playbooks::Dead(command)) => dead::run(app, command).await,
+        Command::Settings { .. } | Command::Completions { .. } | Command::Playbooks(Playbooks::Test(_)) => Exit::Done,
     }
 }
 

@@ -10,10 +10,12 @@ mod envelope;
 mod events;
 mod export_indicators;
 mod opening;
+mod poll_alerts;
 mod receive_notifications;
 mod reconcile_subscriptions;
 mod relay;
 mod run_export;
+mod run_playbooks;
 mod server;
 
 use std::panic::AssertUnwindSafe;
@@ -80,8 +82,15 @@ pub enum Trigger {
 pub const PREFIX: &str = "/api/";
 
 /// Every function: the router is made of this table, and a test holds it against the folders.
-pub const FUNCTIONS: [Function; 4] =
-    [export_indicators::FUNCTION, run_export::FUNCTION, receive_notifications::FUNCTION, reconcile_subscriptions::FUNCTION];
+pub const FUNCTIONS: [Function; 7] = [
+    export_indicators::FUNCTION,
+    run_export::FUNCTION,
+    receive_notifications::FUNCTION,
+    run_playbooks::NORMAL,
+    run_playbooks::URGENT,
+    reconcile_subscriptions::FUNCTION,
+    poll_alerts::FUNCTION,
+];
 
 /// Why an invocation failed: one line, without a secret. The host tries again, or a later tick does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

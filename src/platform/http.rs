@@ -298,11 +298,12 @@ impl Http {
         for (name, value) in self.dialect.headers {
             builder = builder.header(*name, *value);
         }
+        let typed = headers.iter().any(|(name, _)| name == CONTENT_TYPE);
         for (name, value) in headers {
             builder = builder.header(name, value);
         }
         if let Some(body) = &request.body {
-            builder = builder.header(CONTENT_TYPE, self.dialect.content_type).body(body.clone());
+            builder = if typed { builder } else { builder.header(CONTENT_TYPE, self.dialect.content_type) }.body(body.clone());
         }
         self.traffic.requests.fetch_add(1, Ordering::Relaxed);
         #[expect(clippy::disallowed_methods, reason = "this is the one client that the rule points to")]

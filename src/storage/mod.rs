@@ -49,12 +49,14 @@ pub enum Write {
     PutIf { key: String, value: Vec<u8>, version: Option<Version> },
     /// Deletes; an absent row is fine.
     Delete { key: String },
+    /// Deletes the row with exactly this version.
+    DeleteIf { key: String, version: Version },
 }
 
 /// Why a transaction did not happen. Nothing of it was written, unless `Failed` says that it is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A [`Write::PutIf`] met another version.
+    /// A [`Write::PutIf`] or [`Write::DeleteIf`] met another version.
     #[error("row `{key}` was changed by somebody else")]
     Conflict { key: String },
     #[error(transparent)]
@@ -125,6 +127,9 @@ pub trait Queue: fmt::Debug + Send + Sync {
         visibility: Duration,
     ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>>;
 
+    /// At most `limit` visible messages (and 32), untouched; a queue that does not exist has none. Their receipts are blank.
+    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>>;
+
     /// Deletes; false if the message was received again by somebody else, or is gone.
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>>;
 
@@ -149,6 +154,11 @@ pub trait Queue: fmt::Debug + Send + Sync {
 #[must_use]
 pub fn poison_of(queue: &str) -> String {
     format!("{queue}-poison")
+}
+
+/// Nothing moves on from there: the messages of such a queue wait for a person, however often one looks at them.
+pub(crate) fn is_poison(queue: &str) -> bool {
+    queue.ends_with("-poison")
 }
 
 /// Where state and queues are.
@@ -193,7 +203,7 @@ pub(crate) fn check_transaction(writes: &[Write]) -> Result<(), String> {
     for write in writes {
         let (key, value) = match write {
             Write::Put { key, value } | Write::PutIf { key, value, .. } => (key, value.len()),
-            Write::Delete { key } => (key, 0),
+            Write::Delete { key } | Write::DeleteIf { key, .. } => (key, 0),
         };
         let refused = |byte: u8| !(b' '..=b'~').contains(&byte) || matches!(byte, b'/' | b'\\' | b'#' | b'?' | b'%');
         if key.is_empty() || key.len() > KEY_BYTES || key.bytes().any(refused) {

@@ -100,6 +100,13 @@ impl StateStore for Overlay {
                 laid.push(match write {
                     Write::Put { key, value } => Write::Put { key, value: hidden(&value) },
                     Write::Delete { key } => Write::Put { key, value: vec![DELETED] },
+                    Write::DeleteIf { key, version } => {
+                        let above = self.top.get(partition, &key).await?;
+                        if self.get(partition, &key).await?.is_none_or(|row| row.version != version) {
+                            return Err(CommitError::Conflict { key });
+                        }
+                        Write::PutIf { key, value: vec![DELETED], version: above.map(|row| row.version) }
+                    }
                     Write::PutIf { key, value, version } => {
                         let above = self.top.get(partition, &key).await?;
                         let there = self.get(partition, &key).await?.map(|row| row.version);

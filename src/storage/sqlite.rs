@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{
     CommitError, LONGEST_DELAY, Message, Opened, Queue, Row, StateStore, StoreError, TRIES, Version, Write, check_transaction,
+    is_poison,
 };
 use crate::platform::clock::{BoxFuture, Clock};
 
@@ -247,6 +248,13 @@ fn write_rows(transaction: &Transaction<'_>, partition: &str, writes: &[Write]) 
                 versions.push(version(number));
             }
             Write::Delete { key } => drop(delete.execute(params![id, key])?),
+            Write::DeleteIf { key, version: wanted } => {
+                let there: Option<i64> = select.query_row(params![id, key], |row| row.get(0)).optional()?;
+                if there.map(version).as_ref() != Some(wanted) {
+                    return Err(Fault::Own(CommitError::Conflict { key: key.clone() }));
+                }
+                delete.execute(params![id, key])?;
+            }
         }
     }
     Ok(versions)
@@ -273,9 +281,11 @@ impl Queue for SqliteStore {
         let until = later(now, visibility);
         self.call("read", move |connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction
-                .prepare_cached("UPDATE messages SET queue = ?1 || '-poison', tries = 0, visible_at = ?2 WHERE queue = ?1 AND visible_at <= ?2 AND tries >= ?3")?
-                .execute(params![queue, now, TRIES])?;
+            if !is_poison(&queue) {
+                transaction
+                    .prepare_cached("UPDATE messages SET queue = ?1 || '-poison', tries = 0, visible_at = ?2 WHERE queue = ?1 AND visible_at <= ?2 AND tries >= ?3")?
+                    .execute(params![queue, now, TRIES])?;
+            }
             let messages: rusqlite::Result<Vec<Message>> = transaction
                 .prepare_cached(
                     "UPDATE messages SET visible_at = ?3, tries = tries + 1, receipt = receipt + 1
@@ -291,6 +301,23 @@ impl Queue for SqliteStore {
             let messages = messages?;
             transaction.commit()?;
             Ok(messages)
+        })
+    }
+
+    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+        let (queue, now) = (queue.to_owned(), self.now_ms());
+        self.call("read", move |connection| {
+            let messages: rusqlite::Result<Vec<Message>> = connection
+                .prepare_cached(
+                    "SELECT id, body, tries FROM messages WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, id LIMIT ?3",
+                )?
+                .query_map(params![queue, now, i64::try_from(limit.min(32)).unwrap_or(32)], |row| {
+                    let id: i64 = row.get(0)?;
+                    let (body, tries) = (row.get(1)?, row.get(2)?);
+                    Ok(Message { id: id.to_string(), receipt: String::new(), body, blob: None, tries })
+                })?
+                .collect();
+            Ok(messages?)
         })
     }
 

@@ -4,6 +4,7 @@ mod filter;
 mod pages;
 mod signing;
 mod wire;
+mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::platform::vault::SecretSource;
 
 pub use filter::{FILTERS, Filter, FilterRow};
 pub use pages::Pages;
+pub use write::{CaseWrite, IndicatorWrite};
 
 /// The extra fields that the mapping needs; none is included unasked.
 const FIELDS: [&str; 6] = ["attributes", "falsePositives", "securityLabels", "sightings", "tags", "threatAssess"];

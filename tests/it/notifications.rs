@@ -112,6 +112,9 @@ impl Queue for Moody {
     fn receive<'a>(&'a self, queue: &'a str, limit: usize, hidden: Duration) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
         self.inner.receive(queue, limit, hidden)
     }
+    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+        self.inner.peek(queue, limit)
+    }
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.inner.delete(queue, message)
     }

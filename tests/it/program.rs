@@ -3,8 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
+use std::time::Duration;
 
 use emulator::{Emulator, Indicator, Options};
+use indicator_relay::dispatch::Dead;
+use indicator_relay::notifications::item::{QUEUE, Task, URGENT_QUEUE, Work};
+use indicator_relay::platform::clock::SystemClock;
+use indicator_relay::storage::sqlite::SqliteStore;
+use indicator_relay::storage::{Queue as _, StateStore as _, Write, poison_of};
 use serde_json::Value;
 
 struct Session {
@@ -239,4 +246,36 @@ async fn check_tells_a_missing_role_from_a_wrong_audience_from_a_wrong_secret() 
     let (code, out, _) = session.run(&["check"]).await;
     assert!(code == 1 && out.contains("Microsoft Sentinel Contributor") && !out.contains("SENTINEL_SCOPE"), "{out}");
     assert!(out.lines().filter(|line| line.starts_with("FAIL")).count() == 1, "{out}");
+}
+
+#[tokio::test]
+async fn what_is_dead_is_listed_and_put_back() {
+    let session = Session::new(0).await;
+    let store = SqliteStore::open(&session.folder.path().join("state.db"), Arc::new(SystemClock::new())).expect("SQLite");
+    let mut item = crate::worker::item(&crate::rig::TestClock::new(), "users", "u1", "e1");
+    item.client_state = Some("never shown".to_owned());
+    let task = Task { item, attempt: 0, playbook: Some("p".to_owned()), done: Vec::new() };
+    let at = task.item.received;
+    let (reason, queue) = ("the target has no room".to_owned(), URGENT_QUEUE.to_owned());
+    let dead = Dead { task, reason, playbook: Some("p".to_owned()), at, queue, attempts: 8 };
+    let write = Write::Put { key: dead.key(), value: serde_json::to_vec(&dead).expect("JSON") };
+    store.commit("dead", vec![write]).await.expect("stored");
+    store.put(&poison_of(QUEUE), b"nonsense".to_vec(), Duration::ZERO).await.expect("a queue");
+
+    let (code, out, _) = session.run(&["playbooks", "dead", "list"]).await;
+    assert!(code == 0 && out.contains("updated users/u1 (playbook p, 8 tries): the target has no room"), "{out}");
+    assert!(out.ends_with("1 dead or held, 1 in poison queues\n") && !out.contains("never shown"), "{out}");
+    let (_, out, err) = session.run(&["playbooks", "dead", "replay", "none", "a/b"]).await;
+    assert!(out == "0 put back\n" && err.contains("a/b, none"), "{out}{err}");
+    let (code, out, _) = session.run(&["playbooks", "dead", "replay", &dead.key()]).await;
+    assert_eq!((code, out.as_str()), (0, "1 put back\n"));
+    let back = store.receive(URGENT_QUEUE, 10, Duration::from_secs(60)).await.expect("a queue");
+    let Work::Item(task) = serde_json::from_slice(&back[0].body).expect("work") else { panic!("an item") };
+    assert_eq!(*task, dead.task);
+    let (_, out, _) = session.run(&["playbooks", "dead", "list", "--json"]).await;
+    let listed: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!((listed["dead"].as_array().map(Vec::len), listed["poison"].is_array()), (Some(0), true), "{listed}");
+    assert_eq!(store.count(QUEUE).await.expect("a queue"), 0);
+    assert_eq!(session.run(&["playbooks", "dead", "replay", "--all"]).await.1, "1 put back\n");
+    assert_eq!(store.count(QUEUE).await.expect("a queue"), 1);
 }

@@ -194,3 +194,28 @@ fn messages_are_encoded_as_the_host_expects() {
     assert_eq!(queues["messageEncoding"], indicator_relay::storage::azure::MESSAGE_ENCODING);
     assert_eq!(queues["maxDequeueCount"], indicator_relay::storage::TRIES);
 }
+
+#[tokio::test]
+async fn who_looks_takes_nothing_and_what_is_in_a_poison_queue_stays_there() {
+    for subject in subjects().await {
+        let (name, queue) = (subject.name, fresh_queue());
+        let poison = format!("{queue}-poison");
+        assert!(subject.queue.peek(&poison, 10).await.expect(name).is_empty(), "{name}: it is not there yet");
+        for body in [b"small".to_vec(), vec![b'x'; 100_000]] {
+            subject.queue.put(&poison, body, Duration::ZERO).await.expect(name);
+        }
+        for _ in 0..2 {
+            let mut sizes: Vec<usize> =
+                subject.queue.peek(&poison, 10).await.expect(name).iter().map(|message| message.body.len()).collect();
+            sizes.sort_unstable();
+            assert_eq!(sizes, [5, 100_000], "{name}");
+        }
+        let taken = subject.queue.receive(&poison, 10, SHORT).await.expect(name);
+        assert_eq!((taken.len(), taken[0].tries), (2, 1), "{name}: a look is no try");
+        assert!(subject.queue.delete(&poison, &taken[1]).await.expect(name));
+        for tries in 2..8 {
+            assert_eq!(subject.again(&poison).await.tries, tries, "{name}");
+        }
+        assert_eq!(subject.queue.count(&format!("{poison}-poison")).await.expect(name), 0, "{name}");
+    }
+}

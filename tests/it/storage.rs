@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::storage::overlay::Overlay;
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{CommitError, StateStore, TRANSACTION_ROWS, VALUE_BYTES, Write};
+use indicator_relay::storage::{CommitError, StateStore, TRANSACTION_ROWS, VALUE_BYTES, Version, Write};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -97,6 +97,22 @@ async fn a_transaction_happens_whole_or_not_at_all() {
             .expect(name);
         assert_eq!(value(store.as_ref(), "x").await, None, "{name}");
         store.commit("p", vec![put_if("x", "again", None)]).await.expect(name);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_changed_is_not_deleted_by_who_has_not_seen_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, store) in stores(folder.path()).await {
+        let delete = |version: &Version| vec![Write::DeleteIf { key: "x".to_owned(), version: version.clone() }];
+        let first = store.commit("p", vec![put_if("x", "old", None)]).await.expect(name)[0].clone();
+        let second = store.commit("p", vec![put_if("x", "new", Some(first.clone()))]).await.expect(name)[0].clone();
+        let refused = store.commit("p", delete(&first)).await;
+        assert!(matches!(refused, Err(CommitError::Conflict { key }) if key == "x"), "{name}");
+        assert_eq!(value(store.as_ref(), "x").await.as_deref(), Some("new"), "{name}");
+        store.commit("p", delete(&second)).await.expect(name);
+        assert_eq!(value(store.as_ref(), "x").await, None, "{name}");
+        assert!(matches!(store.commit("p", delete(&second)).await, Err(CommitError::Conflict { .. })), "{name}");
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn body(base: &str, table: &str, partition: &str, writes: &[&Write]) 
         Write::Put { key, value } | Write::PutIf { key, value, .. } => {
             AROUND + 4 * key.len() + value.len().div_ceil(3) * 4 + value.len() / 1_000
         }
-        Write::Delete { key } => AROUND + 3 * key.len(),
+        Write::Delete { key } | Write::DeleteIf { key, .. } => AROUND + 3 * key.len(),
     };
     let around = base.len() + table.len() + 4 * partition.len();
     let mut body = String::with_capacity(writes.iter().map(|write| size(write) + around).sum::<usize>() + 256);
@@ -47,6 +47,10 @@ pub(super) fn body(base: &str, table: &str, partition: &str, writes: &[&Write]) 
             }
             Write::Delete { key } => {
                 let _ = write!(body, "DELETE {base}{} HTTP/1.1\r\nIf-Match: *\r\n", at(key));
+                (key, None)
+            }
+            Write::DeleteIf { key, version } => {
+                let _ = write!(body, "DELETE {base}{} HTTP/1.1\r\nIf-Match: {}\r\n", at(key), tag(version));
                 (key, None)
             }
         };
@@ -140,6 +144,7 @@ mod tests {
             Write::PutIf { key: "c".to_owned(), value: Vec::new(), version: Some(Version("W/\"1\"".into())) },
             Write::PutIf { key: "d".to_owned(), value: Vec::new(), version: Some(Version("x\r\nX: y".into())) },
             Write::Delete { key: "e".to_owned() },
+            Write::DeleteIf { key: "f".to_owned(), version: Version("W/\"2\"".into()) },
         ];
         let writes: Vec<&Write> = writes.iter().collect();
         let body = body("https://a.example", "t", "p", &writes);
@@ -155,6 +160,8 @@ mod tests {
                 "If-Match: W/\"none\"",
                 "DELETE https://a.example/t(PartitionKey='p',RowKey='e') HTTP/1.1",
                 "If-Match: *",
+                "DELETE https://a.example/t(PartitionKey='p',RowKey='f') HTTP/1.1",
+                "If-Match: W/\"2\"",
             ]
         );
         assert!(body.contains(r#"{"PartitionKey":"p","RowKey":"a","v0@odata.type":"Edm.Binary","v0":"MQ=="}"#));

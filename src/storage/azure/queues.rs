@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use azure_core::http::RequestContent;
 use azure_storage_queue::models::{
-    QueueClientGetPropertiesResultHeaders as _, QueueClientReceiveMessagesOptions, QueueClientSendMessageOptions, QueueMessage,
-    ReceivedMessage,
+    QueueClientGetPropertiesResultHeaders as _, QueueClientPeekMessagesOptions, QueueClientReceiveMessagesOptions,
+    QueueClientSendMessageOptions, QueueMessage, ReceivedMessage,
 };
 use azure_storage_queue::{QueueClient, QueueServiceClient, QueueServiceClientOptions};
 use base64::Engine as _;
@@ -21,7 +21,7 @@ use super::blobs::Blobs;
 use super::remedy::{Caller, Part, Refusal};
 use super::{Access, Account};
 use crate::platform::clock::{BoxFuture, Clock};
-use crate::storage::{LONGEST_DELAY, Message, Opened, Queue, StoreError, TRIES, poison_of};
+use crate::storage::{LONGEST_DELAY, Message, Opened, Queue, StoreError, TRIES, is_poison, poison_of};
 
 /// How bodies are written in messages: what `host.json` must say as `messageEncoding`.
 pub const MESSAGE_ENCODING: &str = "base64";
@@ -172,7 +172,7 @@ impl Queues {
         let mut messages = Vec::with_capacity(received.len());
         for received in received {
             let Some((message, text)) = message(received) else { continue };
-            if message.tries > TRIES {
+            if message.tries > TRIES && !is_poison(queue) {
                 self.move_away(queue, &message, &text).await?;
                 continue;
             }
@@ -181,6 +181,30 @@ impl Queues {
                 // Its blob went after it was handled, and before it was deleted.
                 None => drop(self.remove(queue, &message).await?),
             }
+        }
+        Ok(messages)
+    }
+
+    async fn look(&self, queue: &str, limit: usize) -> Result<Vec<Message>, StoreError> {
+        let options = QueueClientPeekMessagesOptions {
+            number_of_messages: i32::try_from(limit.clamp(1, MESSAGES)).ok(),
+            ..QueueClientPeekMessagesOptions::default()
+        };
+        let failed = |refusal: Refusal| self.failed("read", Part::Queue(queue), &refusal);
+        let peeked = match self.client(queue).map_err(failed)?.peek_messages(Some(options)).await {
+            Ok(peeked) => peeked.into_model().map_err(|e| failed(Refusal::from(&e)))?.items.unwrap_or_default(),
+            Err(error) => {
+                let refusal = Refusal::from(&error);
+                return if refusal.missing() { Ok(Vec::new()) } else { Err(failed(refusal)) };
+            }
+        };
+        let mut messages = Vec::with_capacity(peeked.len());
+        for peeked in peeked {
+            let text = peeked.message_text.unwrap_or_default();
+            let text = STANDARD.decode(&text).unwrap_or_else(|_| text.into_bytes());
+            let Some(Opened { body, blob }) = self.load(&text).await? else { continue };
+            let tries = peeked.dequeue_count.and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
+            messages.push(Message { id: peeked.message_id.unwrap_or_default(), receipt: String::new(), body, blob, tries });
         }
         Ok(messages)
     }
@@ -266,6 +290,10 @@ impl Queue for Queues {
         visibility: Duration,
     ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
         Box::pin(self.take(queue, limit, visibility))
+    }
+
+    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
+        Box::pin(self.look(queue, limit))
     }
 
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>> {

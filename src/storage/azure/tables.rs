@@ -196,7 +196,9 @@ impl Tables {
             let write = index.and_then(|index| wanted.get(index)).copied();
             if refusal.missing() && self.makes {
                 self.make().await?;
-            } else if refusal.is(&["ResourceNotFound", "EntityNotFound"]) && !matches!(write, Some(Write::PutIf { .. })) {
+            } else if refusal.is(&["ResourceNotFound", "EntityNotFound"])
+                && !matches!(write, Some(Write::PutIf { .. } | Write::DeleteIf { .. }))
+            {
                 self.leave_out_absent(partition, &mut wanted).await?;
             } else if matches!(refusal.status, Some(409 | 412)) || refusal.is(&["ResourceNotFound", "EntityNotFound"]) {
                 return Err(conflict(write, &wanted));
@@ -263,9 +265,11 @@ impl Tables {
 
 /// The row that another writer changed; where the service does not say which, the first that has a condition.
 fn conflict(write: Option<&Write>, writes: &[&Write]) -> CommitError {
-    let conditional = || writes.iter().copied().find(|write| matches!(write, Write::PutIf { .. }));
+    let conditional = || writes.iter().copied().find(|write| matches!(write, Write::PutIf { .. } | Write::DeleteIf { .. }));
     let key = match write.or_else(conditional) {
-        Some(Write::Put { key, .. } | Write::PutIf { key, .. } | Write::Delete { key }) => key.clone(),
+        Some(Write::Put { key, .. } | Write::PutIf { key, .. } | Write::Delete { key } | Write::DeleteIf { key, .. }) => {
+            key.clone()
+        }
         None => String::new(),
     };
     CommitError::Conflict { key }

@@ -1,0 +1,141 @@
+//! Resources whose notifications name no object: what changed below the root is read once for all of them, and each object that is
+//! found becomes an item of its own, with its object.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+
+use super::fetch::{Next, Trouble};
+use super::item::{Ended, Job};
+use super::key::hash;
+use super::plan::{Fetch, Plan, Reading};
+use super::turns::{Delta, Turn};
+use super::{DispatchError, Dispatcher, path};
+use crate::notifications::item::{Item, Task, Work};
+use crate::notifications::resources::segments;
+use crate::playbooks::OnFailure;
+
+/// A notification of a drive or list comes up to six hours late (vendor page "subscription resource type"): where no place in the
+/// changes is known, what was modified since then may be news.
+const LOOK_BACK: SignedDuration = SignedDuration::from_hours(7);
+/// More pages than any drive has: a service that sends us in circles.
+const MOST_PAGES: usize = 100_000;
+
+impl Dispatcher {
+    /// Reads what changed since last time. The place from which to go on next time is stored with the end of the turn, when every
+    /// object has its message; killed before that, the same is read again, and the messages have the same names.
+    pub(super) async fn changes(
+        &self,
+        job: Job<'_>,
+        plan: &Plan,
+        reading: &Reading,
+        turn: &mut Turn,
+    ) -> Result<Ended, DispatchError> {
+        let Job { task, plans, .. } = job;
+        let dead = |reason: String| Ended::Dead { reason, done: task.done.clone() };
+        let again = |wait, cause| Ended::Again { wait, counts: true, cause, done: task.done.clone() };
+        let root = match path::of_delta(&reading.resource, reading.select.as_deref()) {
+            Ok(root) => root,
+            Err(refused) => return Ok(dead(refused.to_string())),
+        };
+        // All who ask for the same read the same place, and so must be told together.
+        let sharing = |other: &&Plan| match &other.fetch {
+            Fetch::Delta(reading) => {
+                let same = path::of_delta(&reading.resource, reading.select.as_deref()).is_ok_and(|path| path == root);
+                other.name == plan.name || (same && (other.matches)(&task.item))
+            }
+            _ => false,
+        };
+        let playbooks: Vec<String> = plans.iter().filter(sharing).map(|plan| plan.name.clone()).collect();
+        let place = hash(&["delta", &root])[..24].to_owned();
+        let known = turn.resource.delta.get(&place).cloned();
+        let first = |at: Timestamp| at.saturating_sub(LOOK_BACK).unwrap_or(at);
+        let (mut at, mut since) = match &known {
+            Some(known) => (known.link.clone(), None),
+            None => (root.clone(), Some(first(task.item.received))),
+        };
+        let (began, mut objects) = (self.clock.now(), 0);
+        for _ in 0..MOST_PAGES {
+            turn.keep().await?;
+            let page = match self.reader.changes(&at).await {
+                Ok(page) => page,
+                Err(Trouble::Expired | Trouble::NotFound) if since.is_none() => {
+                    // The service has forgotten the place; what changed since it was given is among all that there is.
+                    since = known.as_ref().map(|known| first(known.at));
+                    at.clone_from(&root);
+                    continue;
+                }
+                Err(Trouble::Later(wait, cause)) => return Ok(again(wait, cause)),
+                Err(Trouble::Expired | Trouble::NotFound) => return Ok(again(None, "not found".to_owned())),
+                Err(_) if reading.on_failure == OnFailure::Continue => {
+                    return Ok(Ended::Done { read: None, skipped: true });
+                }
+                Err(Trouble::Forbidden(reason) | Trouble::Refused(reason)) => return Ok(dead(reason)),
+            };
+            objects += self.tell(job, reading, &playbooks, page.objects, since).await?;
+            match page.next {
+                Next::Page(next) => at = next,
+                Next::Delta(link) => {
+                    turn.resource.delta.insert(place, Delta { link, at: began });
+                    return Ok(Ended::Found { read: began, objects, playbooks });
+                }
+            }
+        }
+        Ok(dead("Microsoft Graph sends more pages of changes than a drive can have".to_owned()))
+    }
+
+    /// A message for each object and playbook.
+    async fn tell(
+        &self,
+        job: Job<'_>,
+        reading: &Reading,
+        playbooks: &[String],
+        objects: Vec<Value>,
+        since: Option<Timestamp>,
+    ) -> Result<usize, DispatchError> {
+        let news = objects.into_iter().filter(|object| since.is_none_or(|since| is_since(object, since)));
+        let found: Vec<Item> = news.map(|object| found(&job.task.item, &reading.resource, object)).collect();
+        let count = found.len();
+        let mut works = Vec::with_capacity(found.len() * playbooks.len());
+        for item in found {
+            for playbook in playbooks {
+                let task = Task { item: item.clone(), attempt: 0, playbook: Some(playbook.clone()), done: Vec::new() };
+                works.push(Work::Item(Box::new(task)));
+            }
+        }
+        self.put_all(job.queue, works.into_iter()).await?;
+        Ok(count)
+    }
+}
+
+/// The object as an item: it looks like a notification of its own, and is known again by its tag or, without one, its content.
+fn found(item: &Item, root: &str, object: Value) -> Item {
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    let id = text("id").unwrap_or_default();
+    let tag = ["@odata.etag", "eTag", "cTag"].into_iter().find_map(text).map(str::to_owned);
+    let tag = tag.unwrap_or_else(|| hash(&[&object.to_string()]));
+    let mut data = Map::from_iter([("id".to_owned(), json!(id)), ("@odata.etag".to_owned(), json!(tag))]);
+    if let Some(kind) = text("@odata.type") {
+        data.insert("@odata.type".to_owned(), json!(kind));
+    }
+    let mut above = segments(root);
+    if above.last().is_some_and(|last| last.eq_ignore_ascii_case("root")) {
+        above.pop();
+    }
+    let mut notification = item.notification.clone();
+    notification.insert("resourceData".to_owned(), Value::Object(data));
+    Item {
+        resource: Some(format!("{}/items/{id}", above.join("/"))),
+        notification,
+        client_state: None,
+        encrypted: None,
+        tokens: Vec::new(),
+        object: Some(object),
+        ..item.clone()
+    }
+}
+
+/// Modified since then, as far as it says; what does not say may be.
+fn is_since(object: &Value, since: Timestamp) -> bool {
+    let time = |name: &str| object.get(name).and_then(Value::as_str).and_then(|text| text.parse::<Timestamp>().ok());
+    time("lastModifiedDateTime").max(time("createdDateTime")).is_none_or(|at| at >= since)
+}

@@ -1,0 +1,410 @@
+//! One item on its way through the playbooks that want it, while it is its turn at the resource.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::fetch::Trouble;
+use super::key::{action_key, item_key, resource_key, run_key};
+use super::order::{cover, must_wait, open_runs};
+use super::plan::{Context, Decision, Fetch, Plan, Reading, is_deletion};
+use super::turns::{Run, Turn, TurnError, Waits, look};
+use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
+use crate::actions::{Order, Outcome};
+use crate::notifications::item::{Item, Task, Work};
+use crate::playbooks::action::Action;
+use crate::playbooks::{NotFound, OnFailure};
+
+/// A deletion waits so long for what was delivered with it.
+const GRACE: SignedDuration = SignedDuration::from_secs(5);
+/// Between looks for an object that is not there (yet): the service tells of things before it shows them.
+const LOOKS: [Duration; 4] = [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
+/// Who asks for a longer wait is asked again all the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
+/// A target that has no place free is asked again after this.
+const FULL: Duration = Duration::from_secs(5);
+
+/// How a run at one playbook ended.
+pub(super) enum Ended {
+    /// With the time at which its read began, if it read.
+    Done {
+        read: Option<Timestamp>,
+        skipped: bool,
+    },
+    Again {
+        wait: Option<Duration>,
+        counts: bool,
+        cause: String,
+        done: Vec<String>,
+    },
+    Dead {
+        reason: String,
+        done: Vec<String>,
+    },
+    /// What changed below a root was read, and each object has its own message.
+    Found {
+        read: Timestamp,
+        objects: usize,
+        playbooks: Vec<String>,
+    },
+}
+
+/// Names of one item.
+pub(super) struct Names {
+    pub resource: String,
+    pub item: String,
+}
+
+/// One message at work.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    /// Where it came from, and where its copies go.
+    pub queue: &'a str,
+    pub task: &'a Task,
+    pub names: &'a Names,
+    /// All that there are.
+    pub plans: &'a [Plan],
+}
+
+/// Objects that were read for this item, by path: playbooks that ask alike share one read.
+type Read = HashMap<String, (Timestamp, Result<Value, Trouble>)>;
+
+impl Dispatcher {
+    pub(super) async fn run(&self, queue: &str, task: Task, plans: &[Plan]) -> Result<Handled, DispatchError> {
+        let mut handled = Handled::default();
+        let wanted: Vec<&Plan> = match &task.playbook {
+            Some(name) => plans.iter().filter(|plan| plan.name == *name).collect(),
+            None => plans.iter().filter(|plan| (plan.matches)(&task.item)).collect(),
+        };
+        let names = Names { resource: resource_key(&task.item), item: item_key(&task.item) };
+        if wanted.is_empty() {
+            return self.unwanted(queue, task).await;
+        }
+        let now = self.clock.now();
+        let deletion = is_deletion(&task.item);
+        let grace = GRACE - now.duration_since(task.item.received);
+        if deletion && task.attempt == 0 && grace.is_positive() {
+            return self.wait_turn(queue, task, Duration::try_from(grace).unwrap_or(TURN)).await;
+        }
+        let seen = look(self.state.as_ref(), &names.resource, now).await?;
+        let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
+        if open.is_empty() {
+            return Ok(handled);
+        }
+        if let Some(wait) = must_wait(&seen.resource, &task.item, &names, &open, now) {
+            return self.wait_turn(queue, task, wait).await;
+        }
+        let mut turn = match Turn::take(&self.state, &self.clock, seen, &names.item).await {
+            Ok(turn) => turn,
+            Err(TurnError::TakenOver) => return self.wait_turn(queue, task, TURN).await,
+            Err(error) => return Err(error.into()),
+        };
+        let job = Job { queue, task: &task, names: &names, plans };
+        match self.work(job, &open, &mut turn, &mut handled).await {
+            Ok(()) => turn.end().await?,
+            Err(error) => {
+                turn.give_up().await;
+                return Err(error);
+            }
+        }
+        Ok(handled)
+    }
+
+    /// No playbook wants it (any more).
+    async fn unwanted(&self, queue: &str, task: Task) -> Result<Handled, DispatchError> {
+        let Some(playbook) = task.playbook.clone() else {
+            return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
+        };
+        let reason = "there is no playbook of this name any more".to_owned();
+        let dead = Dead {
+            reason: reason.clone(),
+            playbook: Some(playbook.clone()),
+            at: self.clock.now(),
+            queue: queue.to_owned(),
+            attempts: task.attempt,
+            task: Task { attempt: 0, ..task },
+        };
+        dead::keep(self.state.as_ref(), self.queue.as_ref(), &dead).await?;
+        Ok(Handled { dead: vec![Told { playbook, reason }], ..Handled::default() })
+    }
+
+    async fn wait_turn(&self, queue: &str, task: Task, wait: Duration) -> Result<Handled, DispatchError> {
+        self.put(queue, Work::Item(Box::new(task)), wait).await?;
+        Ok(Handled { waits: true, ..Handled::default() })
+    }
+
+    /// Runs the playbooks one after the other; what is to come is in a queue or store before the turn ends.
+    async fn work(&self, job: Job<'_>, open: &[&Plan], turn: &mut Turn, handled: &mut Handled) -> Result<(), DispatchError> {
+        let Job { task, names, .. } = job;
+        let mut read = Read::new();
+        let mut opened = None;
+        for plan in open {
+            if turn.resource.runs.get(&run_key(&names.item, &plan.name)).is_some_and(|run| matches!(run, Run::Done(_)))
+                && plan.reads(&task.item)
+            {
+                // A read for a playbook before it stood for this one too.
+                continue;
+            }
+            let ended = match &plan.fetch {
+                Fetch::Delta(reading) if plan.reads(&task.item) => self.changes(job, plan, reading, turn).await?,
+                _ if plan.held.is_some() => Ended::Dead {
+                    reason: plan.held.map(super::Hold::reason).unwrap_or_default().to_owned(),
+                    done: task.done.clone(),
+                },
+                _ => self.one(job, plan, turn, &mut read, &mut opened).await?,
+            };
+            self.record(job, plan, ended, turn, handled).await?;
+        }
+        if is_deletion(&task.item) {
+            turn.resource.deleted = turn.resource.deleted.max(Some(task.item.received));
+        }
+        Ok(())
+    }
+
+    /// Puts what follows from a run, and notes it in the row.
+    async fn record(
+        &self,
+        job: Job<'_>,
+        plan: &Plan,
+        ended: Ended,
+        turn: &mut Turn,
+        handled: &mut Handled,
+    ) -> Result<(), DispatchError> {
+        let Job { task, names, .. } = job;
+        let (now, run) = (self.clock.now(), run_key(&names.item, &plan.name));
+        let clean = task.attempt == 0 && task.playbook.is_none() && task.done.is_empty() && !turn.resource.is_broken(&names.item);
+        let told = |reason: String| Told { playbook: plan.name.clone(), reason };
+        match ended {
+            Ended::Done { read, skipped } => {
+                turn.resource.runs.insert(run, Run::Done(now.as_second()));
+                // Only a first attempt's read stands for other items: the target may know a later one's key from an earlier attempt,
+                // and has then kept what that one had read.
+                if let Some(read) = read.filter(|_| clean) {
+                    cover(&mut turn.resource, &plan.name, read, now);
+                }
+                if skipped { handled.skipped += 1 } else { handled.done += 1 }
+            }
+            Ended::Found { read, objects, playbooks } => {
+                for playbook in playbooks {
+                    turn.resource.runs.insert(run_key(&names.item, &playbook), Run::Done(now.as_second()));
+                    cover(&mut turn.resource, &playbook, read, now);
+                }
+                handled.found += objects;
+                handled.done += 1;
+            }
+            Ended::Again { counts: true, cause, done, .. } if task.attempt + 1 >= plan.max_attempts => {
+                self.bury(job, plan, cause.clone(), done).await?;
+                turn.resource.runs.remove(&run);
+                handled.dead.push(told(cause));
+            }
+            Ended::Again { wait, counts, cause, done } => {
+                let attempt = task.attempt + u32::from(counts);
+                let wait = wait.unwrap_or_default().min(LONGEST_WAIT).max(if counts {
+                    backoff(task.attempt, &run)
+                } else {
+                    Duration::ZERO
+                });
+                let copy = Task { item: task.item.clone(), attempt, playbook: Some(plan.name.clone()), done };
+                self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
+                let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
+                let waits = Waits {
+                    playbook: plan.name.clone(),
+                    received: task.item.received,
+                    attempt,
+                    next,
+                    reads: plan.reads(&task.item),
+                    deletion: is_deletion(&task.item),
+                };
+                turn.resource.runs.insert(run, Run::Waits(waits));
+                handled.again.push(told(cause));
+            }
+            Ended::Dead { reason, done } => {
+                self.bury(job, plan, reason.clone(), done).await?;
+                // Forgotten, so that a replay runs.
+                turn.resource.runs.remove(&run);
+                handled.dead.push(told(reason));
+            }
+        }
+        Ok(())
+    }
+
+    async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, done: Vec<String>) -> Result<(), DispatchError> {
+        let again = Task { item: job.task.item.clone(), attempt: 0, playbook: Some(plan.name.clone()), done };
+        let dead = Dead {
+            task: again,
+            reason,
+            playbook: Some(plan.name.clone()),
+            at: self.clock.now(),
+            queue: job.queue.to_owned(),
+            attempts: job.task.attempt + 1,
+        };
+        Ok(dead::keep(self.state.as_ref(), self.queue.as_ref(), &dead).await?)
+    }
+
+    /// One playbook: its object is had, it says what is to be done, and that is done.
+    async fn one(
+        &self,
+        job: Job<'_>,
+        plan: &Plan,
+        turn: &mut Turn,
+        read: &mut Read,
+        opened: &mut Option<Result<Value, super::Sealed>>,
+    ) -> Result<Ended, DispatchError> {
+        let task = job.task;
+        let item = &task.item;
+        let mut began = None;
+        let object = if item.object.is_some() {
+            item.object.clone()
+        } else if item.encrypted.is_some() {
+            if opened.is_none() {
+                *opened = Some((self.hooks.open)(item.clone()).await);
+            }
+            match opened {
+                Some(Ok(value)) => Some(value.clone()),
+                Some(Err(sealed)) if sealed.transient => {
+                    return Ok(again(None, sealed.cause.clone(), task));
+                }
+                Some(Err(sealed)) => return Ok(Ended::Dead { reason: sealed.cause.clone(), done: task.done.clone() }),
+                None => None,
+            }
+        } else if let Fetch::Resource(reading) = &plan.fetch
+            && plan.reads(item)
+        {
+            match self.object(task, plan, reading, turn, read).await? {
+                Ok((at, object)) => {
+                    began = Some(at);
+                    object
+                }
+                Err(ended) => return Ok(ended),
+            }
+        } else {
+            None
+        };
+        match decide(plan, item.clone(), object, task.attempt).await {
+            Err(reason) => Ok(Ended::Dead { reason, done: task.done.clone() }),
+            Ok(Decision::Skip) => Ok(Ended::Done { read: began, skipped: true }),
+            Ok(Decision::Perform(actions)) => self.perform(job, plan, actions, began, turn).await,
+        }
+    }
+
+    /// The object with the time at which its read began, or what follows from not having it.
+    async fn object(
+        &self,
+        task: &Task,
+        plan: &Plan,
+        reading: &Reading,
+        turn: &mut Turn,
+        read: &mut Read,
+    ) -> Result<Result<(Timestamp, Option<Value>), Ended>, DispatchError> {
+        let without = |at: Timestamp| Ok(Ok((at, None)));
+        let path = match path::of_object(&reading.resource, &task.item, reading.select.as_deref()) {
+            Ok(path) => path,
+            Err(_) if reading.on_failure == OnFailure::Continue => return without(self.clock.now()),
+            Err(refused) => return Ok(Err(Ended::Dead { reason: refused.to_string(), done: task.done.clone() })),
+        };
+        if !read.contains_key(&path) {
+            turn.keep().await?;
+            let at = self.clock.now();
+            let answer = self.reader.object(&path).await;
+            read.insert(path.clone(), (at, answer));
+        }
+        let Some((at, answer)) = read.get(&path).cloned() else { return without(self.clock.now()) };
+        let last = task.attempt + 1 >= plan.max_attempts;
+        let ended = match answer {
+            Ok(value) => return Ok(Ok((at, Some(value)))),
+            Err(Trouble::NotFound | Trouble::Expired) => {
+                let reason = "not found";
+                // Who was told of a deletion after it does not look for long.
+                let gone = turn.resource.deleted.is_some_and(|deleted| deleted >= task.item.received);
+                let look = LOOKS.get(usize::try_from(task.attempt).unwrap_or(usize::MAX)).filter(|_| !last && !gone);
+                match (look, reading.not_found) {
+                    (Some(wait), _) => again(Some(*wait), reason.to_owned(), task),
+                    (None, NotFound::Retry) => again(None, reason.to_owned(), task),
+                    (None, NotFound::Continue) => return without(at),
+                    (None, NotFound::Drop) => Ended::Done { read: None, skipped: true },
+                }
+            }
+            Err(Trouble::Later(wait, cause)) if !last => again(wait, cause, task),
+            Err(_) if reading.on_failure == OnFailure::Continue => return without(at),
+            Err(Trouble::Later(_, reason) | Trouble::Forbidden(reason) | Trouble::Refused(reason)) => {
+                Ended::Dead { reason, done: task.done.clone() }
+            }
+        };
+        Ok(Err(ended))
+    }
+
+    /// Performs what is not done yet. What fails stops nothing that comes after it.
+    async fn perform(
+        &self,
+        job: Job<'_>,
+        plan: &Plan,
+        actions: Vec<(String, Action)>,
+        read: Option<Timestamp>,
+        turn: &mut Turn,
+    ) -> Result<Ended, DispatchError> {
+        let mut done = job.task.done.clone();
+        let (mut later, mut refused) = (None, None);
+        for (label, action) in steps(actions) {
+            let key = action_key(&plan.name, &label, &job.names.item);
+            if done.contains(&key) {
+                continue;
+            }
+            turn.keep().await?;
+            let order = Order { action: &action, key: &key, playbook: &plan.name, ends: turn.ends() };
+            match self.performer.perform(&order).await {
+                Outcome::Done => done.push(key),
+                Outcome::Busy => later = later.or(Some((Some(FULL), false, "the target has no place free".to_owned()))),
+                // The longest wait that anybody asks for, and an attempt that counts.
+                Outcome::Later { after, cause } => {
+                    let longest = later.as_ref().and_then(|(wait, ..)| *wait).max(after);
+                    later = Some((longest, true, cause));
+                }
+                Outcome::Refused(reason) => refused = refused.or(Some(reason)),
+            }
+        }
+        Ok(match (later, refused) {
+            (Some((wait, counts, cause)), _) => Ended::Again { wait, counts, cause, done },
+            (None, Some(reason)) => Ended::Dead { reason, done },
+            (None, None) => Ended::Done { read, skipped: false },
+        })
+    }
+}
+
+/// Asks the playbook on a thread of its own: an expression may take a second, and a bug in it ends one run.
+async fn decide(plan: &Plan, item: Item, object: Option<Value>, attempt: u32) -> Result<Decision, String> {
+    let decide = std::sync::Arc::clone(&plan.decide);
+    let asked = tokio::task::spawn_blocking(move || {
+        let context = Context { item: &item, resource: object.as_ref(), attempt };
+        decide(&context)
+    });
+    asked.await.unwrap_or_else(|_| Err("the program has a bug: the playbook panicked".to_owned()))
+}
+
+fn again(wait: Option<Duration>, cause: String, task: &Task) -> Ended {
+    Ended::Again { wait, counts: true, cause, done: task.done.clone() }
+}
+
+/// Values are sent one by one, so that each is done or not.
+fn steps(actions: Vec<(String, Action)>) -> Vec<(String, Action)> {
+    let mut steps = Vec::with_capacity(actions.len());
+    for (label, action) in actions {
+        let mut each = Vec::new();
+        if let Action::ThreatConnectIndicator { values, .. } = &action {
+            each.clone_from(values);
+        }
+        if each.len() < 2 {
+            steps.push((label, action));
+            continue;
+        }
+        for value in each {
+            let mut one = action.clone();
+            if let Action::ThreatConnectIndicator { values, .. } = &mut one {
+                *values = vec![value.clone()];
+            }
+            steps.push((format!("{label} {value}"), one));
+        }
+    }
+    steps
+}

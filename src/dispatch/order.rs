@@ -1,0 +1,86 @@
+//! Which runs of an item are still to be done, and whether it is its turn: judged by the row of its resource. Pure.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::item::Names;
+use super::key::run_key;
+use super::plan::{Plan, is_deletion};
+use super::turns::{Resource, Run, Waits};
+use super::{Handled, TURN};
+use crate::notifications::item::{Item, Task};
+
+/// Clocks of receiver and worker differ by less: a read that began so much after a receipt began after it.
+const APART: SignedDuration = SignedDuration::from_secs(1);
+
+/// The runs that are still to be done; the others are counted.
+pub(super) fn open_runs<'a>(
+    resource: &Resource,
+    task: &Task,
+    names: &Names,
+    wanted: Vec<&'a Plan>,
+    now: Timestamp,
+    handled: &mut Handled,
+) -> Vec<&'a Plan> {
+    let is_open = |plan: &&Plan| {
+        let known = resource.runs.get(&run_key(&names.item, &plan.name));
+        let waits = |waits: &Waits| match task.playbook {
+            // The copy itself, or an older one that came again.
+            Some(_) => task.attempt < waits.attempt,
+            None => waits.lives(now),
+        };
+        let duplicate = match known {
+            Some(Run::Done(_)) => true,
+            Some(Run::Waits(known)) => waits(known),
+            None => false,
+        };
+        let read = resource.covered.get(&covers(&plan.name)).filter(|_| plan.reads(&task.item));
+        let covered = read.is_some_and(|read| began_after(*read, task.item.received));
+        handled.duplicate += usize::from(duplicate);
+        handled.covered += usize::from(covered && !duplicate);
+        !duplicate && !covered
+    };
+    wanted.into_iter().filter(is_open).collect()
+}
+
+/// How long the item must wait for others at its resource; none: it is its turn.
+pub(super) fn must_wait(resource: &Resource, item: &Item, names: &Names, open: &[&Plan], now: Timestamp) -> Option<Duration> {
+    if resource.held_until(now).is_some() {
+        return Some(TURN);
+    }
+    let deletion = is_deletion(item);
+    let own: Vec<String> = open.iter().map(|plan| run_key(&names.item, &plan.name)).collect();
+    // What reads sees the latest state whenever it runs; all else keeps its order, and a deletion comes last.
+    let goes_first = |run: &str, waits: &Waits| {
+        let earlier = waits.received < item.received || (deletion && !waits.deletion && waits.received == item.received);
+        let same = || open.iter().any(|plan| plan.name == waits.playbook && !plan.reads(item));
+        !own.iter().any(|own| own == run) && earlier && (deletion || same())
+    };
+    let next = resource.waiting(now).filter(|(run, waits)| goes_first(run, waits)).map(|(_, waits)| waits.next).max()?;
+    Some(Duration::try_from(next.duration_since(now)).unwrap_or_default() + TURN)
+}
+
+/// A read stands for all that came before it began; copies that still come for it have nothing to do.
+pub(super) fn cover(resource: &mut Resource, playbook: &str, read: Timestamp, now: Timestamp) {
+    let known = resource.covered.entry(covers(playbook)).or_insert(read);
+    *known = (*known).max(read);
+    for run in resource.runs.values_mut() {
+        if let Run::Waits(waits) = run
+            && waits.reads
+            && waits.playbook == playbook
+            && began_after(read, waits.received)
+        {
+            *run = Run::Done(now.as_second());
+        }
+    }
+}
+
+/// The read surely saw what the notification tells of.
+fn began_after(read: Timestamp, received: Timestamp) -> bool {
+    read.duration_since(received) > APART
+}
+
+fn covers(playbook: &str) -> String {
+    run_key("covers", playbook)
+}

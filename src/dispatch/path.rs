@@ -1,0 +1,229 @@
+//! Which address is read for an item: built from what the subscription is made on and an id, never taken over. Pure.
+//!
+//! A notification is text from outside. Nothing in it chooses a host, leaves the subscription's resource, or is decoded twice.
+
+use percent_encoding::utf8_percent_encode;
+
+use crate::notifications::item::Item;
+use crate::notifications::resources::segments;
+use crate::platform::http::ENCODED;
+
+/// Ids are shorter; a longer one is no id.
+const LONGEST_SEGMENT: usize = 1_024;
+/// Resources are not nested deeper.
+const MOST_SEGMENTS: usize = 16;
+
+/// Why nothing is read: one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refused(&'static str);
+
+const NO_ID: Refused = Refused("the notification names no object that could be read");
+const OUTSIDE: Refused = Refused("the notification names an object outside the subscription's resource");
+const UNSAFE: Refused = Refused("the notification names an address that may not be read");
+
+/// The path of the item's object, beginning with `/`, each segment percent-encoded once. `subscribed`: what the subscription is made
+/// on.
+pub(super) fn of_object(subscribed: &str, item: &Item, select: Option<&str>) -> Result<String, Refused> {
+    let root = checked(subscribed)?;
+    let words: Vec<String> = root.iter().map(|segment| segment.to_ascii_lowercase()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let path = match words.as_slice() {
+        // One user, group, chat, team, presence: the subscription names it.
+        [collection, one] if names_one(collection) && !one.starts_with("getall") => root,
+        ["groups", _, "members" | "owners"] => root[..2].to_vec(),
+        ["communications", "presences", _] => root,
+        // A message is read where the mailbox has it, whatever folder it is in now.
+        ["users", _, "mailfolders", _, "messages"] => vec![root[0].clone(), root[1].clone(), root[4].clone(), id(item)?],
+        // What lies below several parents can be found by its whole path only.
+        ["chats" | "teams", ..] | [.., "getallmessages" | "getallmembers" | "getallchannels"] => below(&root, &words, item)?,
+        [.., last] if last.starts_with("getall") => below(&root, &words, item)?,
+        _ => with_id(root, item)?,
+    };
+    Ok(with_select(&encoded(&path), select))
+}
+
+/// The path of what changed below a root.
+pub(super) fn of_delta(subscribed: &str, select: Option<&str>) -> Result<String, Refused> {
+    let root = checked(subscribed)?;
+    let list = root.first().is_some_and(|first| first.eq_ignore_ascii_case("sites"));
+    Ok(with_select(&format!("{}{}", encoded(&root), if list { "/items/delta" } else { "/delta" }), select))
+}
+
+fn names_one(collection: &str) -> bool {
+    matches!(collection, "users" | "groups" | "chats" | "teams")
+}
+
+fn with_id(mut root: Vec<String>, item: &Item) -> Result<Vec<String>, Refused> {
+    let id = id(item)?;
+    // `security/alerts/{id}` names it already.
+    if root.last().is_some_and(|last| *last != id) {
+        root.push(id);
+    }
+    Ok(root)
+}
+
+fn id(item: &Item) -> Result<String, Refused> {
+    let id = item.resource_id().ok_or(NO_ID)?;
+    if is_safe(id) { Ok(id.to_owned()) } else { Err(UNSAFE) }
+}
+
+/// The object by its own path, if that leads below the subscription's root.
+fn below(root: &[String], words: &[&str], item: &Item) -> Result<Vec<String>, Refused> {
+    let fixed = words.iter().position(|word| word.starts_with("getall")).unwrap_or(words.len());
+    let named = item.resource_data().and_then(|data| data.get("@odata.id")).and_then(serde_json::Value::as_str);
+    let Some(named) = named.or(item.resource.as_deref()) else { return with_id(root[..fixed].to_vec(), item) };
+    let path = checked(named)?;
+    // `users/{id}/chats/getAllMessages` tells of `chats/{id}/…`: of the root's last collection, if not of the root itself.
+    let whole = &root[..fixed];
+    let last = whole.last().map(std::slice::from_ref).unwrap_or_default();
+    let fits = |prefix: &[String]| {
+        !prefix.is_empty() && path.len() > prefix.len() && prefix.iter().zip(&path).all(|(a, b)| a.eq_ignore_ascii_case(b))
+    };
+    let collection = fixed < words.len() && fits(last);
+    if fits(whole) || collection { Ok(path) } else { Err(OUTSIDE) }
+}
+
+/// The segments of a relative path, if nothing in it could lead elsewhere.
+fn checked(path: &str) -> Result<Vec<String>, Refused> {
+    let relative = path.strip_prefix('/').unwrap_or(path);
+    let bare = relative.split(['?', '#']).next().unwrap_or_default();
+    if bare.contains("//") || bare.contains("://") || bare.starts_with('/') || bare.contains('\\') {
+        return Err(UNSAFE);
+    }
+    let found = segments(bare);
+    if found.is_empty() || found.len() > MOST_SEGMENTS || !found.iter().all(|segment| is_safe(segment)) {
+        return Err(UNSAFE);
+    }
+    Ok(found)
+}
+
+/// May be one segment once it is encoded. What is encoded already would be decoded into something else by whoever decodes twice.
+fn is_safe(segment: &str) -> bool {
+    let decoded_elsewhere = ["%2e", "%2f", "%5c", "%00", "%25"];
+    let lower = segment.to_ascii_lowercase();
+    !segment.trim().is_empty()
+        && segment.len() <= LONGEST_SEGMENT
+        && segment != "."
+        && !segment.contains("..")
+        && !segment.chars().any(char::is_control)
+        && !decoded_elsewhere.iter().any(|code| lower.contains(code))
+}
+
+fn encoded(path: &[String]) -> String {
+    let segments: Vec<String> = path.iter().map(|segment| utf8_percent_encode(segment, ENCODED).to_string()).collect();
+    format!("/{}", segments.join("/"))
+}
+
+fn with_select(path: &str, select: Option<&str>) -> String {
+    match select {
+        None => path.to_owned(),
+        Some(select) => format!("{path}?$select={}", utf8_percent_encode(select, ENCODED)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::notifications::item::{ChangeType, Event, Origin};
+
+    fn item(data: &Value) -> Item {
+        let Value::Object(notification) = json!({ "resourceData": data }) else { unreachable!("an object") };
+        Item {
+            origin: Origin::Graph,
+            received: "2026-11-24T09:00:00Z".parse().expect("a time"),
+            event: Event::Change(ChangeType::Updated),
+            subscription: "s".to_owned(),
+            group: None,
+            client_state: None,
+            tenant: None,
+            resource: None,
+            notification,
+            encrypted: None,
+            tokens: Vec::new(),
+            object: None,
+        }
+    }
+
+    fn path(subscribed: &str, data: &Value) -> Result<String, Refused> {
+        of_object(subscribed, &item(data), None)
+    }
+
+    #[test]
+    fn an_object_is_read_below_what_the_subscription_is_made_on() {
+        let with_id = |subscribed: &str, id: &str| path(subscribed, &json!({ "id": id })).expect("a path");
+        assert_eq!(with_id("users", "3f6c"), "/users/3f6c");
+        assert_eq!(with_id("/users/3f6c?$select=id", "3f6c"), "/users/3f6c");
+        assert_eq!(with_id("groups/g/members", "g"), "/groups/g");
+        assert_eq!(with_id("users('u@x.example')/messages", "AB/c+="), "/users/u%40x.example/messages/AB%2Fc%2B%3D");
+        assert_eq!(with_id("users/u/mailFolders('inbox')/messages?$filter=isRead eq false", "AB"), "/users/u/messages/AB");
+        assert_eq!(with_id("communications/callRecords", "c"), "/communications/callRecords/c");
+        assert_eq!(with_id("security/alerts?$filter=x", "a"), "/security/alerts/a");
+        assert_eq!(with_id("security/alerts/a", "a"), "/security/alerts/a");
+        assert_eq!(of_delta("users/u/drive/root", None).expect("a path"), "/users/u/drive/root/delta");
+        assert_eq!(of_delta("sites/s,1,2/lists/l", None).expect("a path"), "/sites/s%2C1%2C2/lists/l/items/delta");
+        let chosen = of_object("users", &item(&json!({"id": "u"})), Some("id,mail"));
+        assert_eq!(chosen.expect("a path"), "/users/u?$select=id%2Cmail");
+    }
+
+    #[test]
+    fn what_has_several_parents_is_read_by_its_own_path() {
+        let named = |subscribed: &str, id: &str| path(subscribed, &json!({ "@odata.id": id, "id": "x" }));
+        assert_eq!(
+            named("chats/getAllMessages", "chats('19:a@thread.v2')/messages('160')").expect("a path"),
+            "/chats/19%3Aa%40thread.v2/messages/160"
+        );
+        assert_eq!(
+            named("teams/t/channels/c/messages", "teams('t')/channels('c')/messages('1')/replies('2')").expect("a path"),
+            "/teams/t/channels/c/messages/1/replies/2"
+        );
+        assert_eq!(named("users/u/chats/getAllMessages", "chats('1')/messages('2')").expect("a path"), "/chats/1/messages/2");
+        assert_eq!(named("teams/t/channels/c/messages", "teams('other')/channels('c')/messages('1')"), Err(OUTSIDE));
+        assert_eq!(named("chats/getAllMessages", "users('u')"), Err(OUTSIDE));
+        assert_eq!(named("teams/t/channels", "teams"), Err(OUTSIDE));
+    }
+
+    #[test]
+    fn nothing_leads_elsewhere() {
+        let hostile = [
+            "https://evil.example/users/u",
+            "//evil.example/users",
+            "chats//messages",
+            "chats/../users/u",
+            "chats/..%2fusers",
+            "chats/%2e%2e/users",
+            "chats\\..\\users",
+            "chats/a\r\nHost: evil",
+            "chats/a\u{0}",
+            "",
+            "/",
+        ];
+        for named in hostile {
+            let refused = path("chats/getAllMessages", &json!({ "@odata.id": named, "id": "x" }));
+            assert!(refused.is_err(), "{named}: {refused:?}");
+        }
+        for id in ["..", ".", "", " ", "a\nb", "%2e%2e", "..%2f.."] {
+            assert!(path("users", &json!({ "id": id })).is_err(), "{id}");
+        }
+        assert_eq!(path("users", &Value::Null), Err(NO_ID));
+    }
+
+    proptest! {
+        /// Whatever a notification says, what is read stays below the root, and its segments stay segments.
+        #[test]
+        fn no_text_escapes(id in "\\PC{0,40}", named in "[a-z./%\\\\:?#'()@ ]{0,40}", root in prop::sample::select(vec!["users", "chats/getAllMessages", "users/u/messages"])) {
+            if let Ok(path) = path(root, &json!({ "id": id, "@odata.id": named })) {
+                let prefix = format!("/{}", root.trim_end_matches("/getAllMessages"));
+                prop_assert!(path.starts_with(&prefix), "{path}");
+                prop_assert!(!path.contains("//") && !path.contains("..") && !path.contains('?') && !path.contains('#'), "{path}");
+                let base = url::Url::parse("https://graph.microsoft.com/v1.0").expect("an address");
+                let mut url = base;
+                url.set_path(&format!("/v1.0{path}"));
+                prop_assert_eq!(url.path(), format!("/v1.0{path}"), "nothing is left to be normalised");
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A playbook as dispatch sees it: what it matches, what it wants read first, and a pure function that says what is to be done.
+//!
+//! Apart from the playbook itself, so that all else here knows nothing of documents and expressions.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::notifications::item::Item;
+use crate::playbooks::action::Action;
+use crate::playbooks::{FetchMode, NotFound, OnFailure, Playbook, evaluate};
+
+/// What a playbook is shown of one item.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    pub item: &'a Item,
+    /// Read, decrypted or polled; none where there is nothing.
+    pub resource: Option<&'a Value>,
+    pub attempt: u32,
+}
+
+/// What a playbook says about one item.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// Its condition does not hold.
+    Skip,
+    /// With the label of each within the playbook: it stays the same however often the playbook is asked.
+    Perform(Vec<(String, Action)>),
+}
+
+pub type Matches = Arc<dyn Fn(&Item) -> bool + Send + Sync>;
+/// The error is one line: why it fails for this item, whenever it is tried.
+pub type Decide = Arc<dyn Fn(&Context<'_>) -> Result<Decision, String> + Send + Sync>;
+
+/// What is to be read before the playbook runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetch {
+    Nothing,
+    /// The resource itself; of a deleted one nothing.
+    Resource(Reading),
+    /// What changed below a root: each object becomes an item of its own.
+    Delta(Reading),
+}
+
+/// How a read is done, and what follows where it fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What the subscription is made on: nothing outside it is read.
+    pub resource: String,
+    /// Members to ask for, joined by commas.
+    pub select: Option<String>,
+    /// What follows when the resource is not there after five looks.
+    pub not_found: NotFound,
+    /// What follows when it cannot be read.
+    pub on_failure: OnFailure,
+}
+
+/// One playbook.
+#[derive(Clone)]
+pub struct Plan {
+    /// Unique.
+    pub name: String,
+    /// Why its items are held for a replay instead of being acted on; none: it runs.
+    pub held: Option<Hold>,
+    pub fetch: Fetch,
+    /// How often one item is tried.
+    pub max_attempts: u32,
+    pub matches: Matches,
+    pub decide: Decide,
+}
+
+/// Why a playbook does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    Paused,
+    Disabled,
+}
+
+impl Hold {
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl Plan {
+    /// The plan of a playbook as its document has it.
+    #[must_use]
+    pub fn of(playbook: Playbook) -> Self {
+        let held = match (playbook.enabled, playbook.paused) {
+            (false, _) => Some(Hold::Disabled),
+            (true, true) => Some(Hold::Paused),
+            (true, false) => None,
+        };
+        let reading = Reading {
+            resource: playbook.source.resource.clone(),
+            select: playbook.fetch.select.clone(),
+            not_found: playbook.fetch.not_found,
+            on_failure: playbook.fetch.on_failure,
+        };
+        let fetch = match playbook.fetch.mode {
+            FetchMode::None => Fetch::Nothing,
+            FetchMode::Resource => Fetch::Resource(reading),
+            FetchMode::Delta => Fetch::Delta(reading),
+        };
+        let (name, max_attempts) = (playbook.name.clone(), playbook.max_attempts);
+        let playbook = Arc::new(playbook);
+        let matching = Arc::clone(&playbook);
+        let decide: Decide = Arc::new(move |context| {
+            let Context { item, resource, attempt } = *context;
+            let evaluated =
+                playbook.evaluate(&evaluate::Context { item, resource, attempt }).map_err(|error| error.to_string())?;
+            if !evaluated.applies {
+                return Ok(Decision::Skip);
+            }
+            let labels = playbook.actions.iter().map(|action| action.label.clone());
+            Ok(Decision::Perform(labels.zip(evaluated.actions).collect()))
+        });
+        Self { name, held, fetch, max_attempts, matches: Arc::new(move |item| matching.matches(item)), decide }
+    }
+
+    /// Reads anew for each item, so that one read can stand for many items.
+    pub(super) fn reads(&self, item: &Item) -> bool {
+        self.fetch != Fetch::Nothing && item.object.is_none() && item.encrypted.is_none() && !is_deletion(item)
+    }
+}
+
+/// The resource is gone: there is nothing to read.
+pub(super) fn is_deletion(item: &Item) -> bool {
+    use crate::notifications::item::{ChangeType, Event};
+    item.event == Event::Change(ChangeType::Deleted)
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,309 @@
+//! One row for each resource: who works on it now, what was done about it lately, and from where its changes are read.
+//!
+//! Everything that must be remembered about an item is in the row of its resource, so that an item costs one read and two
+//! writes, and what is decided under the lease is stored with the lease's return.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::platform::clock::Clock;
+use crate::storage::{CommitError, StateStore, StoreError, Version, Write};
+
+pub(super) const PARTITION: &str = "dispatch";
+/// Keys of resources begin with it; the next character ends the range.
+pub(super) const ROWS: (&str, &str) = ("r.", "r/");
+/// A notification comes again for up to four hours (vendor page "Receive change notifications through webhooks"); two more for what
+/// waits elsewhere.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(6);
+/// A holder that was killed keeps others away for so long.
+const LEASE: Duration = Duration::from_secs(180);
+/// At least so much of it is left when something begins that may take long.
+const LEFT: Duration = Duration::from_secs(120);
+/// Clocks of two machines differ by less.
+const SKEW: SignedDuration = SignedDuration::from_secs(10);
+/// A copy that is later than this was taken away by somebody.
+const LATE: SignedDuration = SignedDuration::from_mins(15);
+/// So many runs are remembered for one resource, whatever the time: its row stays small.
+const MOST_RUNS: usize = 4_000;
+
+/// What is known of one resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Resource {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<Lease>,
+    /// By run key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub runs: BTreeMap<String, Run>,
+    /// By playbook: when the latest read began whose run is done. What came before it needs no run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub covered: BTreeMap<String, Timestamp>,
+    /// Items whose holder went away: whatever it sent holds an older state than what is read now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    broken: BTreeMap<String, Timestamp>,
+    /// When the latest deletion came that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<Timestamp>,
+    /// By what is asked for: where to go on reading changes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub delta: BTreeMap<String, Delta>,
+}
+
+/// Somebody works on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Lease {
+    item: String,
+    until: Timestamp,
+}
+
+/// What became of an item at a playbook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Run {
+    /// In seconds since 1970.
+    Done(i64),
+    Waits(Waits),
+}
+
+/// A delayed copy is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Waits {
+    pub playbook: String,
+    pub received: Timestamp,
+    pub attempt: u32,
+    /// When the copy becomes visible.
+    pub next: Timestamp,
+    /// It reads when it runs: a later read stands for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deletion: bool,
+}
+
+/// Where to go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Delta {
+    /// Path and query below the service's address.
+    pub link: String,
+    /// When the read began that gave it.
+    pub at: Timestamp,
+}
+
+impl Waits {
+    pub(super) fn lives(&self, now: Timestamp) -> bool {
+        now.duration_since(self.next) < LATE
+    }
+}
+
+impl Resource {
+    /// Until when somebody else works on it.
+    pub(super) fn held_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let until = self.lease.as_ref()?.until;
+        (now.duration_since(until) < SKEW).then_some(until)
+    }
+
+    /// An earlier attempt at this item may have sent something that nobody remembers.
+    pub(super) fn is_broken(&self, item: &str) -> bool {
+        self.broken.contains_key(item)
+    }
+
+    /// Copies that still come.
+    pub(super) fn waiting(&self, now: Timestamp) -> impl Iterator<Item = (&str, &Waits)> {
+        self.runs.iter().filter_map(move |(key, run)| match run {
+            Run::Waits(waits) if waits.lives(now) => Some((key.as_str(), waits)),
+            _ => None,
+        })
+    }
+
+    /// Nothing that is still needed.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        let mut left = self.clone();
+        left.lease.take_if(|lease| now.duration_since(lease.until) > REMEMBERED);
+        left.forget(now);
+        left == Self::default()
+    }
+
+    fn forget(&mut self, now: Timestamp) {
+        let recent = |at: Timestamp| now.duration_since(at) < REMEMBERED;
+        self.runs.retain(|_, run| match run {
+            Run::Done(at) => now.as_second() - *at < REMEMBERED.as_secs(),
+            Run::Waits(waits) => recent(waits.next),
+        });
+        self.covered.retain(|_, at| recent(*at));
+        self.broken.retain(|_, at| recent(*at));
+        self.deleted = self.deleted.filter(|at| recent(*at));
+        if self.runs.len() > MOST_RUNS {
+            let mut done: Vec<(i64, String)> = self
+                .runs
+                .iter()
+                .filter_map(|(key, run)| match run {
+                    Run::Done(at) => Some((*at, key.clone())),
+                    Run::Waits(_) => None,
+                })
+                .collect();
+            done.sort_unstable();
+            for (_, key) in done.into_iter().take(self.runs.len() - MOST_RUNS) {
+                self.runs.remove(&key);
+            }
+        }
+    }
+}
+
+/// A row as it was read.
+#[derive(Debug)]
+pub(super) struct Seen {
+    key: String,
+    pub resource: Resource,
+    version: Option<Version>,
+}
+
+/// Somebody else changed the row, or the store gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TurnError {
+    #[error("another worker took over while this one was at work")]
+    TakenOver,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<CommitError> for TurnError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict { .. } => Self::TakenOver,
+            CommitError::Failed(error) => Self::Store(error),
+        }
+    }
+}
+
+/// The row of a resource; one that cannot be read is as good as none, since every effect has its own key.
+pub(super) async fn look(store: &dyn StateStore, resource: &str, now: Timestamp) -> Result<Seen, StoreError> {
+    let key = format!("{}{resource}", ROWS.0);
+    let row = store.get(PARTITION, &key).await?;
+    let (mut resource, version) = match row {
+        None => (Resource::default(), None),
+        Some(row) => (serde_json::from_slice::<Resource>(&row.value).unwrap_or_default(), Some(row.version)),
+    };
+    resource.forget(now);
+    Ok(Seen { key, resource, version })
+}
+
+/// The right to work on a resource. One that is dropped ends by itself; what was done under it is then repeated.
+#[derive(Debug)]
+pub(super) struct Turn {
+    store: Arc<dyn StateStore>,
+    clock: Arc<dyn Clock>,
+    key: String,
+    item: String,
+    version: Version,
+    /// On the monotonic clock.
+    ends: Duration,
+    pub resource: Resource,
+}
+
+impl Turn {
+    /// Takes the turn, under the version that was seen.
+    pub(super) async fn take(
+        store: &Arc<dyn StateStore>,
+        clock: &Arc<dyn Clock>,
+        seen: Seen,
+        item: &str,
+    ) -> Result<Self, TurnError> {
+        let mut resource = seen.resource;
+        if let Some(left) = resource.lease.take() {
+            resource.broken.insert(left.item, clock.now());
+        }
+        let mut turn = Self {
+            store: Arc::clone(store),
+            clock: Arc::clone(clock),
+            key: seen.key,
+            item: item.to_owned(),
+            version: Version("".into()),
+            ends: Duration::ZERO,
+            resource,
+        };
+        turn.write(true, seen.version).await?;
+        Ok(turn)
+    }
+
+    /// Makes sure that enough of the turn is left for one more step.
+    pub(super) async fn keep(&mut self) -> Result<(), TurnError> {
+        if self.ends.saturating_sub(self.clock.monotonic()) >= LEFT {
+            return Ok(());
+        }
+        let version = self.version.clone();
+        self.write(true, Some(version)).await
+    }
+
+    /// How long a step may take, on the monotonic clock.
+    pub(super) fn ends(&self) -> Duration {
+        self.ends
+    }
+
+    /// Stores what is known now, and gives the turn back.
+    pub(super) async fn end(mut self) -> Result<(), TurnError> {
+        let version = self.version.clone();
+        self.write(false, Some(version)).await
+    }
+
+    /// Gives the turn back after a failure: what was sent is not known any more. If this fails too, the turn ends by itself.
+    pub(super) async fn give_up(mut self) {
+        self.resource.broken.insert(self.item.clone(), self.clock.now());
+        let version = self.version.clone();
+        if let Err(error) = self.write(false, Some(version)).await {
+            tracing::debug!("{error}");
+        }
+    }
+
+    async fn write(&mut self, hold: bool, version: Option<Version>) -> Result<(), TurnError> {
+        let (began, now) = (self.clock.monotonic(), self.clock.now());
+        let until = now.saturating_add(SignedDuration::try_from(LEASE).unwrap_or(SignedDuration::MAX)).unwrap_or(now);
+        self.resource.lease = hold.then(|| Lease { item: self.item.clone(), until });
+        self.resource.forget(now);
+        let value = serde_json::to_vec(&self.resource).unwrap_or_default();
+        let write = Write::PutIf { key: self.key.clone(), value, version };
+        let versions = self.store.commit(PARTITION, vec![write]).await?;
+        self.version = versions.into_iter().next().ok_or(TurnError::TakenOver)?;
+        self.ends = began + LEASE;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    #[test]
+    fn what_is_older_than_six_hours_is_forgotten_and_a_place_in_the_changes_is_kept() {
+        let mut resource = Resource::default();
+        resource.runs.insert("a".to_owned(), Run::Done(at("2026-11-24T09:00:00Z").as_second()));
+        resource.covered.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
+        assert!(!resource.is_over(at("2026-11-24T14:59:59Z")));
+        assert!(resource.is_over(at("2026-11-24T15:00:00Z")));
+        resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z") });
+        assert!(!resource.is_over(at("2027-11-24T15:00:00Z")));
+    }
+
+    #[test]
+    fn a_busy_resource_forgets_its_oldest_runs_and_no_copy_that_comes() {
+        let mut resource = Resource::default();
+        for i in 0..MOST_RUNS + 10 {
+            let second = at("2026-11-24T09:00:00Z").as_second() + i64::try_from(i).expect("small");
+            resource.runs.insert(format!("{i:05}"), Run::Done(second));
+        }
+        let (received, next) = (at("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
+        let waits = Waits { playbook: "p".to_owned(), received, attempt: 1, next, reads: false, deletion: false };
+        resource.runs.insert("waits".to_owned(), Run::Waits(waits));
+        resource.forget(at("2026-11-24T11:00:00Z"));
+        assert_eq!(resource.runs.len(), MOST_RUNS);
+        assert!(resource.runs.contains_key("waits") && !resource.runs.contains_key("00000"));
+        let size = serde_json::to_vec(&resource).expect("JSON").len();
+        assert!(size < crate::storage::VALUE_BYTES / 4, "{size} bytes");
+    }
+}

@@ -1,0 +1,83 @@
+//! `RunPlaybooks` and `RunUrgentPlaybooks`: one notification, or one large delivery, each.
+
+use std::sync::Arc;
+
+use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
+use crate::dispatch::{Handled, Hold};
+use crate::notifications::item::{QUEUE, URGENT_QUEUE};
+
+const BINDING: &str = "message";
+
+pub(super) const NORMAL: Function = Function {
+    name: "RunPlaybooks",
+    trigger: Trigger::Queue { binding: BINDING, queue: QUEUE },
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope, QUEUE))),
+};
+
+pub(super) const URGENT: Function = Function {
+    name: "RunUrgentPlaybooks",
+    trigger: Trigger::Queue { binding: BINDING, queue: URGENT_QUEUE },
+    answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope, URGENT_QUEUE))),
+};
+
+async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Result<(), Failure> {
+    let text = envelope.message(BINDING).unwrap_or_default();
+    let (app, _) = relay.app().await?;
+    let Some(dispatcher) = &app.dispatcher else {
+        return Err(Failure::new("a notification came, but there are no playbooks; set PLAYBOOKS_FILE"));
+    };
+    let Some(opened) = app.queue.open(&text).await.map_err(Failure::new)? else {
+        tracing::warn!("the message's body is gone from the storage: it was handled before, or somebody has deleted it");
+        return Ok(());
+    };
+    let handled = dispatcher.handle(name, &opened.body).await.map_err(Failure::new)?;
+    // The host deletes the message when we answer; its body is ours. The work is done, whatever becomes of it.
+    if let Err(error) = app.queue.discard(&opened).await {
+        tracing::warn!("{error}; the body of a message that was handled stays there");
+    }
+    tell(name, &handled);
+    Ok(())
+}
+
+fn tell(queue: &str, handled: &Handled) {
+    let Handled { split, done, skipped, duplicate, covered, found, waits, dropped, .. } = handled;
+    let (again, dead) = (handled.again.len(), handled.dead.len());
+    tracing::info!(
+        event = "notification.handled",
+        queue,
+        split,
+        done,
+        skipped,
+        duplicate,
+        covered,
+        found,
+        again,
+        dead,
+        waits,
+        dropped = dropped.unwrap_or_default(),
+        "a message of the queue `{queue}` was handled"
+    );
+    for told in &handled.again {
+        tracing::warn!(playbook = told.playbook, reason = told.reason, "a notification is tried again later: {}", told.reason);
+    }
+    for told in &handled.dead {
+        let (playbook, reason) = (&told.playbook, &told.reason);
+        if [Hold::Paused, Hold::Disabled].iter().any(|hold| hold.reason() == reason) {
+            tracing::info!(
+                event = "notification.held",
+                queue,
+                playbook,
+                reason,
+                "playbook `{playbook}` is {reason}: its notification is held; `playbooks dead replay` puts it back"
+            );
+        } else {
+            tracing::error!(
+                event = "notification.dead",
+                queue,
+                playbook,
+                reason,
+                "a notification for playbook `{playbook}` is set aside: {reason}; mend that, then `playbooks dead replay` puts it back"
+            );
+        }
+    }
+}
