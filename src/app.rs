@@ -1,24 +1,26 @@
 //! The wired parts, built once.
 
+pub mod playbooks;
 pub mod receiver;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::dispatch::Dispatcher;
+use playbooks::{Parts, Playbooks, Secrets};
+
+use crate::actions::{PER_TARGET, Performer, TIMEOUT, Tools};
+use crate::dispatch::{Dispatcher, Reader};
 use crate::export::{Exporter, Job};
 use crate::notifications::keys::KeyRing;
-use crate::notifications::wanted::Wanted;
 use crate::platform::clock::Clock;
 use crate::platform::identity::{Identity, Tokens};
 use crate::platform::pacer::Lanes;
 use crate::platform::secret::Secret;
 use crate::platform::vault::Vault;
-use crate::polling::Poller;
 use crate::settings::{Problem, Settings, VaultPlan, vault_secrets};
-use crate::storage::{self, Queue, StateStore};
-use crate::subscriptions::Reconciler;
+use crate::storage::document::Document;
+use crate::storage::{self, Queue, StateStore, Stores};
 use crate::telemetry::Telemetry;
 use crate::threatconnect::Client;
 
@@ -62,26 +64,14 @@ pub struct App {
     pub exporter: Exporter,
     pub state: Arc<dyn StateStore>,
     pub queue: Arc<dyn Queue>,
-    /// None: no `PUBLIC_URL`, or no playbooks.
-    pub subscribing: Option<Subscribing>,
-    /// The worker behind the notification queues; none without playbooks.
-    pub dispatcher: Option<Dispatcher>,
-    /// None where no playbook polls.
-    pub poller: Option<Poller>,
+    pub playbooks: Playbooks,
+    /// The worker behind the notification queues.
+    pub dispatcher: Dispatcher,
     /// Where the secrets are, if not in the environment.
     pub vault: Option<Arc<Vault>>,
     /// What proves that notifications are of our own subscriptions; read when it is needed.
     pub client_state_keys: KeyRing,
     pub telemetry: Telemetry,
-}
-
-/// What is subscribed to, and who sees to it.
-#[derive(Debug)]
-pub struct Subscribing {
-    pub reconciler: Reconciler,
-    pub wanted: Vec<Wanted>,
-    /// All playbooks could be read: what none of them wants is really wanted by nobody.
-    pub complete: bool,
 }
 
 impl App {
@@ -101,35 +91,40 @@ impl App {
             tracing::warn!("{note}");
         }
         let stores = storage::open(&settings.storage, &around.client, &around.clock).map_err(OpenError::Failed)?;
-        let source = settings.notifications.client_state.source(vault.as_ref(), &stores.state);
-        let client_state_keys = KeyRing::new(source, Arc::clone(&around.clock));
-        let app = Self::new(settings, &around.client, &around.clock, stores.state, stores.queue).map_err(OpenError::Setting)?;
-        Ok(Self { vault, client_state_keys, telemetry: around.telemetry.clone(), ..app })
+        let secrets = Secrets { given: Arc::new(around.environment.clone()), vault };
+        let app = Self::with(settings, &around.client, &around.clock, stores, secrets).map_err(OpenError::Setting)?;
+        Ok(Self { telemetry: around.telemetry.clone(), ..app })
     }
 
+    /// Without a vault, and without secrets for playbooks.
+    ///
     /// # Errors
     /// One line, when an official client refuses a setting.
     pub fn new(
         settings: Settings,
         client: &reqwest::Client,
         clock: &Arc<dyn Clock>,
-        store: Arc<dyn StateStore>,
+        state: Arc<dyn StateStore>,
         queue: Arc<dyn Queue>,
     ) -> Result<Self, String> {
-        let mut identities: Vec<(Identity, Arc<Tokens>)> = Vec::new();
+        Self::with(settings, client, clock, Stores { state, queue }, Secrets::default())
+    }
+
+    fn with(
+        settings: Settings,
+        client: &reqwest::Client,
+        clock: &Arc<dyn Clock>,
+        Stores { state, queue }: Stores,
+        secrets: Secrets,
+    ) -> Result<Self, String> {
+        let mut identities = Identities { client: client.clone(), known: Vec::new() };
         let mut lanes: HashMap<(String, usize), Lanes> = HashMap::new();
         let mut jobs = Vec::new();
         for job in &settings.jobs {
-            let known = identities.iter().position(|(identity, _)| *identity == job.identity);
-            let who = known.unwrap_or(identities.len());
-            if known.is_none() {
-                let tokens = Tokens::new(job.identity.clone(), client.clone())?;
-                identities.push((job.identity.clone(), Arc::new(tokens)));
-            }
+            let (who, tokens) = identities.tokens(&job.identity)?;
             // Jobs of one destination take turns under one share of the identity's rate.
             let lanes = lanes.entry((job.target.destination().fingerprint, who)).or_insert_with(|| job.target.lanes());
-            let bearer = identities[who].1.bearer(&job.scope);
-            let sink = job.target.build(client.clone(), Arc::clone(clock), bearer, lanes);
+            let sink = job.target.build(client.clone(), Arc::clone(clock), tokens.bearer(&job.scope), lanes);
             let source = Client::new(job.source.clone(), client.clone(), Arc::clone(clock));
             jobs.push(Job::new(
                 &job.name,
@@ -142,19 +137,68 @@ impl App {
                 &job.fingerprint,
             ));
         }
-        let keys = settings.notifications.client_state.source(None, &store);
+        let source = settings.notifications.client_state.source(secrets.vault.as_ref(), &state);
+        let client_state_keys = KeyRing::new(source, Arc::clone(clock));
+        // Notifications are the affair of the first job's tenant, app and ThreatConnect.
+        let (_, tokens) = identities.tokens(&settings.jobs[0].identity)?;
+        let parts = Parts {
+            document: Document::open(&settings.notifications.playbooks_file, &settings.storage, client, clock)?,
+            bearer: tokens.bearer(&settings.notifications.graph.1),
+            settings: settings.notifications.clone(),
+            state: Arc::clone(&state),
+            queue: Arc::clone(&queue),
+            client: client.clone(),
+            clock: Arc::clone(clock),
+            client_state_keys: client_state_keys.clone(),
+            secrets: secrets.clone(),
+        };
+        let tools = Tools {
+            state: Arc::clone(&state),
+            queue: Arc::clone(&queue),
+            clock: Arc::clone(clock),
+            client: client.clone(),
+            secrets: {
+                let secrets = secrets.clone();
+                Arc::new(move |name| secrets.find(name))
+            },
+            threatconnect: Some(jobs[0].client.clone()),
+            jobs: jobs.iter().map(|job| job.name.clone()).collect(),
+            per_target: PER_TARGET,
+            timeout: TIMEOUT,
+        };
+        let reader = Reader::new(parts.http(), settings.notifications.graph.0.clone());
+        let playbooks = Playbooks::read(parts);
+        let hooks = playbooks.hooks(&client_state_keys);
+        let performer = Performer::new(tools);
         Ok(Self {
             settings,
-            client_state_keys: KeyRing::new(keys, Arc::clone(clock)),
-            exporter: Exporter::new(Arc::clone(&store), Arc::clone(clock), jobs),
-            state: store,
+            exporter: Exporter::new(Arc::clone(&state), Arc::clone(clock), jobs),
+            dispatcher: Dispatcher::new(Arc::clone(&state), Arc::clone(&queue), Arc::clone(clock), reader, performer, hooks),
+            state,
             queue,
-            subscribing: None,
-            dispatcher: None,
-            poller: None,
-            vault: None,
+            playbooks,
+            vault: secrets.vault,
+            client_state_keys,
             telemetry: Telemetry::default(),
         })
+    }
+}
+
+/// Who signs in, each once: tokens are shared.
+struct Identities {
+    client: reqwest::Client,
+    known: Vec<(Identity, Arc<Tokens>)>,
+}
+
+impl Identities {
+    fn tokens(&mut self, identity: &Identity) -> Result<(usize, Arc<Tokens>), String> {
+        let known = self.known.iter().position(|(known, _)| known == identity);
+        let place = known.unwrap_or(self.known.len());
+        if known.is_none() {
+            let tokens = Tokens::new(identity.clone(), self.client.clone())?;
+            self.known.push((identity.clone(), Arc::new(tokens)));
+        }
+        Ok((place, Arc::clone(&self.known[place].1)))
     }
 }
 

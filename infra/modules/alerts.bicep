@@ -114,6 +114,27 @@ var rules Rule[] = [
     once: true
   }
   {
+    name: 'notification-dead'
+    title: 'A notification was set aside'
+    remedy: 'The reason is in the alert\'s search results. Mend it, then `indicator-relay playbooks dead list` and `playbooks dead replay`.'
+    query: loadTextContent('../queries/notification-dead.kql')
+    severity: 1
+    every: 'PT5M'
+    window: 'PT30M'
+    by: 'playbook'
+    once: true
+  }
+  {
+    name: 'poll-failed'
+    title: 'Alerts could not be polled'
+    remedy: 'The error names the permission or the address. The next poll begins where the last complete one did: nothing is lost.'
+    query: loadTextContent('../queries/poll-failed.kql')
+    severity: 2
+    every: 'PT5M'
+    window: 'PT30M'
+    by: 'resource'
+  }
+  {
     name: 'subscription-expiring'
     title: 'A subscription is close to its end'
     remedy: '`indicator-relay subscriptions list` says why it could not be renewed; after its end, changes are looked up once it can be made again.'

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -17,12 +18,17 @@ use crate::notifications::profile::Profile;
 use crate::notifications::receipt::{Drop, Put, Receipt, receive};
 use crate::platform::clock::Clock;
 use crate::platform::vault::Vault;
+use crate::playbooks;
 use crate::settings::Receiving;
+use crate::storage::document::Document;
 use crate::storage::{self, Queue, StoreError};
 use crate::telemetry::Telemetry;
 
 /// A delivery that is larger is read in a thread of its own, so that others do not wait for it.
 const SMALL_BYTES: usize = 64 << 10;
+/// How long a delivery waits for the document that holds its answer, and how long that is taken for the present.
+const READING: Duration = Duration::from_millis(500);
+const READ_EVERY: Duration = Duration::from_secs(60);
 /// Messages that are put at once, of all deliveries: each is a connection to the storage.
 const PUTS: usize = 128;
 
@@ -34,6 +40,9 @@ pub struct Receiver {
     clock: Arc<dyn Clock>,
     puts: Semaphore,
     profiles: RwLock<Arc<BTreeMap<String, Profile>>>,
+    /// Where the profiles are, and when they were read last.
+    document: Option<Arc<Document>>,
+    read: tokio::sync::Mutex<Option<Duration>>,
     pub telemetry: Telemetry,
 }
 
@@ -74,13 +83,17 @@ impl Receiver {
             (Ok(client_state), None) => client_state.source(vault.as_ref(), &stores.state),
         };
         let keys = KeyRing::new(source, Arc::clone(&clock));
-        Ok(Self { telemetry: around.telemetry.clone(), ..Self::new(stores.queue, keys, clock) })
+        let document = |name| Document::open(name, &settings.storage, &around.client, &around.clock).map(Arc::new);
+        // Without it, every answer is the default.
+        let document = settings.playbooks_file.as_deref().and_then(|name| document(name).ok());
+        Ok(Self { telemetry: around.telemetry.clone(), document, ..Self::new(stores.queue, keys, clock) })
     }
 
     #[must_use]
     pub fn new(queue: Arc<dyn Queue>, keys: KeyRing, clock: Arc<dyn Clock>) -> Self {
         let puts = Semaphore::new(PUTS);
-        Self { queue, keys, clock, puts, profiles: RwLock::default(), telemetry: Telemetry::default() }
+        let (profiles, telemetry) = (RwLock::default(), Telemetry::default());
+        Self { queue, keys, clock, puts, profiles, document: None, read: tokio::sync::Mutex::default(), telemetry }
     }
 
     /// From now on, deliveries are answered with these.
@@ -88,9 +101,33 @@ impl Receiver {
         *self.profiles.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profiles);
     }
 
-    /// The answer under a name of the address; none if no playbook names it.
-    pub fn profile(&self, name: &str) -> Option<Profile> {
+    /// The answer under a name of the address; none if no playbook names it. Read again each minute; a document that is slow
+    /// does not keep an answer back: then it is the one known before.
+    pub async fn profile(&self, name: &str) -> Option<Profile> {
+        if !name.is_empty() {
+            tokio::select! {
+                () = self.read_profiles() => {}
+                () = self.clock.alarm(READING) => {}
+            }
+        }
         self.profiles.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    async fn read_profiles(&self) {
+        let Some(document) = &self.document else { return };
+        let mut read = self.read.lock().await;
+        let now = self.clock.monotonic();
+        if read.is_some_and(|at| now.saturating_sub(at) < READ_EVERY) {
+            return;
+        }
+        match document.read().await {
+            Ok(text) => {
+                let loaded = text.map(|text| playbooks::load(&text, &|_| true));
+                self.answer_with(loaded.map(|loaded| loaded.profiles).unwrap_or_default());
+                *read = Some(now);
+            }
+            Err(error) => tracing::warn!("{error}; deliveries are answered as before"),
+        }
     }
 
     /// Puts every item of a delivery that can be ours. Nothing of it may be answered as kept before this has returned.

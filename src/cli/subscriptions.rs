@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::render::{self, printable};
 use super::{Exit, failed};
-use crate::app::{App, Subscribing};
+use crate::app::App;
+use crate::app::playbooks::Subscribing;
 use crate::notifications::resources::{Fetch, Permission, RESOURCES, Resource, Rich};
 use crate::subscriptions::{Change, Listed, Report, Standing, SubscriptionError, Unwanted};
 
@@ -39,8 +40,12 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, app: &App) -> Exit {
-    let Some(subscribing) = &app.subscribing else {
-        render::error("there is nothing to subscribe to: set PUBLIC_URL, and write a playbook with `kind = \"graph\"`");
+    let asked = match app.playbooks.asked().await {
+        Ok(asked) => asked,
+        Err(error) => return failed(&error),
+    };
+    let Some(subscribing) = &asked.subscribing else {
+        render::error(&asked.why_not);
         return Exit::Usage;
     };
     let unwanted = if subscribing.complete { Unwanted::Delete } else { Unwanted::Keep };

@@ -16,7 +16,8 @@ pub(super) const FUNCTION: Function = Function {
 async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
     let (app, _) = relay.app().await?;
     let mut failed = None;
-    if let Some(poller) = &app.poller {
+    let asked = app.playbooks.asked().await.map_err(Failure)?;
+    if let Some(poller) = &asked.poller {
         for source in poller.sources() {
             let resource = &source.resource;
             match poller.poll(source).await {
@@ -39,9 +40,7 @@ async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
             }
         }
     }
-    if let Some(dispatcher) = &app.dispatcher {
-        let swept = dispatcher.sweep(SWEPT_PAGES).await.map_err(Failure::new)?;
-        tracing::debug!(looked_at = swept.looked_at, forgotten = swept.forgotten, "forgot resources that are quiet");
-    }
+    let swept = app.dispatcher.sweep(SWEPT_PAGES).await.map_err(Failure::new)?;
+    tracing::debug!(looked_at = swept.looked_at, forgotten = swept.forgotten, "forgot resources that are quiet");
     failed.map_or(Ok(()), Err)
 }

@@ -69,7 +69,7 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
     let work = async {
         let receiver = relay.receiver().await?;
         let kept = receiver.keep(&body.bytes).await.map_err(Failure::new)?;
-        Ok((kept, receiver.profile(&profile)))
+        Ok((kept, receiver.profile(&profile).await))
     };
     let work = AssertUnwindSafe(work).catch_unwind();
     let ended = async {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
-use crate::app::{App, Subscribing};
+use crate::app::App;
+use crate::app::playbooks::Subscribing;
 use crate::notifications::item::{Item, QUEUE, URGENT_QUEUE, Work};
 use crate::subscriptions::catch_up::CaughtUp;
 use crate::subscriptions::{Report, SubscriptionError, Unwanted};
@@ -21,8 +22,9 @@ pub(super) const FUNCTION: Function = Function {
 
 async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
     let (app, budget) = relay.app().await?;
-    let Some(Subscribing { reconciler, wanted, complete }) = &app.subscribing else {
-        tracing::info!("there is nothing to subscribe to: no PUBLIC_URL, or no playbooks");
+    let asked = app.playbooks.asked().await.map_err(Failure)?;
+    let Some(Subscribing { reconciler, wanted, complete }) = &asked.subscribing else {
+        tracing::info!("nothing is subscribed to: {}", asked.why_not);
         return Ok(());
     };
     let unwanted = if *complete { Unwanted::Delete } else { Unwanted::Keep };

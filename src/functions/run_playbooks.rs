@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
 use crate::dispatch::{Handled, Hold};
-use crate::notifications::item::{QUEUE, URGENT_QUEUE};
+use crate::notifications::item::{Origin, QUEUE, URGENT_QUEUE, Work};
 
 const BINDING: &str = "message";
 
@@ -23,20 +23,29 @@ pub(super) const URGENT: Function = Function {
 async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Result<(), Failure> {
     let text = envelope.message(BINDING).unwrap_or_default();
     let (app, _) = relay.app().await?;
-    let Some(dispatcher) = &app.dispatcher else {
-        return Err(Failure::new("a notification came, but there are no playbooks; set PLAYBOOKS_FILE"));
-    };
     let Some(opened) = app.queue.open(&text).await.map_err(Failure::new)? else {
         tracing::warn!("the message's body is gone from the storage: it was handled before, or somebody has deleted it");
         return Ok(());
     };
-    let handled = dispatcher.handle(name, &opened.body).await.map_err(Failure::new)?;
+    let handled = app.dispatcher.handle(name, &opened.body).await.map_err(Failure::new)?;
+    if let Some(subscription) = subscription(&opened.body) {
+        app.playbooks.heard(&subscription).await;
+    }
     // The host deletes the message when we answer; its body is ours. The work is done, whatever becomes of it.
     if let Err(error) = app.queue.discard(&opened).await {
         tracing::warn!("{error}; the body of a message that was handled stays there");
     }
     tell(name, &handled);
     Ok(())
+}
+
+/// Whose notification it is; of a large delivery that of the first.
+fn subscription(body: &[u8]) -> Option<String> {
+    let item = match serde_json::from_slice::<Work>(body).ok()? {
+        Work::Item(task) => task.item,
+        Work::Batch(items) => items.into_iter().next()?,
+    };
+    Some(item.subscription).filter(|id| item.origin == Origin::Graph && !id.is_empty())
 }
 
 fn tell(queue: &str, handled: &Handled) {

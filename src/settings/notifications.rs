@@ -84,6 +84,8 @@ pub struct Receiving {
     pub vault: Option<(Url, Resident)>,
     /// None, with the reason: one line.
     pub client_state: Result<ClientState, String>,
+    /// Holds the answers.
+    pub playbooks_file: Option<String>,
 }
 
 impl Receiving {
@@ -99,9 +101,10 @@ impl Receiving {
         let resident = vault::resident(&reader, sign_in);
         let vault = reader.read(&params::KEY_VAULT_URL, parse::address).map(|url| (url, resident));
         reader.problems.clear();
+        let playbooks_file = reader.read(&params::PLAYBOOKS_FILE, text);
         let client_state = read_client_state(&mut reader);
         let problem = || reader.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        Ok(Self { storage, vault, client_state: client_state.ok_or_else(problem) })
+        Ok(Self { storage, vault, client_state: client_state.ok_or_else(problem), playbooks_file })
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Document {
 #[derive(Debug)]
 enum Source {
     File(PathBuf),
-    Blob { shelf: Shelf, blob: String },
+    Blob { shelf: Box<Shelf>, blob: String },
 }
 
 impl Document {
@@ -31,12 +31,11 @@ impl Document {
     /// One line: the name cannot be one, or the account cannot be used.
     pub fn open(name: &str, place: &Place, http: &reqwest::Client, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let source = match (place, name.split_once('/')) {
-            (Place::Embedded(_), _) => Source::File(PathBuf::from(name)),
             (Place::Azure(account), Some((container, blob))) if !container.is_empty() && !blob.is_empty() => {
-                Source::Blob { shelf: Shelf::open(account, container, http, clock)?, blob: blob.to_owned() }
+                Source::Blob { shelf: Box::new(Shelf::open(account, container, http, clock)?), blob: blob.to_owned() }
             }
-            // The default of a laptop, or a file beside the program.
-            (Place::Azure(_), _) => Source::File(PathBuf::from(name)),
+            // With an account too: a file beside the program, as on a laptop.
+            (Place::Embedded(_) | Place::Azure(_), _) => Source::File(PathBuf::from(name)),
         };
         Ok(Self { name: name.to_owned(), source })
     }

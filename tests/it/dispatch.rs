@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicator_relay::app::App;
+use indicator_relay::app::playbooks::{Asked, Playbooks};
 use indicator_relay::dispatch::{self, Fetch, Handled, Hold, Plan, Reading, Sealed};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{
@@ -545,8 +546,8 @@ async fn the_functions_hand_their_messages_over_and_poll() {
     let (state, queue) = (Arc::clone(&world.store), Arc::clone(&world.store));
     let http = graph(&world.clock, &base);
     let poller = Poller::new(http, base, state, queue, Arc::new(world.clock.clone()), vec![source]);
-    let app =
-        App { dispatcher: Some(world.dispatcher()), poller: Some(poller), queue: Arc::clone(&world.store) as _, ..rig.app() };
+    let playbooks = Playbooks::given(Asked { poller: Some(poller), ..Asked::default() });
+    let app = App { dispatcher: world.dispatcher(), playbooks, queue: Arc::clone(&world.store) as _, ..rig.app() };
     let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
     let handler = Handler::start(Relay::opened(Arc::clone(&clock), app), clock).await;
     assert_eq!(post(&handler, "RunPlaybooks", &Work::first(world.item("users", "u1", "e"))).await.0, 200);
@@ -558,9 +559,11 @@ async fn the_functions_hand_their_messages_over_and_poll() {
     assert!(status == 500 && answer["error"].as_str().is_some_and(|line| line.contains("no notification")), "{answer}");
     assert_eq!(handler.post("PollAlerts", &timer()).await.0, 200);
     assert_eq!(world.store.count(URGENT_QUEUE).await.expect("a queue"), 3);
-    let without = Handler::start(Relay::opened(Arc::new(world.clock.clone()), rig.app()), Arc::new(world.clock.clone())).await;
-    let (status, answer) = post(&without, "RunPlaybooks", &Work::first(world.item("users", "u4", "e"))).await;
-    assert!(status == 500 && answer["error"].as_str().is_some_and(|line| line.contains("PLAYBOOKS_FILE")), "nothing is lost");
+    let app = rig.app();
+    let queue = Arc::clone(&app.queue);
+    let without = Handler::start(Relay::opened(Arc::new(world.clock.clone()), app), Arc::new(world.clock.clone())).await;
+    assert_eq!(post(&without, "RunPlaybooks", &Work::first(world.item("users", "u4", "e"))).await.0, 200);
+    assert_eq!(queue.count(QUEUE).await.expect("a queue"), 1, "without a document it waits, and nothing is lost");
 }
 
 const DOCUMENT: &str = r#"
@@ -607,7 +610,7 @@ async fn playbooks_of_a_document_run() {
         world.deliver(&Item { group: None, ..world.item("users", id, "e") }).await;
     }
     world.hooks.prove = {
-        let group = format!("n{}", load(DOCUMENT, &|_| true).playbooks[0].group());
+        let group = format!("n{}", load(DOCUMENT, &|_| true).playbooks[0].group);
         Arc::new(move |_| ready(Ok(Some(group.clone()))))
     };
     let handled = world.work().await;
@@ -617,7 +620,7 @@ async fn playbooks_of_a_document_run() {
     let body: Value = serde_json::from_slice(&messages[0].body).expect("JSON");
     assert_eq!((messages.len(), &body["id"]), (1, &json!("u1")));
     assert_eq!(body["idempotencyKey"].as_str().map(str::len), Some(64));
-    let off = format!("n{}", load(DOCUMENT, &|_| true).playbooks[1].group());
+    let off = format!("n{}", load(DOCUMENT, &|_| true).playbooks[1].group);
     world.deliver(&Item { group: Some(off), ..world.item("users", "u3", "e") }).await;
     world.work().await;
     assert_eq!(world.dead().await[0].1.reason, "disabled");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use indicator_relay::app::Subscribing;
+use indicator_relay::app::playbooks::{Asked, Playbooks, Subscribing};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin, URGENT_QUEUE, Work};
 use indicator_relay::notifications::wanted::Wanted;
@@ -349,7 +349,7 @@ async fn the_command_line_shows_what_can_be_subscribed_to_and_says_what_is_missi
     let (rig, folder) = (Rig::new().await, tempfile::tempdir().expect("a folder"));
     let around = rig.surroundings(folder.path());
     let (code, _, err) = run(&["subscriptions", "plan"], &around.environment).await;
-    assert!(code == Some(2) && err.contains("PUBLIC_URL"), "{err}");
+    assert!(code == Some(2) && err.contains("PLAYBOOKS_FILE"), "{err}");
 }
 
 #[tokio::test]
@@ -544,7 +544,8 @@ async fn the_timer_reconciles_and_puts_what_was_missed_into_the_queue_of_its_pri
     let urgent = Wanted { urgent: true, ..wanted("users/x/messages") };
     let mut app = rig.app();
     let queue = Arc::clone(&app.queue);
-    app.subscribing = Some(Subscribing { reconciler: bench.reconciler(), wanted: vec![urgent], complete: true });
+    let subscribing = Some(Subscribing { reconciler: bench.reconciler(), wanted: vec![urgent], complete: true });
+    app.playbooks = Playbooks::given(Asked { subscribing, ..Asked::default() });
     let beginning = "/v1.0/users/x/messages?".to_owned();
     bench.world().pages.insert(beginning, (200, json!({"value": [{"id": "m1"}]})));
     let clock: Arc<dyn Clock> = Arc::new(rig.clock.clone());
