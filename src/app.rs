@@ -166,7 +166,8 @@ impl App {
             per_target: PER_TARGET,
             timeout: TIMEOUT,
         };
-        let reader = Reader::new(parts.http(), settings.notifications.graph.0.clone());
+        let (http, base) = parts.reading();
+        let reader = Reader::new(http, base);
         let playbooks = Playbooks::read(parts);
         let hooks = playbooks.hooks(&client_state_keys);
         let performer = Performer::new(tools);

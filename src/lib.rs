@@ -16,6 +16,7 @@ pub mod playbooks;
 pub mod polling;
 pub mod settings;
 pub mod sinks;
+pub mod standalone;
 pub mod storage;
 pub mod subscriptions;
 pub mod telemetry;

@@ -72,7 +72,7 @@ fn handle(port: &str, environment: Environment) -> anyhow::Result<ExitCode> {
                 })
             }
         });
-        functions::serve(listener, functions::router(&relay), clock).await;
+        functions::serve(listener, functions::router(&relay), clock, None).await;
         Ok(ExitCode::FAILURE)
     })
 }
@@ -81,9 +81,11 @@ fn command(environment: Environment) -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     // The run itself is on this thread, what goes on beside it on one more: further ones only make memory grow.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let form = Form::Human { colours: std::io::stderr().is_terminal() };
-    let level = cli::logging_level(&arguments, &environment);
+    let terminal = std::io::stderr().is_terminal();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let unattended = cli::serves(&arguments) && !terminal;
+    let form = if unattended { Form::Lines(Lines::of_process(Arc::clone(&clock))) } else { Form::Human { colours: terminal } };
+    let level = cli::logging_level(&arguments, &environment);
     let exit = runtime.block_on(async {
         let cell = Arc::new(OnceCell::new());
         let telemetry = telemetry(&environment, form, level, &cell, &clock);

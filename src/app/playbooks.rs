@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::join_all;
 use serde_json::Value;
+use url::Url;
 
 use crate::dispatch::{Hooks, Plan, Sealed};
 use crate::graph::keys::Keys;
@@ -364,7 +365,8 @@ impl Reading {
             sources.push(polling::Source { resource: playbook.source.resource.clone(), tenant, group, urgent });
         }
         let (state, queue) = (Arc::clone(&parts.state), Arc::clone(&parts.queue));
-        Poller::new(parts.http(), parts.settings.graph.0.clone(), state, queue, Arc::clone(&parts.clock), sources)
+        let (http, base) = parts.reading();
+        Poller::new(http, base, state, queue, Arc::clone(&parts.clock), sources)
     }
 
     async fn try_open(&self, item: &Item, keys: &Arc<Keyset>, asked: &Asked) -> Result<Value, RichError> {
@@ -377,10 +379,12 @@ impl Reading {
 }
 
 impl Parts {
-    /// Reads from Microsoft Graph as the first job's app.
-    pub(super) fn http(&self) -> Http {
-        let (url, bearer) = (self.settings.graph.0.clone(), Arc::clone(&self.bearer));
-        Http::new("Microsoft Graph", self.client.clone(), Arc::clone(&self.clock), url, bearer)
+    /// Reads from Microsoft Graph as the first job's app, and the address below which it reads.
+    pub(super) fn reading(&self) -> (Http, Url) {
+        let mut base = self.settings.graph.0.clone();
+        base.set_path(&format!("{}/v1.0", base.path().trim_end_matches('/')));
+        let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
+        (Http::new("Microsoft Graph", client, clock, base.clone(), Arc::clone(&self.bearer)), base)
     }
 }
 

@@ -96,6 +96,12 @@ impl Receiver {
         Self { queue, keys, clock, puts, profiles, document: None, read: tokio::sync::Mutex::default(), telemetry }
     }
 
+    /// Answers as the document says that holds the playbooks.
+    #[must_use]
+    pub fn reading(self, document: Document) -> Self {
+        Self { document: Some(Arc::new(document)), ..self }
+    }
+
     /// From now on, deliveries are answered with these.
     pub fn answer_with(&self, profiles: BTreeMap<String, Profile>) {
         *self.profiles.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profiles);

@@ -6,6 +6,7 @@ mod export;
 mod playbooks;
 mod rejected;
 mod render;
+mod serve;
 mod show;
 mod subscriptions;
 
@@ -56,6 +57,12 @@ enum Command {
     /// Manages jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Runs everything in this process, without Azure Functions: schedules, notifications and workers.
+    Serve {
+        /// Address and port for notifications; HTTPS is the affair of what stands in front.
+        #[arg(long, default_value = "127.0.0.1:7071")]
+        listen: std::net::SocketAddr,
+    },
     /// Playbooks: what is done about change notifications.
     #[command(subcommand)]
     Playbooks(Playbooks),
@@ -144,10 +151,20 @@ impl From<Exit> for ExitCode {
 #[must_use]
 pub fn logging_level(arguments: &Arguments, environment: &BTreeMap<String, String>) -> LoggingLevel {
     match arguments.verbose {
-        0 => settings::logging_level(environment).unwrap_or(LoggingLevel::Warn),
+        0 => settings::logging_level(environment).unwrap_or(if serves(arguments) {
+            LoggingLevel::Info
+        } else {
+            LoggingLevel::Warn
+        }),
         1 => LoggingLevel::Info,
         _ => LoggingLevel::Debug,
     }
+}
+
+/// The program stays, and is most often watched by nobody.
+#[must_use]
+pub fn serves(arguments: &Arguments) -> bool {
+    matches!(arguments.command, Command::Serve { .. })
 }
 
 /// Runs one command.
@@ -180,6 +197,9 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
                 Ok(app) => app,
                 Err(exit) => return exit,
             };
+            if let Command::Serve { listen } = command {
+                return serve::run(listen, app, around).await;
+            }
             with_app(command, &app, around).await
         }
     }
@@ -196,7 +216,10 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
         Command::Jobs(Jobs::Retire { name }) => export::retire(app, &name).await,
         Command::Subscriptions(command) => subscriptions::run(command, app).await,
         Command::Playbooks(Playbooks::Dead(command)) => dead::run(app, command).await,
-        Command::Settings { .. } | Command::Completions { .. } | Command::Playbooks(Playbooks::Test(_)) => Exit::Done,
+        Command::Settings { .. }
+        | Command::Completions { .. }
+        | Command::Playbooks(Playbooks::Test(_))
+        | Command::Serve { .. } => Exit::Done,
     }
 }
 

@@ -43,6 +43,12 @@ impl Envelope {
         Ok(Self { data: wire.data.unwrap_or_default(), metadata: wire.metadata.unwrap_or_default() })
     }
 
+    /// Of a message that was received without the host.
+    pub(crate) fn of_message(binding: &str, text: &str, tries: u32) -> Self {
+        let data = Map::from_iter([(binding.to_owned(), Value::from(text))]);
+        Self { data, metadata: Map::from_iter([("DequeueCount".to_owned(), tries.into())]) }
+    }
+
     /// The text of a queue message, which the host sends as JSON within JSON, and documents as plain text.
     ///
     /// A text that is itself a JSON string in quotes could be either; no message of ours is one.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Envelope, FUNCTIONS, Failure, Function, Relay, Trigger};
+use super::{Answer, Envelope, FUNCTIONS, Failure, Function, Relay, Trigger, When};
 use crate::app::{App, names};
 use crate::storage::poison_of;
 
@@ -10,7 +10,7 @@ const BINDING: &str = "timer";
 
 pub(super) const FUNCTION: Function = Function {
     name: "ExportIndicators",
-    trigger: Trigger::Timer { binding: BINDING },
+    trigger: Trigger::Timer { binding: BINDING, schedule: When::Always("0 * * * * *") },
     answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
 };
 

@@ -67,6 +67,7 @@ enum Answer {
 pub enum Trigger {
     Timer {
         binding: &'static str,
+        schedule: When,
     },
     Queue {
         binding: &'static str,
@@ -76,6 +77,15 @@ pub enum Trigger {
     Http {
         route: &'static str,
     },
+}
+
+/// The schedule of a timer, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// As it stands.
+    Always(&'static str),
+    /// What the setting of this name says, which the host reads as `%NAME%`.
+    Setting(&'static str),
 }
 
 /// What the host puts before the route of each HTTP function: `routePrefix` of `host.json`, by default `api`.
@@ -111,6 +121,15 @@ impl Failure {
 
 /// The routes of all functions, and of the host's own question whether we are there.
 pub fn router(relay: &Arc<Relay>) -> Router {
+    routes(relay, |_| true)
+}
+
+/// What anybody may call: the HTTP functions, and the question whether we are there.
+pub fn public_router(relay: &Arc<Relay>) -> Router {
+    routes(relay, |trigger| matches!(trigger, Trigger::Http { .. }))
+}
+
+fn routes(relay: &Arc<Relay>, wanted: fn(&Trigger) -> bool) -> Router {
     let mut router = Router::new().route("/", {
         let relay = Arc::clone(relay);
         get(move || {
@@ -119,7 +138,7 @@ pub fn router(relay: &Arc<Relay>) -> Router {
             async { object(StatusCode::OK, &json!({"status": "ready"})) }
         })
     });
-    for function in FUNCTIONS {
+    for function in FUNCTIONS.into_iter().filter(|function| wanted(&function.trigger)) {
         let paths = match function.trigger {
             Trigger::Http { route } => paths(route),
             Trigger::Timer { .. } | Trigger::Queue { .. } => vec![format!("/{}", function.name)],
@@ -161,7 +180,11 @@ async fn invoke(name: &str, work: Work, relay: Arc<Relay>, headers: &HeaderMap, 
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let id = header("x-azure-functions-invocationid").unwrap_or_default();
     let span = telemetry::invocation(name, id, header("traceparent"));
-    let ended = tokio::spawn(invocation(work, relay, span, body)).await;
+    let envelope = match body {
+        Ok(body) => Envelope::parse(&body).map_err(Failure::new),
+        Err(rejection) => Err(Failure(format!("failed to read the request of the Functions host: {rejection}"))),
+    };
+    let ended = tokio::spawn(invocation(work, relay, span, envelope)).await;
     let outcome = ended.unwrap_or_else(|_| Err(Failure::bug()));
     match outcome {
         Ok(()) => object(StatusCode::OK, &json!({"Outputs": {}, "Logs": [], "ReturnValue": null})),
@@ -169,21 +192,23 @@ async fn invoke(name: &str, work: Work, relay: Arc<Relay>, headers: &HeaderMap, 
     }
 }
 
+/// The same without a host: a timer's or a message's. False if it failed, which was told.
+pub(crate) async fn call(function: Function, relay: &Arc<Relay>, id: &str, envelope: Envelope) -> bool {
+    let Answer::Envelope(work) = function.answer else { return false };
+    let span = telemetry::invocation(function.name, id, None);
+    let ended = tokio::spawn(invocation(work, Arc::clone(relay), span, Ok(envelope))).await;
+    ended.is_ok_and(|outcome| outcome.is_ok())
+}
+
 /// The work with all that is told of it, which nobody may lose who goes away meanwhile.
 async fn invocation(
     work: Work,
     relay: Arc<Relay>,
     span: tracing::Span,
-    body: Result<Bytes, BytesRejection>,
+    envelope: Result<Envelope, Failure>,
 ) -> Result<(), Failure> {
     let shared = Arc::clone(&relay);
-    let work = async move {
-        let envelope = match body {
-            Ok(body) => Envelope::parse(&body).map_err(Failure::new)?,
-            Err(rejection) => return Err(Failure(format!("failed to read the request of the Functions host: {rejection}"))),
-        };
-        work(relay, envelope).await
-    };
+    let work = async move { work(relay, envelope?).await };
     // What a panic leaves behind is not looked at again: stores and queues hold what counts.
     let ended = AssertUnwindSafe(work.instrument(span.clone())).catch_unwind().await;
     let outcome = ended.unwrap_or_else(|_| Err(Failure::bug()));

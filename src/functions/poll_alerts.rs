@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
+use super::{Answer, Envelope, Failure, Function, Relay, Trigger, When};
 
 /// Pages of rows that one tick looks at, to forget some.
 const SWEPT_PAGES: usize = 20;
 
 pub(super) const FUNCTION: Function = Function {
     name: "PollAlerts",
-    trigger: Trigger::Timer { binding: "timer" },
+    trigger: Trigger::Timer { binding: "timer", schedule: When::Setting("ALERT_POLL_SCHEDULE") },
     answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
 };
 

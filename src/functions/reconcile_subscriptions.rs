@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
+use super::{Answer, Envelope, Failure, Function, Relay, Trigger, When};
 use crate::app::App;
 use crate::app::playbooks::Subscribing;
 use crate::notifications::item::{Item, QUEUE, URGENT_QUEUE, Work};
@@ -16,7 +16,7 @@ const CATCHING_UP: Duration = Duration::from_secs(180);
 
 pub(super) const FUNCTION: Function = Function {
     name: "ReconcileSubscriptions",
-    trigger: Trigger::Timer { binding: BINDING },
+    trigger: Trigger::Timer { binding: BINDING, schedule: When::Setting("SUBSCRIPTION_SCHEDULE") },
     answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
 };
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use indicator_relay::app::Surroundings;
 use indicator_relay::export::{Message, QUEUE};
-use indicator_relay::functions::{self, EVENTS, Envelope, FUNCTION_TIMEOUT, FUNCTIONS, Relay, Trigger};
+use indicator_relay::functions::{self, EVENTS, Envelope, FUNCTION_TIMEOUT, FUNCTIONS, Relay, Trigger, When};
 use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::storage::Queue as _;
 use indicator_relay::storage::sqlite::SqliteStore;
@@ -43,7 +43,7 @@ impl Handler {
     pub(crate) async fn start(relay: Arc<Relay>, clock: Arc<dyn Clock>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(functions::serve(listener, functions::router(&relay), clock));
+        tokio::spawn(functions::serve(listener, functions::router(&relay), clock, None));
         Self { address }
     }
 
@@ -339,7 +339,12 @@ fn folders_and_adapters_agree() {
             "{name}: what is enqueued goes through the storage API; with a queue the host would not hand the request over"
         );
         match function.trigger {
-            Trigger::Timer { binding } => {
+            Trigger::Timer { binding, schedule } => {
+                let text = match schedule {
+                    When::Always(text) => text.to_owned(),
+                    When::Setting(name) => format!("%{name}%"),
+                };
+                assert_eq!(given["schedule"], text, "{name}");
                 assert_eq!((&given["type"], &given["name"]), (&"timerTrigger".into(), &binding.into()), "{name}");
                 assert!(given.get("runOnStartup").is_none(), "{name}: it would run on every scale-out");
             }

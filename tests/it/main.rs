@@ -26,6 +26,7 @@ mod queues;
 mod rich;
 mod rig;
 mod schedule;
+mod serve;
 mod storage;
 mod stories;
 mod subscriptions;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor: a file may name rooms on lower floors only.
-const FLOORS: [(&str, u32); 18] = [
+const FLOORS: [(&str, u32); 19] = [
     ("indicator", 0),
     ("platform", 1),
     ("storage", 2),
@@ -21,8 +21,9 @@ const FLOORS: [(&str, u32); 18] = [
     ("telemetry", 7),
     ("settings", 8),
     ("app", 9),
-    ("cli", 10),
     ("functions", 10),
+    ("standalone", 11),
+    ("cli", 12),
 ];
 
 const FILE_LINES: usize = 500;
