@@ -19,6 +19,7 @@ use crate::graph::{Config as GraphConfig, Graph};
 use crate::notifications::client_state::{self, Verdict};
 use crate::notifications::item::Item;
 use crate::notifications::keys::KeyRing;
+use crate::notifications::resources::{Permission, Resource};
 use crate::notifications::rich::certificates::Certificates;
 use crate::notifications::rich::decrypt::OpenError;
 use crate::notifications::rich::tokens::{Keyset, TokenError};
@@ -58,12 +59,37 @@ pub struct Asked {
     /// Playbooks that can run, enabled or not.
     pub playbooks: usize,
     pub problems: Vec<Problem>,
+    /// Lines for `check`, and whether all is well with the document.
+    pub check: (Vec<String>, bool),
     /// None: why there is nothing to subscribe with or to, one line.
     pub subscribing: Option<Subscribing>,
     pub why_not: String,
     pub poller: Option<Poller>,
     pub plans: Arc<[Plan]>,
     pub certificates: Arc<Certificates>,
+}
+
+impl Asked {
+    /// What the app must be permitted for its subscriptions and polls, one line each: nobody can ask Microsoft Graph for it.
+    #[must_use]
+    pub fn permissions(&self) -> Vec<String> {
+        let subscribed = self.subscribing.iter().flat_map(|subscribing| &subscribing.wanted).map(|wanted| &wanted.resource);
+        let polled = self.poller.iter().flat_map(|poller| poller.sources()).map(|source| &source.resource);
+        let mut lines: Vec<String> = Vec::new();
+        for resource in subscribed.chain(polled) {
+            let needs = match Resource::of(resource).map(|row| row.permission) {
+                Some(Permission::App { create, renew }) if create == renew => format!("needs {create}"),
+                Some(Permission::App { create, renew }) => format!("needs {create}, and {renew} to renew"),
+                Some(Permission::DelegatedOnly(name)) => format!("can be had with {name} of a signed-in user only"),
+                Some(Permission::Unknown) | None => "needs a permission that no page names".to_owned(),
+            };
+            let line = format!("{resource} {needs}");
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        lines
+    }
 }
 
 /// The playbooks of this process.
@@ -283,6 +309,7 @@ impl Reading {
             Err(why_not) => (None, why_not),
         };
         Asked {
+            check: loaded.check(&document),
             document,
             playbooks: loaded.playbooks.len(),
             subscribing,

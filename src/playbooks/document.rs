@@ -13,6 +13,9 @@ use super::{Loaded, Playbook, Priority, Root, source};
 use crate::notifications::profile::Profile;
 use crate::notifications::wanted::normalised;
 
+/// With waits that double from 2 s to an hour, some four hours: as long as Microsoft Graph itself tries.
+const DEFAULT_ATTEMPTS: u32 = 16;
+
 /// Headers that the transport writes itself.
 const OWN_HEADERS: [&str; 5] = ["connection", "content-length", "date", "keep-alive", "transfer-encoding"];
 
@@ -36,7 +39,7 @@ fn read(root: &Node, secrets: &dyn Fn(&str) -> bool, loaded: &mut Loaded, proble
     let version = document.whole(&keys::VERSION, problems);
     let defaults = document.table(&keys::DEFAULTS_TABLE, problems);
     let attempts = defaults.and_then(|defaults| defaults.whole(&keys::DEFAULT_MAX_ATTEMPTS, problems));
-    let attempts = attempts.and_then(|attempts| u32::try_from(attempts.value).ok()).unwrap_or(8);
+    let attempts = attempts.and_then(|attempts| u32::try_from(attempts.value).ok()).unwrap_or(DEFAULT_ATTEMPTS);
     let mut profiles = BTreeSet::new();
     for entry in document.named_tables(&keys::PROFILES, problems) {
         // One with a mistake is there, too: who names it made none.

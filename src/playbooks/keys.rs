@@ -195,7 +195,7 @@ table! {
     PLAYBOOKS: Key { key: "playbook", shape: Shape::Tables(Scope::Playbook),
         help: "The playbooks.", ..ROW };
 
-    DEFAULT_MAX_ATTEMPTS: Key { key: "max_attempts", shape: Shape::Whole { from: 1, to: 100 }, default: "8",
+    DEFAULT_MAX_ATTEMPTS: Key { key: "max_attempts", shape: Shape::Whole { from: 1, to: 100 }, default: "16",
         help: "How often an item is tried before it goes to the dead letters.", ..DEFAULTS };
 
     CODE: Key { key: "code", shape: Shape::Whole { from: 200, to: 299 }, default: "202", guide: Some("Response Code"),
@@ -219,7 +219,7 @@ table! {
         help: "What expressions see of each item: `context` (notification, resource, meta), `item` (the notification) or `resource_data` (the guide's #graph.resource_data.array.json).", ..PLAYBOOK };
     WHEN: Key { key: "when", shape: Shape::Expression,
         help: "Items for which it is not true by the rules of JMESPath are skipped.", ..PLAYBOOK };
-    MAX_ATTEMPTS: Key { key: "max_attempts", shape: Shape::Whole { from: 1, to: 100 }, default: "8",
+    MAX_ATTEMPTS: Key { key: "max_attempts", shape: Shape::Whole { from: 1, to: 100 }, default: "16",
         help: "As in `[defaults]`.", ..PLAYBOOK };
     SOURCE_TABLE: Key { key: "source", shape: Shape::Table(Scope::Source), required: true, guide: Some("Trigger"),
         help: "What it waits for.", ..PLAYBOOK };

@@ -39,12 +39,17 @@ pub fn render(format: Format, given: Option<&BTreeMap<String, String>>) -> Strin
     }
 }
 
+/// Schedules that the host reads by itself: a function whose `%NAME%` is not set is dropped without a word.
+const READ_BY_THE_HOST: [&str; 2] = ["SUBSCRIPTION_SCHEDULE", "ALERT_POLL_SCHEDULE"];
+
 /// `local.settings.json` of Azure Functions for one job: the guide's settings and the others that are required, with an
 /// example, their default or blank. Secrets are blank.
 #[must_use]
 pub fn local_settings_example() -> String {
     let host = [("FUNCTIONS_WORKER_RUNTIME", "custom"), ("AzureWebJobsStorage", "UseDevelopmentStorage=true")];
-    let needed = TABLE.iter().filter(|row| row.guide_name.is_some() || row.required != Required::No);
+    let is_needed =
+        |row: &&&Param| row.guide_name.is_some() || row.required != Required::No || READ_BY_THE_HOST.contains(&row.key);
+    let needed = TABLE.iter().filter(is_needed);
     let ours = needed.map(|row| (row.key, row.default.unwrap_or(row.example)));
     document(&LocalSettings { is_encrypted: false, values: Ordered(host.into_iter().chain(ours).collect()) })
 }
