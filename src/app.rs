@@ -2,12 +2,14 @@
 
 pub mod playbooks;
 pub mod receiver;
+mod secrets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use playbooks::{Parts, Playbooks, Secrets};
+use playbooks::{Parts, Playbooks};
+use secrets::Secrets;
 
 use crate::actions::{PER_TARGET, Performer, TIMEOUT, Tools};
 use crate::dispatch::{Dispatcher, Reader};
@@ -144,6 +146,7 @@ impl App {
         let parts = Parts {
             document: Document::open(&settings.notifications.playbooks_file, &settings.storage, client, clock)?,
             bearer: tokens.bearer(&settings.notifications.graph.1),
+            first_job: settings.jobs[0].name.clone(),
             settings: settings.notifications.clone(),
             state: Arc::clone(&state),
             queue: Arc::clone(&queue),

@@ -3,7 +3,7 @@
 //! The document is looked at again each minute, so that playbooks change without a deployment or a restart. Holds no decisions:
 //! it puts together what other rooms decide.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,9 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use url::Url;
 
-use crate::dispatch::{Hooks, Plan, Sealed};
+use super::secrets::Secrets;
+
+use crate::dispatch::{Decision, Fetch, Hold, Hooks, Matches, Plan, Sealed};
 use crate::graph::keys::Keys;
 use crate::graph::{Config as GraphConfig, Graph};
 use crate::notifications::client_state::{self, Verdict};
@@ -28,7 +30,6 @@ use crate::notifications::wanted::Wanted;
 use crate::platform::clock::Clock;
 use crate::platform::http::{Authorize, Http};
 use crate::platform::secret::Secret;
-use crate::platform::vault::{SecretSource, Vault};
 use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, SourceKind};
 use crate::polling::{self, Poller};
 use crate::settings::Notifications;
@@ -39,6 +40,10 @@ use crate::subscriptions::{Config, Reconciler, States};
 
 /// How long what was read is taken for the present.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
+/// The same where somebody unknown comes.
+const STRANGERS: Duration = Duration::from_secs(2);
+/// Sets of certificates that are kept after others took their place.
+const EARLIER: usize = 4;
 /// Between two looks at what nobody told of.
 const CATCH_UP_EVERY: Duration = Duration::from_secs(6 * 3_600);
 
@@ -61,11 +66,15 @@ pub struct Asked {
     pub problems: Vec<Problem>,
     /// Lines for `check`, and whether all is well with the document.
     pub check: (Vec<String>, bool),
-    /// None: why there is nothing to subscribe with or to, one line.
     pub subscribing: Option<Subscribing>,
+    /// Why there is nothing to subscribe with or to, one line.
     pub why_not: String,
+    /// Some playbook waits for a subscription.
+    pub wants_subscriptions: bool,
     pub poller: Option<Poller>,
     pub plans: Arc<[Plan]>,
+    /// Groups of the subscriptions that the playbooks share; an item of another is of one that is gone, or just made.
+    pub groups: Arc<BTreeSet<String>>,
     pub certificates: Arc<Certificates>,
 }
 
@@ -74,7 +83,7 @@ impl Asked {
     #[must_use]
     pub fn permissions(&self) -> Vec<String> {
         let subscribed = self.subscribing.iter().flat_map(|subscribing| &subscribing.wanted).map(|wanted| &wanted.resource);
-        let polled = self.poller.iter().flat_map(|poller| poller.sources()).map(|source| &source.resource);
+        let polled = self.poller.iter().flat_map(Poller::sources).map(|source| &source.resource);
         let mut lines: Vec<String> = Vec::new();
         for resource in subscribed.chain(polled) {
             let needs = match Resource::of(resource).map(|row| row.permission) {
@@ -106,6 +115,8 @@ enum Source {
 /// What reading and putting together takes.
 pub(super) struct Parts {
     pub(super) settings: Notifications,
+    /// Its tenant is the one that notifications are of.
+    pub(super) first_job: String,
     pub(super) document: Document,
     pub(super) state: Arc<dyn StateStore>,
     pub(super) queue: Arc<dyn Queue>,
@@ -115,24 +126,6 @@ pub(super) struct Parts {
     pub(super) bearer: Arc<dyn Authorize>,
     pub(super) client_state_keys: KeyRing,
     pub(super) secrets: Secrets,
-}
-
-/// Secrets that playbooks name.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Secrets {
-    pub(super) given: Arc<BTreeMap<String, String>>,
-    pub(super) vault: Option<Arc<Vault>>,
-}
-
-impl Secrets {
-    /// The setting of this name, else the vault's secret with the name in its spelling: `TC_URL` is `tc-url` there.
-    pub(super) fn find(&self, name: &str) -> Option<SecretSource> {
-        if let Some(text) = self.given.get(name).filter(|text| !text.trim().is_empty()) {
-            return Some(SecretSource::Given(Secret::new(text.trim())));
-        }
-        let vault = Arc::clone(self.vault.as_ref()?);
-        Some(SecretSource::Kept { vault, name: name.to_ascii_lowercase().replace('_', "-") })
-    }
 }
 
 struct Reading {
@@ -145,9 +138,19 @@ struct Reading {
 /// What was read last.
 struct Last {
     at: Duration,
-    text: Option<String>,
-    key: Option<String>,
+    read: Read,
     asked: Arc<Asked>,
+    /// Those of before: what is under way may be encrypted for one of them.
+    earlier: Vec<Arc<Certificates>>,
+}
+
+/// All that what playbooks ask for is made of.
+#[derive(PartialEq)]
+struct Read {
+    text: Option<String>,
+    /// A fingerprint of the key of client states.
+    key: Option<String>,
+    certificates: Vec<Result<Vec<u8>, String>>,
 }
 
 impl fmt::Debug for Reading {
@@ -176,7 +179,16 @@ impl Playbooks {
     pub async fn asked(&self) -> Result<Arc<Asked>, String> {
         match &self.0 {
             Source::Given(asked) => Ok(Arc::clone(asked)),
-            Source::Read(reading) => reading.asked().await,
+            Source::Read(reading) => reading.asked(LOOKED_AT_EVERY).await,
+        }
+    }
+
+    /// A notification of a group that nobody knows may be the first of a subscription that was just made: the document is looked at
+    /// again, so that the playbook that wanted it is there.
+    pub(crate) async fn meet(&self, group: &str) {
+        let (Source::Read(reading), Ok(asked)) = (&self.0, self.asked().await) else { return };
+        if !group.get(1..).is_some_and(|digits| asked.groups.contains(digits)) {
+            drop(reading.asked(STRANGERS).await);
         }
     }
 
@@ -232,7 +244,7 @@ impl Playbooks {
     async fn open(&self, item: Item) -> Result<Value, Sealed> {
         let later = |cause: String| Sealed { cause, transient: true };
         let Source::Read(reading) = &self.0 else { return Err(later("nobody here opens encrypted notifications".to_owned())) };
-        let asked = reading.asked().await.map_err(later)?;
+        let asked = reading.asked(LOOKED_AT_EVERY).await.map_err(later)?;
         let mut keys = reading.keys.current().await.map_err(|error| later(error.to_string()))?;
         let mut opened = reading.try_open(&item, &keys, &asked).await;
         if opened == Err(RichError::Token(TokenError::UnknownKey)) {
@@ -264,14 +276,14 @@ async fn prove(keys: &KeyRing, text: Option<&str>) -> Result<Option<String>, Str
 }
 
 impl Reading {
-    async fn asked(&self) -> Result<Arc<Asked>, String> {
+    /// `fresh`: what was read longer ago is not taken for the present.
+    async fn asked(&self, fresh: Duration) -> Result<Arc<Asked>, String> {
         let mut last = self.last.lock().await;
         let now = self.parts.clock.monotonic();
-        if let Some(last) = last.as_ref().filter(|last| now.saturating_sub(last.at) < LOOKED_AT_EVERY) {
+        if let Some(last) = last.as_ref().filter(|last| now.saturating_sub(last.at) < fresh) {
             return Ok(Arc::clone(&last.asked));
         }
         let keys = self.parts.client_state_keys.keys().await;
-        let key = keys.as_ref().map(|keys| fingerprint(&keys.current));
         let text = match self.parts.document.read().await {
             Ok(text) => text,
             Err(error) => {
@@ -281,17 +293,26 @@ impl Reading {
                 return Ok(Arc::clone(&last.asked));
             }
         };
-        if let Some(last) = last.as_mut().filter(|last| last.text == text && last.key == key) {
+        let key = keys.as_ref().map(|keys| fingerprint(&keys.current));
+        let read = Read { text, key, certificates: self.certificates().await };
+        if let Some(last) = last.as_mut().filter(|last| last.read == read) {
             last.at = now;
             return Ok(Arc::clone(&last.asked));
         }
-        let asked = Arc::new(self.put_together(text.as_deref(), keys).await);
+        let certificates = Arc::new(self.named(&read.certificates));
+        let asked = Arc::new(self.put_together(read.text.as_deref(), certificates, keys));
         tell(&asked);
-        *last = Some(Last { at: now, text, key, asked: Arc::clone(&asked) });
+        let mut earlier = Vec::new();
+        if let Some(before) = last.take() {
+            earlier = before.earlier;
+            earlier.insert(0, Arc::clone(&before.asked.certificates));
+            earlier.truncate(EARLIER);
+        }
+        *last = Some(Last { at: now, read, asked: Arc::clone(&asked), earlier });
         Ok(asked)
     }
 
-    async fn put_together(&self, text: Option<&str>, keys: Option<Arc<client_state::Keys>>) -> Asked {
+    fn put_together(&self, text: Option<&str>, certificates: Arc<Certificates>, keys: Option<Arc<client_state::Keys>>) -> Asked {
         let parts = &self.parts;
         let document = parts.document.name().to_owned();
         let Some(text) = text else {
@@ -299,32 +320,39 @@ impl Reading {
             return Asked { why_not, ..Asked::default() };
         };
         let secrets = parts.secrets.clone();
-        let loaded = playbooks::load(text, &move |name| secrets.find(name).is_some());
-        let (certificates, wrong) = self.certificates().await;
-        for problem in wrong {
-            tracing::error!("{problem}");
+        let mut loaded = playbooks::load(text, &move |name| secrets.find(name).is_some());
+        let mut check = loaded.check(&document);
+        for name in loaded.keep_tenant(&parts.first_job) {
+            check.1 = false;
+            check.0.push(format!(
+                "FAIL  playbooks: `{name}` names another tenant: this installation works for that of its first job, `{}`; leave `tenant` out",
+                parts.first_job
+            ));
         }
-        let (subscribing, why_not) = match self.subscribing(&loaded, &certificates, keys) {
+        let complete = check.1;
+        let (subscribing, why_not) = match self.subscribing(&loaded, complete, &certificates, keys) {
             Ok(subscribing) => (Some(subscribing), String::new()),
             Err(why_not) => (None, why_not),
         };
         Asked {
-            check: loaded.check(&document),
+            wants_subscriptions: !Playbook::wanted(&loaded.playbooks).is_empty(),
+            check,
             document,
             playbooks: loaded.playbooks.len(),
             subscribing,
             why_not,
             poller: Some(self.poller(&loaded)),
-            plans: loaded.playbooks.into_iter().map(Plan::of).collect(),
+            groups: loaded.playbooks.first().map(|playbook| Arc::clone(&playbook.groups)).unwrap_or_default(),
+            plans: plans(loaded.playbooks, complete),
             problems: loaded.problems,
-            certificates: Arc::new(certificates),
+            certificates,
         }
     }
 
-    /// Those of `ENCRYPTION_CERTIFICATES`, and what is wrong with some.
-    async fn certificates(&self) -> (Certificates, Vec<String>) {
+    /// Those of `ENCRYPTION_CERTIFICATES`, as they are kept; the vault remembers for an hour.
+    async fn certificates(&self) -> Vec<Result<Vec<u8>, String>> {
         let names = &self.parts.settings.encryption_certificates;
-        let read = join_all(names.iter().map(|name| async move {
+        let read = names.iter().map(|name| async move {
             match &self.parts.secrets.vault {
                 Some(vault) => {
                     let secret = vault.secret(name).await.map_err(|error| error.message)?;
@@ -332,21 +360,34 @@ impl Reading {
                 }
                 None => tokio::fs::read(name).await.map_err(|error| error.to_string()),
             }
-        }));
-        let read: Vec<Result<Vec<u8>, String>> = read.await;
+        });
+        join_all(read).await
+    }
+
+    fn named(&self, read: &[Result<Vec<u8>, String>]) -> Certificates {
+        let names = &self.parts.settings.encryption_certificates;
         // A file is known by its name without folder and ending.
         let label = |name: &String| name.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default().to_owned();
         let labels: Vec<String> = names.iter().map(label).collect();
-        Certificates::collect(labels.iter().map(String::as_str).zip(read))
+        let (certificates, wrong) = Certificates::collect(labels.iter().map(String::as_str).zip(read.iter().cloned()));
+        for problem in wrong {
+            tracing::error!("{problem}");
+        }
+        certificates
     }
 
     fn subscribing(
         &self,
         loaded: &Loaded,
+        complete: bool,
         certificates: &Certificates,
         keys: Option<Arc<client_state::Keys>>,
     ) -> Result<Subscribing, String> {
         let parts = &self.parts;
+        let wanted = Playbook::wanted(&loaded.playbooks);
+        if wanted.is_empty() && parts.settings.public_url.is_none() {
+            return Err("no playbook has `kind = \"graph\"`".to_owned());
+        }
         let public_url = parts.settings.public_url.clone().ok_or(
             "PUBLIC_URL is not set: give the address under which Microsoft Graph reaches this app, such as https://func-example.azurewebsites.net",
         )?;
@@ -370,11 +411,7 @@ impl Reading {
         let graph = Graph::new(GraphConfig { url }, parts.client.clone(), Arc::clone(&parts.clock), bearer, &Graph::lanes());
         let (store, client, clock) = (Arc::clone(&parts.state), parts.client.clone(), Arc::clone(&parts.clock));
         let random = || uuid::Uuid::new_v4().simple().to_string();
-        Ok(Subscribing {
-            reconciler: Reconciler::new(store, graph, client, clock, (config, states), random),
-            wanted: Playbook::wanted(&loaded.playbooks),
-            complete: !loaded.has_errors(),
-        })
+        Ok(Subscribing { reconciler: Reconciler::new(store, graph, client, clock, (config, states), random), wanted, complete })
     }
 
     fn poller(&self, loaded: &Loaded) -> Poller {
@@ -397,11 +434,22 @@ impl Reading {
     }
 
     async fn try_open(&self, item: &Item, keys: &Arc<Keyset>, asked: &Asked) -> Result<Value, RichError> {
-        let (item, keys, certificates) = (item.clone(), Arc::clone(keys), Arc::clone(&asked.certificates));
+        let earlier = self.last.lock().await.as_ref().map(|last| last.earlier.clone()).unwrap_or_default();
+        let sets: Vec<Arc<Certificates>> = [Arc::clone(&asked.certificates)].into_iter().chain(earlier).collect();
+        let (item, keys) = (item.clone(), Arc::clone(keys));
         let (audiences, tenants) = (self.parts.settings.token_audiences.clone(), self.parts.settings.token_tenants.clone());
         // Milliseconds of arithmetic.
-        let opening = tokio::task::spawn_blocking(move || open_item(&item, &keys, &certificates, &audiences, &tenants)).await;
-        opening.unwrap_or_else(|bug| std::panic::resume_unwind(bug.into_panic()))
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut opened = Err(RichError::Open(OpenError::UnknownCertificate));
+            for certificates in &sets {
+                opened = open_item(&item, &keys, certificates, &audiences, &tenants);
+                if !matches!(opened, Err(RichError::Open(OpenError::UnknownCertificate))) {
+                    break;
+                }
+            }
+            opened
+        });
+        opening.await.unwrap_or_else(|bug| std::panic::resume_unwind(bug.into_panic()))
     }
 }
 
@@ -413,6 +461,24 @@ impl Parts {
         let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
         (Http::new("Microsoft Graph", client, clock, base.clone(), Arc::clone(&self.bearer)), base)
     }
+}
+
+/// The playbooks as dispatch sees them. While some of the document cannot be read, nobody knows that an item is nobody's: it is
+/// set aside, until somebody puts it back.
+fn plans(playbooks: Vec<Playbook>, complete: bool) -> Arc<[Plan]> {
+    let mut plans: Vec<Plan> = playbooks.into_iter().map(Plan::of).collect();
+    if !complete {
+        let known: Vec<Matches> = plans.iter().map(|plan| Arc::clone(&plan.matches)).collect();
+        plans.push(Plan {
+            name: "(unreadable)".to_owned(),
+            held: Some(Hold::Mistaken),
+            fetch: Fetch::Nothing,
+            max_attempts: 1,
+            matches: Arc::new(move |item| !known.iter().any(|matches| matches(item))),
+            decide: Arc::new(|_| Ok(Decision::Skip)),
+        });
+    }
+    plans.into()
 }
 
 /// Changes with the key, and tells nothing of it.

@@ -129,7 +129,10 @@ impl Receiver {
         match document.read().await {
             Ok(text) => {
                 let loaded = text.map(|text| playbooks::load(&text, &|_| true));
-                self.answer_with(loaded.map(|loaded| loaded.profiles).unwrap_or_default());
+                // One that cannot be read at all changes no answer.
+                if loaded.as_ref().is_none_or(|loaded| !loaded.has_errors() || !loaded.profiles.is_empty()) {
+                    self.answer_with(loaded.map(|loaded| loaded.profiles).unwrap_or_default());
+                }
                 *read = Some(now);
             }
             Err(error) => tracing::warn!("{error}; deliveries are answered as before"),

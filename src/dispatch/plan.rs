@@ -75,6 +75,8 @@ pub struct Plan {
 pub enum Hold {
     Paused,
     Disabled,
+    /// It cannot be read.
+    Mistaken,
 }
 
 impl Hold {
@@ -83,6 +85,7 @@ impl Hold {
         match self {
             Self::Paused => "paused",
             Self::Disabled => "disabled",
+            Self::Mistaken => "the document of the playbooks has mistakes",
         }
     }
 }

@@ -69,7 +69,7 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
     let work = async {
         let receiver = relay.receiver().await?;
         let kept = receiver.keep(&body.bytes).await.map_err(Failure::new)?;
-        Ok((kept, receiver.profile(&profile).await))
+        Ok((kept, receiver))
     };
     let work = AssertUnwindSafe(work).catch_unwind();
     let ended = async {
@@ -81,7 +81,11 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
             }
         }
     };
-    let outcome = ended.instrument(span.clone()).await;
+    let outcome = match ended.instrument(span.clone()).await {
+        // It is kept, whatever becomes of the answer's text.
+        Ok((kept, receiver)) => Ok((kept, receiver.profile(&profile).await)),
+        Err(failure) => Err(failure),
+    };
     let took = relay.clock().monotonic().saturating_sub(began);
     let answer = span.in_scope(|| match &outcome {
         Ok((kept, answer)) => {

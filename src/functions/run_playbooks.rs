@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
 use crate::dispatch::{Handled, Hold};
-use crate::notifications::item::{Origin, QUEUE, URGENT_QUEUE, Work};
+use crate::notifications::item::{Item, Origin, QUEUE, URGENT_QUEUE, Work};
 
 const BINDING: &str = "message";
 
@@ -27,9 +27,13 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Re
         tracing::warn!("the message's body is gone from the storage: it was handled before, or somebody has deleted it");
         return Ok(());
     };
+    let told = first(&opened.body);
+    if let Some(group) = told.as_ref().and_then(|item| item.group.as_deref()) {
+        app.playbooks.meet(group).await;
+    }
     let handled = app.dispatcher.handle(name, &opened.body).await.map_err(Failure::new)?;
-    if let Some(subscription) = subscription(&opened.body) {
-        app.playbooks.heard(&subscription).await;
+    if let Some(item) = told.filter(|item| item.origin == Origin::Graph && !item.subscription.is_empty()) {
+        app.playbooks.heard(&item.subscription).await;
     }
     // The host deletes the message when we answer; its body is ours. The work is done, whatever becomes of it.
     if let Err(error) = app.queue.discard(&opened).await {
@@ -39,13 +43,12 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Re
     Ok(())
 }
 
-/// Whose notification it is; of a large delivery that of the first.
-fn subscription(body: &[u8]) -> Option<String> {
-    let item = match serde_json::from_slice::<Work>(body).ok()? {
-        Work::Item(task) => task.item,
-        Work::Batch(items) => items.into_iter().next()?,
-    };
-    Some(item.subscription).filter(|id| item.origin == Origin::Graph && !id.is_empty())
+/// The notification; of a large delivery the first.
+fn first(body: &[u8]) -> Option<Item> {
+    match serde_json::from_slice::<Work>(body).ok()? {
+        Work::Item(task) => Some(task.item),
+        Work::Batch(items) => items.into_iter().next(),
+    }
 }
 
 fn tell(queue: &str, handled: &Handled) {

@@ -87,15 +87,35 @@ pub struct Playbook {
 }
 
 impl Loaded {
+    /// Only playbooks of the tenant that this installation works for are kept; `tenant` is what its first job is called, and
+    /// `default` is another name of it. The names of the others.
+    pub fn keep_tenant(&mut self, tenant: &str) -> Vec<String> {
+        let ours = |playbook: &Playbook| playbook.tenant == keys::TENANT.default || playbook.tenant == tenant;
+        let others = self.playbooks.iter().filter(|playbook| !ours(playbook)).map(|playbook| playbook.name.clone()).collect();
+        self.playbooks.retain(ours);
+        for playbook in &mut self.playbooks {
+            keys::TENANT.default.clone_into(&mut playbook.tenant);
+        }
+        self.name_groups();
+        others
+    }
+
     /// What each playbook can know only when all are read.
     fn name_groups(&mut self) {
         let wanted = Playbook::wanted(&self.playbooks);
         let digits = |wanted: &Wanted| wanted.group().split_off(1);
         for playbook in &mut self.playbooks {
             let shared = wanted.iter().find(|wanted| wanted.playbooks.contains(&playbook.name));
-            playbook.group = shared.map_or_else(|| digits(&playbook.wants()), digits);
+            playbook.group = match (shared, playbook.source.kind) {
+                (Some(shared), _) => digits(shared),
+                // Whoever polls for the same gets the same.
+                (None, SourceKind::Poll) => digits(&Wanted { change_types: Vec::new(), ..playbook.wants() }),
+                (None, SourceKind::Graph) => digits(&playbook.wants()),
+            };
         }
-        let groups: Arc<BTreeSet<String>> = Arc::new(self.playbooks.iter().map(|playbook| playbook.group.clone()).collect());
+        // What a disabled one once shared with others is the others'.
+        let enabled = self.playbooks.iter().filter(|playbook| playbook.enabled);
+        let groups: Arc<BTreeSet<String>> = Arc::new(enabled.map(|playbook| playbook.group.clone()).collect());
         for playbook in &mut self.playbooks {
             playbook.groups = Arc::clone(&groups);
         }

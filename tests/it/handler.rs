@@ -25,6 +25,9 @@ use crate::vault;
 
 /// The lines of this thread, on which a test's tasks are too.
 pub(crate) fn listen() -> (tracing::dispatcher::DefaultGuard, Kept) {
+    // Somebody who wants every line is always there: else a line that was first met while nobody listened may stay unwritten.
+    static ALWAYS: std::sync::Once = std::sync::Once::new();
+    ALWAYS.call_once(|| drop(tracing::subscriber::set_global_default(tracing_subscriber::registry())));
     let kept = Kept::default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (subscriber, _, problem) = telemetry::prepare(Options {

@@ -632,3 +632,53 @@ fn any_json() -> impl Strategy<Value = Value> {
         ]
     })
 }
+
+fn polling(name: &str, more: &str) -> String {
+    format!(
+        r#"
+[[playbook]]
+name = "{name}"
+{more}
+  [playbook.source]
+  kind = "poll"
+  resource = "security/alerts_v2"
+  change_types = ["{}"]
+  [[playbook.action]]
+  kind = "queue"
+  queue = "alerts"
+"#,
+        if name == "new" { "created" } else { "updated" }
+    )
+}
+
+#[test]
+fn who_polls_for_the_same_shares_what_is_found_and_a_disabled_neighbour_takes_nothing_away() {
+    let both = load(&format!("version = 1\n{}{}", polling("new", ""), polling("changed", "")), &|_| true);
+    assert_eq!(both.playbooks[0].group, both.playbooks[1].group, "{:?}", both.problems);
+    let users = |name: &str, enabled: bool, changes: &str| {
+        format!(
+            "[[playbook]]\nname = \"{name}\"\nenabled = {enabled}\n[playbook.source]\nkind = \"graph\"\nresource = \"users\"\nchange_types = [{changes}]\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"q\"\n"
+        )
+    };
+    let text = |enabled| {
+        let (one, other) = (users("one", true, "\"updated\""), users("other", enabled, "\"updated\", \"deleted\""));
+        format!("version = 1\n{one}{other}")
+    };
+    let shared = load(&text(true), &|_| true);
+    let mut item = user_changed();
+    item.group = Some(format!("n{}", shared.playbooks[0].group));
+    assert!(shared.playbooks.iter().all(|playbook| playbook.matches(&item)));
+    let alone = load(&text(false), &|_| true);
+    assert_ne!(alone.playbooks[0].group, shared.playbooks[0].group);
+    assert!(alone.playbooks[0].matches(&item), "the subscription of both lives on for a while");
+}
+
+#[test]
+fn only_playbooks_of_the_tenant_that_is_worked_for_are_kept() {
+    let mut loaded = load(&format!("version = 1\n{}{}", polling("new", "tenant = \"red\""), polling("changed", "")), &|_| true);
+    assert_eq!(loaded.keep_tenant("blue"), ["new"]);
+    assert_eq!(loaded.playbooks.len(), 1);
+    let mut loaded = load(&format!("version = 1\n{}{}", polling("new", "tenant = \"red\""), polling("changed", "")), &|_| true);
+    assert!(loaded.keep_tenant("red").is_empty());
+    assert_eq!(loaded.playbooks[0].group, loaded.playbooks[1].group, "two names of one tenant");
+}
