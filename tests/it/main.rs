@@ -11,6 +11,7 @@ mod documents;
 mod faults;
 mod functions;
 mod graph;
+mod groups;
 mod handler;
 mod hosted;
 mod model;

@@ -99,7 +99,7 @@ impl Writer {
             let share = room.acquire_many_owned(share).await.expect("it is never closed");
             let (answer, answered) = oneshot::channel();
             let closed = StoreError { operation, place: place.to_string(), cause: "the store was closed".to_owned() };
-            let call = Box::new(Job { work: Some(work), result: None, answer, operation, place, _share: share });
+            let call = Box::new(Job { work: Some(work), result: None, answer, operation, place, share });
             match calls.send(Waiting { kind, bytes, call }) {
                 Ok(()) => answered.await.unwrap_or_else(|_| Err(closed.into())),
                 Err(_) => Err(closed.into()),
@@ -149,7 +149,7 @@ struct Job<T, E, W> {
     answer: oneshot::Sender<Result<T, E>>,
     operation: &'static str,
     place: Arc<str>,
-    _share: OwnedSemaphorePermit,
+    share: OwnedSemaphorePermit,
 }
 
 impl<T, E: From<StoreError>, W> Job<T, E, W> {
@@ -187,7 +187,9 @@ where
             (Err(Lost::GivenUp), _) => Err(self.error("another write beside it broke the transaction; is the disk full?")),
             (Ok(()), None) => Err(self.error("it was not begun")),
         };
-        drop(self.answer.send(result)); // a caller that went away needs no answer
+        let Self { answer, share, .. } = *self;
+        drop(share);
+        drop(answer.send(result)); // a caller that went away needs no answer
     }
 }
 
@@ -236,4 +238,176 @@ fn write(connection: &mut Connection, calls: &mut [Box<dyn Call>]) -> Result<(),
     }
     // Refusals alone need no trip to the disk.
     if anything { Ok(transaction.commit()?) } else { Ok(transaction.rollback()?) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::pin::Pin;
+    use std::time::Duration;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
+
+    fn connection(path: &Path) -> Connection {
+        let connection = Connection::open(path).expect("SQLite");
+        connection.busy_timeout(Duration::ZERO).expect("set");
+        let set = connection.pragma_update(None, "journal_mode", "WAL");
+        set.and_then(|()| connection.execute_batch("CREATE TABLE IF NOT EXISTS n (n INTEGER UNIQUE)")).expect("a table");
+        connection
+    }
+
+    fn all(connection: &Connection) -> Vec<i64> {
+        let mut select = connection.prepare("SELECT n FROM n ORDER BY n").expect("SQL");
+        select.query_map([], |row| row.get(0)).expect("read").map(|n| n.expect("a number")).collect()
+    }
+
+    fn add(connection: &Connection, n: i64) -> Result<(), Fault<StoreError>> {
+        run(connection, &format!("INSERT INTO n VALUES ({n})"))
+    }
+
+    fn run(connection: &Connection, statement: &str) -> Result<(), Fault<StoreError>> {
+        connection.execute(statement, [])?;
+        Ok(())
+    }
+
+    /// The thread is kept busy until the sender goes, so that all that comes meanwhile is one group.
+    async fn hold(writer: &Writer) -> mpsc::Sender<()> {
+        let (begun, begins) = oneshot::channel();
+        let (open, opened) = mpsc::channel();
+        tokio::spawn(writer.read::<(), StoreError>(move |_| {
+            drop(begun.send(()));
+            drop(opened.recv());
+            Ok(())
+        }));
+        begins.await.expect("it runs");
+        open
+    }
+
+    /// One write after the other, in one group.
+    struct Group {
+        writer: Writer,
+        gate: mpsc::Sender<()>,
+        answers: Vec<Answer<()>>,
+    }
+
+    impl Group {
+        async fn of(writer: &Writer) -> Self {
+            Self { writer: writer.clone(), gate: hold(writer).await, answers: Vec::new() }
+        }
+
+        async fn write(&mut self, work: impl FnOnce(&Connection) -> Result<(), Fault<StoreError>> + Send + 'static) {
+            let mut answer: Answer<()> = self.writer.write("write", 8, work);
+            assert!(poll!(Pin::new(&mut answer)).is_pending());
+            self.answers.push(answer);
+        }
+
+        /// What went wrong with each; blank for what did not.
+        async fn end(self) -> Vec<String> {
+            drop(self.gate);
+            let mut causes = Vec::new();
+            for answer in self.answers {
+                causes.push(answer.await.map_or_else(|error| error.cause, |()| String::new()));
+            }
+            causes
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_share_a_transaction_and_each_fails_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state.db");
+        let writer = Writer::start(connection(&path), "a file").expect("a thread");
+        let mut group = Group::of(&writer).await;
+        group.write(|c| add(c, 1)).await;
+        let refused = StoreError { operation: "write", place: String::new(), cause: "refused".to_owned() };
+        group.write(|c| add(c, 2).and(Err(Fault::Own(refused)))).await;
+        group.write(|c| add(c, 3).and_then(|()| add(c, 1))).await;
+        group.write(|c| add(c, 4).map(|()| std::panic::resume_unwind(Box::new("a bug of this test")))).await;
+        let other = connection(&path);
+        group
+            .write(move |c| {
+                assert_eq!((all(&other), all(c)), (vec![], vec![1]), "others see nothing of it yet");
+                add(c, 2)
+            })
+            .await;
+        let causes = group.end().await;
+        assert_eq!((causes[0].as_str(), causes[1].as_str(), causes[4].as_str()), ("", "refused", ""), "{causes:?}");
+        assert!(causes[2].contains("UNIQUE") && causes[3].contains("bug"), "{causes:?}");
+        assert_eq!(all(&connection(&path)), [1, 2]);
+        writer.write("write", 8, |c| add(c, 3)).await.expect("it goes on");
+    }
+
+    #[tokio::test]
+    async fn who_shared_a_transaction_that_is_lost_is_told_and_nothing_of_it_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state.db");
+        let own = connection(&path);
+        own.execute_batch(
+            "PRAGMA foreign_keys = ON; CREATE TABLE m (n INTEGER REFERENCES n (n) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TABLE b (b BLOB); PRAGMA max_page_count = 20",
+        )
+        .expect("tables");
+        let writer = Writer::start(own, "a file").expect("a thread");
+
+        // The commit fails.
+        let mut group = Group::of(&writer).await;
+        group.write(|c| add(c, 1)).await;
+        group.write(|c| run(c, "INSERT INTO m VALUES (9)")).await;
+        let conflict = StoreError { operation: "write", place: String::new(), cause: "a conflict with 1".to_owned() };
+        group.write(|_| Err(Fault::Own(conflict))).await;
+        let causes = group.end().await;
+        assert!(causes.iter().all(|cause| cause.contains("FOREIGN KEY")), "{causes:?}");
+        // SQLite gives it up, as it does on a full disk.
+        for (statement, own) in [
+            ("INSERT OR ROLLBACK INTO n VALUES (2), (2)", "UNIQUE"),
+            ("INSERT INTO b VALUES (zeroblob(1000000))", "the disk is full"),
+        ] {
+            let mut group = Group::of(&writer).await;
+            group.write(|c| add(c, 1)).await;
+            group.write(|c| run(c, statement)).await;
+            group.write(|c| add(c, 3)).await;
+            let causes = group.end().await;
+            let beside = |i: usize| causes[i].contains("beside");
+            assert!(beside(0) && causes[1].contains(own) && beside(2), "{causes:?}");
+        }
+        // Somebody else has the file.
+        let other = connection(&path);
+        other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+        let mut group = Group::of(&writer).await;
+        group.write(|c| add(c, 1)).await;
+        group.write(|c| add(c, 2)).await;
+        let causes = group.end().await;
+        assert!(causes.iter().all(|cause| cause.contains("another process")), "{causes:?}");
+
+        other.execute_batch("COMMIT").expect("the lock is free");
+        assert_eq!(all(&other), [0; 0]);
+        writer.write("write", 8, |c| add(c, 1)).await.expect("it goes on");
+        assert_eq!(all(&other), [1]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_and_goes_with_its_caller() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let writer = Writer::start(connection(&folder.path().join("state.db")), "a file").expect("a thread");
+        let gate = hold(&writer).await;
+        let mut large: Answer<()> = writer.write("write", ROOM * KIB - 3 * KIB, |c| add(c, 1));
+        let mut gone: Answer<()> = writer.write("write", 2 * KIB, |c| add(c, 2));
+        let mut outside: Answer<()> = writer.write("write", KIB, |c| add(c, 3));
+        for answer in [&mut large, &mut gone, &mut outside] {
+            assert!(poll!(Pin::new(answer)).is_pending());
+        }
+        assert_eq!(writer.room.available_permits(), 0);
+        drop((gone, gate));
+        large.await.expect("written");
+        outside.await.expect("written");
+        let there: Result<Vec<i64>, StoreError> = writer.read(|c| Ok(all(c))).await;
+        assert_eq!(there.expect("read"), [1, 3], "nobody waits for the other");
+        // More than all the room is as much as all of it.
+        writer.write("write", usize::MAX, |c| add(c, 4)).await.expect("written");
+        assert_eq!(writer.room.available_permits(), ROOM);
+    }
 }
