@@ -279,8 +279,8 @@ mod tests {
         let (begun, begins) = oneshot::channel();
         let (open, opened) = mpsc::channel();
         tokio::spawn(writer.read::<(), StoreError>(move |_| {
-            drop(begun.send(()));
-            drop(opened.recv());
+            begun.send(()).expect("somebody waits");
+            opened.recv().expect_err("nothing is ever sent");
             Ok(())
         }));
         begins.await.expect("it runs");
