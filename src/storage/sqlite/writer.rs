@@ -6,8 +6,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -182,7 +181,7 @@ where
             (Ok(()), Some(Ok(value))) => Ok(value),
             (Ok(()), Some(Err(Fault::Own(error)))) => Err(error),
             (_, Some(Err(Fault::Sqlite(error)))) => Err(sqlite(&error)),
-            // A conflict too: with what it met there, it was lost itself.
+            // A conflict too: it may have been with a write that was lost beside it.
             (Err(Lost::Sqlite(error)), _) => Err(sqlite(error)),
             (Err(Lost::GivenUp), _) => Err(self.error("another write beside it broke the transaction; is the disk full?")),
             (Ok(()), None) => Err(self.error("it was not begun")),
@@ -195,14 +194,14 @@ where
 
 fn serve(mut connection: Connection, calls: &mpsc::Receiver<Waiting>) {
     while let Ok(first) = calls.recv() {
-        let (mut reads, mut writes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut reads, mut writes, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
         let mut next = Some(first);
         while let Some(Waiting { kind, bytes: more, call }) = next {
             match kind {
                 Kind::Read => reads.push(call),
                 Kind::Write => writes.push(call),
             }
-            bytes += more;
+            bytes = bytes.saturating_add(more);
             let full = reads.len() + writes.len() >= GROUP_CALLS || bytes >= GROUP_BYTES;
             next = if full { None } else { calls.try_recv().ok() };
         }

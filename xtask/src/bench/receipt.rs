@@ -126,7 +126,7 @@ fn product(
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let nowhere = || std::fs::File::options().write(true).open("/dev/null");
-    telemetry::init(telemetry::Options {
+    let telemetry = telemetry::init(telemetry::Options {
         environment: &std::collections::BTreeMap::new(),
         form: Form::Lines(Lines::new(Arc::clone(&clock), Box::new(nowhere()?), Box::new(nowhere()?))),
         level: LevelFilter::INFO,
@@ -135,14 +135,15 @@ fn product(
         runtime: &tokio::runtime::Handle::current(),
     });
     let keys = KeySource::Secrets { current: SecretSource::Given(Secret::new(KEY)), previous: None };
-    let receiver = Receiver::new(queue, KeyRing::new(keys, Arc::clone(&clock)), Arc::clone(&clock));
+    let mut receiver = Receiver::new(queue, KeyRing::new(keys, Arc::clone(&clock)), Arc::clone(&clock));
+    receiver.telemetry = telemetry;
     let relay = Relay::new(Arc::clone(&clock), || Box::pin(std::future::pending()));
     relay.receive_with(receiver);
     Ok(functions::serve(listener, functions::router(&relay), clock))
 }
 
 async fn ended() -> anyhow::Result<()> {
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin())).await??;
     Ok(())
 }
 
