@@ -193,8 +193,8 @@ pub fn open(place: &Place, http: &reqwest::Client, clock: &Arc<dyn Clock>) -> Re
 /// Keys are at most so long (Table Storage: 1 KiB of UTF-16).
 const KEY_BYTES: usize = 512;
 
-/// What every store refuses, so that none accepts what another cannot keep: one line that names the limit.
-pub(crate) fn check_transaction(writes: &[Write]) -> Result<(), String> {
+/// How many bytes it is. What every store refuses, so that none accepts what another cannot keep: one line that names the limit.
+pub(crate) fn check_transaction(writes: &[Write]) -> Result<usize, String> {
     if writes.len() > TRANSACTION_ROWS {
         return Err(format!("a transaction of {} rows; at most {TRANSACTION_ROWS}", writes.len()));
     }
@@ -220,5 +220,5 @@ pub(crate) fn check_transaction(writes: &[Write]) -> Result<(), String> {
     if bytes > TRANSACTION_BYTES {
         return Err(format!("a transaction of {bytes} bytes; at most {TRANSACTION_BYTES}"));
     }
-    Ok(())
+    Ok(bytes)
 }

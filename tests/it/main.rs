@@ -13,6 +13,7 @@ mod documents;
 mod faults;
 mod functions;
 mod graph;
+mod groups;
 mod handler;
 mod histories;
 mod hosted;

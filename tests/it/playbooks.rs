@@ -657,7 +657,7 @@ fn who_polls_for_the_same_shares_what_is_found_and_a_disabled_neighbour_takes_no
     assert_eq!(both.playbooks[0].group, both.playbooks[1].group, "{:?}", both.problems);
     let users = |name: &str, enabled: bool, changes: &str| {
         format!(
-            "[[playbook]]\nname = \"{name}\"\nenabled = {enabled}\n[playbook.source]\nkind = \"graph\"\nresource = \"users\"\nchange_types = [{changes}]\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"q\"\n"
+            "[[playbook]]\nname = \"{name}\"\nenabled = {enabled}\n[playbook.source]\nkind = \"graph\"\nresource = \"users\"\nchange_types = [{changes}]\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"user-items\"\n"
         )
     };
     let text = |enabled| {

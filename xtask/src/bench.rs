@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: exports measured against a floor program, in one run on one machine; with `--start`, the start of the
-//! custom handler.
+//! custom handler; with `--receipt`, how notifications are received.
 //!
 //! The floor does the least that must be done: it signs, reads the same pages, parses them into the same types, posts
 //! prepared bytes and writes the same number of prepared rows to SQLite in the same transactions. Each part is a process
 //! of its own; the emulator is another one, without its rate limit and over plain HTTP.
 
 mod floor;
+mod receipt;
 mod start;
 
 use std::collections::VecDeque;
@@ -42,10 +43,19 @@ pub(crate) struct Arguments {
     /// The start of the custom handler instead, against a bare program.
     #[arg(long)]
     start: bool,
+    /// The receipt of notifications instead, against a bare program.
+    #[arg(long)]
+    receipt: bool,
+    /// Deliveries offered a second.
+    #[arg(long, default_value_t = 1_000)]
+    rate: u64,
+    /// How long they are offered.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
     /// Of which target: sentinel, defender, graph-sentinel, graph-defender, or all.
     #[arg(long, default_value = "all")]
     target: String,
-    /// One part, in this process: floor, product, read or upload.
+    /// One part, in this process: floor, product, read or upload; a server of the receipt.
     #[arg(long, hide = true)]
     part: Option<String>,
     /// Where the part keeps its state.
@@ -65,6 +75,9 @@ struct Measured {
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(part) = &arguments.part {
+        if [receipt::PRODUCT, receipt::FLOOR].contains(&part.as_str()) {
+            return receipt::serve(&arguments, part).await;
+        }
         let measured = match part.as_str() {
             "product" => product(&arguments).await?,
             "floor" => floor::run(&arguments, true, true).await?,
@@ -81,6 +94,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let built =
         Command::new(cargo).args(["build", "--release", "--quiet", "-p", "xtask", "-p", "emulator"]).current_dir(root()).status();
     ensure!(built.await?.success(), "failed to build");
+    if arguments.receipt {
+        return receipt::run(&arguments).await;
+    }
     pace();
     let chosen = |name: &str| arguments.target == "all" || arguments.target == name;
     for target in floor::TARGETS.iter().filter(|target| chosen(target.name)) {
