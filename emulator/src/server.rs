@@ -171,7 +171,7 @@ async fn handle(request: Request<Incoming>, door: Door, shared: Arc<Shared>) -> 
     let cut = || Err(std::io::Error::other("cut by a fault"));
     let act = || act(&shared, service, &call, now);
     let log = |status: u16, items: usize| {
-        let logged = Logged { service, method: call.method.clone(), target: call.target.clone(), status, items };
+        let logged = Logged { at: now, service, method: call.method.clone(), target: call.target.clone(), status, items };
         shared.world().log.push(logged);
     };
     match effect {

@@ -121,6 +121,8 @@ pub enum Service {
 /// One request that was answered, or cut.
 #[derive(Debug, Clone)]
 pub struct Logged {
+    /// When it came.
+    pub at: Timestamp,
     pub service: Service,
     pub method: String,
     /// Path and query as they were sent.

@@ -2,6 +2,7 @@
 
 mod azure_functions;
 mod console;
+mod notifications;
 mod plain;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ pub(crate) struct Arguments {
     /// Under the emulated Azure Functions host, with Azurite for storage (needs Node.js 20 or later).
     #[arg(long)]
     azure_functions: bool,
-    /// End when the exports are done.
+    /// End when the exports are done, before the change notifications.
     #[arg(long)]
     exit: bool,
     /// One JSON document on standard output: the reports of both runs.

@@ -157,6 +157,8 @@ pub(super) fn finish(world: &mut World, proposal: Proposal, now: Timestamp) -> R
         if let Some(kind) = table::find(&subscription.resource) {
             vacant(world, &subscription, kind, now)?;
         }
+        // Its endpoints have been asked meanwhile.
+        let subscription = Subscription { created: now, ..subscription };
         world.notifications.subscriptions.push(subscription.clone());
         return Ok((201, subscription));
     }

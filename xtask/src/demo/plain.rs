@@ -9,7 +9,7 @@ use emulator::{Emulator, GRAPH_CLIENT_ID, GRAPH_CLIENT_SECRET, GRAPH_TENANT, Opt
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::{Arguments, DEFENDER, build, change, doubled, fill};
+use super::{Arguments, DEFENDER, build, change, doubled, fill, notifications};
 
 /// One job per target: the two products by their own interfaces, and both through Microsoft Graph. Graph has a tenant of its
 /// own, so that nobody shares Defender's places.
@@ -56,12 +56,16 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let shown = live.iter().map(|(job, count)| format!("{job} {count}")).collect::<Vec<_>>().join(", ");
     let doubled = doubled(&emulator);
     say(&format!("\nThe targets now hold, by job: {shown}; {doubled} observables are there twice."));
+    if !arguments.exit {
+        Box::pin(notifications::show(&program, &environment, &emulator, arguments)).await?;
+    }
     if arguments.json {
         let runs: Vec<Value> = [first, second].into_iter().flatten().collect();
         println!("{}", json!({ "runs": runs, "live_at_target": live.into_iter().collect::<BTreeMap<_, _>>() }));
     } else {
         say("\nWhere to look next:\n\
              \x20 README.md                                    settings, commands, mapping\n\
+             \x20 examples/playbooks/                          playbooks to begin with, and every key\n\
              \x20 cargo run --bin emulator                     the same services, left running, with the settings to paste\n\
              \x20 cargo run --bin indicator-relay -- settings  every setting and what it accepts\n\
              \x20 cargo run --bin indicator-relay -- --help    every command\n\
