@@ -103,6 +103,8 @@ impl Plan {
             on_failure: playbook.fetch.on_failure,
         };
         let fetch = match playbook.fetch.mode {
+            // The object comes along, encrypted; an item that we found ourselves is without it.
+            FetchMode::None if playbook.source.rich => Fetch::Resource(reading),
             FetchMode::None => Fetch::Nothing,
             FetchMode::Resource => Fetch::Resource(reading),
             FetchMode::Delta => Fetch::Delta(reading),

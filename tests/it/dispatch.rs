@@ -625,3 +625,36 @@ async fn playbooks_of_a_document_run() {
     world.work().await;
     assert_eq!(world.dead().await[0].1.reason, "disabled");
 }
+
+const RICH: &str = r#"
+version = 1
+[[playbook]]
+name = "mail"
+  [playbook.source]
+  kind = "graph"
+  resource = "users/u/messages?$select=subject"
+  change_types = ["created"]
+  include_resource_data = true
+  [playbook.select]
+  string = { subject = "resource.subject" }
+  [[playbook.action]]
+  kind = "queue"
+  queue = "mail-items"
+  body = "selected"
+"#;
+
+#[tokio::test]
+async fn what_comes_encrypted_is_read_where_we_found_it_ourselves() {
+    let mut world = World::new(|_| Answer::Json(200, json!({"subject": "as it is now"}))).await;
+    let loaded = load(RICH, &|_| true);
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+    let event = Event::Change(ChangeType::Created);
+    let found = Item { origin: Origin::CatchUp, event, ..world.item("users/u/messages", "m1", "e") };
+    world.deliver(&Item { group: None, ..found }).await;
+    world.work().await;
+    assert_eq!(world.read(), ["/users/u/messages/m1"]);
+    let messages = world.store.receive("mail-items", 9, Duration::from_secs(1)).await.expect("a queue");
+    let body: Value = serde_json::from_slice(&messages[0].body).expect("JSON");
+    assert_eq!(body["subject"], "as it is now");
+}
