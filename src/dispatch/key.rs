@@ -69,26 +69,35 @@ pub(super) fn resource_key(item: &Item) -> String {
     hash(&["resource", &normalised(item)])[..40].to_owned()
 }
 
-/// Names the notification. Where it says what makes it one (entity tag, or event time and sequence number), a second delivery has
-/// the same name; else it is named by all that it says and when it came, so that only our own copies of it are the same.
+/// Names the notification. Where it says what makes it one (entity tag, or event time with sequence number), a second delivery has
+/// the same name, also one by another subscription, as there are two while one takes over from the other; else it is named by all
+/// that it says and when it came, so that only our own copies of it are the same.
 pub(super) fn item_key(item: &Item) -> String {
     let event = match item.event {
         Event::Change(change) => change.name(),
         Event::Lifecycle(event) => event.name(),
     };
     let resource = normalised(item);
-    // A poll and a catch-up have no subscription; what they found stands for itself.
-    let named = ["item", item.subscription.as_str(), resource.as_str(), event];
-    if let Some(mark) = discriminator(item) {
-        return hash(&[&named[..], &["mark", &mark]].concat());
+    match discriminator(item) {
+        Some(Mark { text, whole: true }) => hash(&["item", &resource, event, "mark", &text]),
+        Some(Mark { text, whole: false }) => hash(&["item", &item.subscription, &resource, event, "mark", &text]),
+        None => {
+            let said = Value::Object(item.notification.clone()).to_string();
+            let sealed = item.encrypted.as_ref().map(|content| content.data.as_str()).unwrap_or_default();
+            let received = item.received.to_string();
+            hash(&["item", &item.subscription, &resource, event, "received", &received, &said, sealed])
+        }
     }
-    let said = Value::Object(item.notification.clone()).to_string();
-    let sealed = item.encrypted.as_ref().map(|content| content.data.as_str()).unwrap_or_default();
-    hash(&[&named[..], &["received", &item.received.to_string(), &said, sealed]].concat())
 }
 
 /// What tells one change of a resource from the next.
-fn discriminator(item: &Item) -> Option<String> {
+struct Mark {
+    text: String,
+    /// Whoever tells of the change, the mark is the same, and no other change has it.
+    whole: bool,
+}
+
+fn discriminator(item: &Item) -> Option<Mark> {
     let data = item.resource_data()?;
     let text = |name: &str| match data.get(name)? {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -96,10 +105,12 @@ fn discriminator(item: &Item) -> Option<String> {
         _ => None,
     };
     if let Some(tag) = text("@odata.etag") {
-        return Some(format!("tag {tag}"));
+        return Some(Mark { text: format!("tag {tag}"), whole: true });
     }
     let (time, number) = (text("eventTime"), text("sequenceNumber"));
-    (time.is_some() || number.is_some()).then(|| format!("time {} {}", time.unwrap_or_default(), number.unwrap_or_default()))
+    let whole = time.is_some() && number.is_some();
+    let some = time.is_some() || number.is_some();
+    some.then(|| Mark { text: format!("time {} {}", time.unwrap_or_default(), number.unwrap_or_default()), whole })
 }
 
 /// Names one run: an item and a playbook.
@@ -171,6 +182,19 @@ mod tests {
         assert_ne!(item_key(&tagged("1")), item_key(&tagged("2")));
         let timed = |number: i64| item("users/u1", &json!({"id": "u1", "eventTime": "t", "sequenceNumber": number}));
         assert_ne!(item_key(&timed(637_000_000_000_000_001)), item_key(&timed(637_000_000_000_000_002)));
+    }
+
+    #[test]
+    fn two_subscriptions_that_tell_of_one_change_tell_of_it_once() {
+        let by = |subscription: &str, data: &Value| {
+            item_key(&Item { subscription: subscription.to_owned(), ..item("users/u1", data) })
+        };
+        let tagged = json!({"id": "u1", "@odata.etag": "1"});
+        assert_eq!(by("old", &tagged), by("new", &tagged));
+        let timed = json!({"id": "u1", "eventTime": "t", "sequenceNumber": 7});
+        assert_eq!(by("old", &timed), by("new", &timed));
+        let vague = json!({"id": "u1", "eventTime": "t"});
+        assert_ne!(by("old", &vague), by("new", &vague), "a time alone is no change");
     }
 
     #[test]
