@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fetch::Trouble;
 use super::key::{action_key, item_key, resource_key, run_key};
 use super::order::{cover, must_wait, open_runs};
-use super::plan::{Context, Decision, Fetch, Plan, Reading, is_deletion};
+use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion};
 use super::turns::{Run, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
@@ -182,14 +182,14 @@ impl Dispatcher {
                 // Only a first attempt's read stands for other items: the target may know a later one's key from an earlier attempt,
                 // and has then kept what that one had read.
                 if let Some(read) = read.filter(|_| clean) {
-                    cover(&mut turn.resource, &plan.name, read, now);
+                    cover(&mut turn.resource, &plan.name, change_of(&task.item), read, now);
                 }
                 if skipped { handled.skipped += 1 } else { handled.done += 1 }
             }
             Ended::Found { read, objects, playbooks } => {
                 for playbook in playbooks {
                     turn.resource.runs.insert(run_key(&names.item, &playbook), Run::Done(now.as_second()));
-                    cover(&mut turn.resource, &playbook, read, now);
+                    cover(&mut turn.resource, &playbook, change_of(&task.item), read, now);
                 }
                 handled.found += objects;
                 handled.done += 1;
@@ -216,6 +216,7 @@ impl Dispatcher {
                     next,
                     reads: plan.reads(&task.item),
                     deletion: is_deletion(&task.item),
+                    change: change_of(&task.item),
                 };
                 turn.resource.runs.insert(run, Run::Waits(waits));
                 handled.again.push(told(cause));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::notifications::item::ChangeType;
 use crate::platform::clock::Clock;
 use crate::storage::{CommitError, StateStore, StoreError, Version, Write};
 
@@ -38,7 +39,7 @@ pub(super) struct Resource {
     /// By run key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub runs: BTreeMap<String, Run>,
-    /// By playbook: when the latest read began whose run is done. What came before it needs no run.
+    /// By playbook and type of change: when the latest read began whose run is done. What came before it needs no run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub covered: BTreeMap<String, Timestamp>,
     /// Items whose holder went away: whatever it sent holds an older state than what is read now.
@@ -81,6 +82,9 @@ pub(super) struct Waits {
     pub reads: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deletion: bool,
+    /// Only a read for the same type of change stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeType>,
 }
 
 /// Where to go on.
@@ -298,7 +302,7 @@ mod tests {
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
         let (received, next) = (at("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits { playbook: "p".to_owned(), received, attempt: 1, next, reads: false, deletion: false };
+        let waits = Waits { playbook: "p".to_owned(), received, attempt: 1, next, reads: false, deletion: false, change: None };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

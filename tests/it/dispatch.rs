@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicator_relay::app::App;
 use indicator_relay::app::playbooks::{Asked, Playbooks};
-use indicator_relay::dispatch::{self, Fetch, Handled, Hold, Plan, Reading, Sealed};
+use indicator_relay::dispatch::{self, Decision, Fetch, Handled, Hold, Plan, Reading, Sealed};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{
     ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work,
@@ -657,4 +657,24 @@ async fn what_comes_encrypted_is_read_where_we_found_it_ourselves() {
     let messages = world.store.receive("mail-items", 9, Duration::from_secs(1)).await.expect("a queue");
     let body: Value = serde_json::from_slice(&messages[0].body).expect("JSON");
     assert_eq!(body["subject"], "as it is now");
+}
+
+#[tokio::test]
+async fn a_change_that_was_passed_over_stands_for_no_creation() {
+    let mut world = World::new(|_| Answer::Json(200, json!({"id": "u1"}))).await;
+    let (url, both) = (world.server.url("/hook/p"), world.fetching_hook("reads", "users"));
+    // As with `when = "event is created"`.
+    let decide: dispatch::Decide = Arc::new(move |context| {
+        let new = context.item.event == Event::Change(ChangeType::Created);
+        let action = || ("a".to_owned(), webhook(&url, context.item, context.resource));
+        Ok(if new { Decision::Perform(vec![action()]) } else { Decision::Skip })
+    });
+    world.plans = vec![Plan { decide, ..both }];
+    let created = Item { event: Event::Change(ChangeType::Created), ..world.item("users", "u1", "e1") };
+    world.deliver(&world.item("users", "u1", "e2")).await;
+    world.deliver(&created).await;
+    world.clock.advance(Duration::from_secs(2));
+    let handled = world.work().await;
+    assert_eq!((sum(&handled, |h| h.done), sum(&handled, |h| h.skipped), sum(&handled, |h| h.covered)), (1, 1, 0));
+    assert_eq!(world.hooked().len(), 1);
 }
