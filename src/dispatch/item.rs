@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::fetch::Trouble;
 use super::key::{action_key, item_key, resource_key, run_key};
-use super::order::{cover, must_wait, open_runs};
+use super::order::{cover, creates, must_wait, open_runs};
 use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion};
 use super::turns::{Run, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
-use crate::notifications::item::{Item, Task, Work};
+use crate::notifications::item::{ChangeType, Item, Task, Work};
 use crate::playbooks::action::Action;
 use crate::playbooks::{NotFound, OnFailure};
 
@@ -183,6 +183,9 @@ impl Dispatcher {
                 // and has then kept what that one had read.
                 if let Some(read) = read.filter(|_| clean) {
                     cover(&mut turn.resource, &plan.name, change_of(&task.item), read, now);
+                }
+                if !skipped && change_of(&task.item) == Some(ChangeType::Created) {
+                    turn.resource.created.insert(creates(&plan.name), now);
                 }
                 if skipped { handled.skipped += 1 } else { handled.done += 1 }
             }

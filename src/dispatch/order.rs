@@ -9,7 +9,7 @@ use super::key::run_key;
 use super::plan::{Plan, change_of, is_deletion};
 use super::turns::{Resource, Run, Waits};
 use super::{Handled, TURN};
-use crate::notifications::item::{ChangeType, Item, Task};
+use crate::notifications::item::{ChangeType, Item, Origin, Task};
 
 /// Clocks of receiver and worker differ by less: a read that began so much after a receipt began after it.
 const APART: SignedDuration = SignedDuration::from_secs(1);
@@ -33,7 +33,7 @@ pub(super) fn open_runs<'a>(
         let duplicate = match known {
             Some(Run::Done(_)) => true,
             Some(Run::Waits(known)) => waits(known),
-            None => false,
+            None => found_again(resource, &task.item, plan),
         };
         let read = resource.covered.get(&covers(&plan.name, change_of(&task.item))).filter(|_| plan.reads(&task.item));
         let covered = read.is_some_and(|read| began_after(*read, task.item.received));
@@ -81,6 +81,17 @@ pub(super) fn cover(resource: &mut Resource, playbook: &str, change: Option<Chan
 /// The read surely saw what the notification tells of.
 fn began_after(read: Timestamp, received: Timestamp) -> bool {
     read.duration_since(received) > APART
+}
+
+/// A catch-up cannot tell whether a creation was told of, and by which tag.
+fn found_again(resource: &Resource, item: &Item, plan: &Plan) -> bool {
+    let creation = item.origin == Origin::CatchUp && change_of(item) == Some(ChangeType::Created);
+    creation && resource.created.contains_key(&creates(&plan.name))
+}
+
+/// The key under which a row remembers that the playbook has acted on the creation.
+pub(super) fn creates(playbook: &str) -> String {
+    run_key("creates", playbook)
 }
 
 fn covers(playbook: &str, change: Option<ChangeType>) -> String {

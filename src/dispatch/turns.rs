@@ -17,9 +17,9 @@ use crate::storage::{CommitError, StateStore, StoreError, Version, Write};
 pub(super) const PARTITION: &str = "dispatch";
 /// Keys of resources begin with it; the next character ends the range.
 pub(super) const ROWS: (&str, &str) = ("r.", "r/");
-/// A notification comes again for up to four hours (vendor page "Receive change notifications through webhooks"); two more for what
-/// waits elsewhere.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(6);
+/// A notification comes again for up to four hours (vendor page "Receive change notifications through webhooks"), and a catch-up
+/// looks back a quarter more than six, from whenever it runs: longer than both.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(8);
 /// A holder that was killed keeps others away for so long.
 const LEASE: Duration = Duration::from_secs(180);
 /// At least so much of it is left when something begins that may take long.
@@ -42,6 +42,9 @@ pub(super) struct Resource {
     /// By playbook and type of change: when the latest read began whose run is done. What came before it needs no run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub covered: BTreeMap<String, Timestamp>,
+    /// By playbook: when its run for a creation was done, which happens once to a resource.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub created: BTreeMap<String, Timestamp>,
     /// Items whose holder went away: whatever it sent holds an older state than what is read now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     broken: BTreeMap<String, Timestamp>,
@@ -137,6 +140,7 @@ impl Resource {
             Run::Waits(waits) => recent(waits.next),
         });
         self.covered.retain(|_, at| recent(*at));
+        self.created.retain(|_, at| recent(*at));
         self.broken.retain(|_, at| recent(*at));
         self.deleted = self.deleted.filter(|at| recent(*at));
         if self.runs.len() > MOST_RUNS {
@@ -284,12 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_six_hours_is_forgotten_and_a_place_in_the_changes_is_kept() {
+    fn what_is_older_than_eight_hours_is_forgotten_and_a_place_in_the_changes_is_kept() {
         let mut resource = Resource::default();
         resource.runs.insert("a".to_owned(), Run::Done(at("2026-11-24T09:00:00Z").as_second()));
         resource.covered.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
-        assert!(!resource.is_over(at("2026-11-24T14:59:59Z")));
-        assert!(resource.is_over(at("2026-11-24T15:00:00Z")));
+        resource.created.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
+        assert!(!resource.is_over(at("2026-11-24T16:59:59Z")));
+        assert!(resource.is_over(at("2026-11-24T17:00:00Z")));
         resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z") });
         assert!(!resource.is_over(at("2027-11-24T15:00:00Z")));
     }

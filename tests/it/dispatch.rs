@@ -52,9 +52,9 @@ async fn an_item_reaches_each_playbook_once_however_often_it_is_delivered() {
     world.deliver(&item).await;
     let handled = world.work().await;
     assert_eq!((sum(&handled, |h| h.done), sum(&handled, |h| h.duplicate)), (2, 2));
-    world.clock.advance(5 * HOUR);
+    world.clock.advance(7 * HOUR);
     world.deliver(&Item { received: world.clock.now(), ..item.clone() }).await;
-    assert_eq!(sum(&world.work().await, |h| h.duplicate), 2, "five hours later it is still known");
+    assert_eq!(sum(&world.work().await, |h| h.duplicate), 2, "seven hours later it is still known");
     assert_eq!(world.hooked().len(), 2);
     assert_eq!(world.read(), ["/users/u1"]);
     let body = world.hooked()[1].json();
@@ -62,7 +62,7 @@ async fn an_item_reaches_each_playbook_once_however_often_it_is_delivered() {
     world.clock.advance(2 * HOUR);
     world.deliver(&Item { received: world.clock.now(), ..item }).await;
     world.work().await;
-    assert_eq!(world.hooked().len(), 4, "after six hours it is acted on again");
+    assert_eq!(world.hooked().len(), 4, "after eight hours it is acted on again");
     assert_eq!(effects(&world).values().map(BTreeSet::len).collect::<Vec<_>>(), [1, 1], "under the same key");
 }
 
@@ -481,7 +481,7 @@ async fn what_is_quiet_is_forgotten_and_what_is_not_is_kept() {
         let body = serde_json::to_vec(&Work::first(world.item("users", &format!("u{i}"), "e"))).expect("JSON");
         world.dispatcher().handle(QUEUE, &body).await.expect("handled");
     }
-    world.clock.advance(6 * HOUR);
+    world.clock.advance(8 * HOUR);
     world.deliver(&world.item("users", "u7", "e2")).await;
     world.work().await;
     let swept = world.dispatcher().sweep(1).await.expect("swept");
@@ -677,4 +677,22 @@ async fn a_change_that_was_passed_over_stands_for_no_creation() {
     let handled = world.work().await;
     assert_eq!((sum(&handled, |h| h.done), sum(&handled, |h| h.skipped), sum(&handled, |h| h.covered)), (1, 1, 0));
     assert_eq!(world.hooked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_creation_that_a_catch_up_finds_again_is_known_whatever_its_tag_is_now() {
+    let mut world = World::new(|_| ok()).await;
+    world.plans = vec![world.hook("p")];
+    let created =
+        |id: &str, tag: &str| Item { event: Event::Change(ChangeType::Created), ..world.item("users/u/messages", id, tag) };
+    let (told, found) = (created("m1", "e1"), [created("m1", "e2"), created("m2", "e2")]);
+    world.deliver(&told).await;
+    world.work().await;
+    world.clock.advance(Duration::from_secs(7 * 3_600));
+    for item in found {
+        world.deliver(&Item { origin: Origin::CatchUp, received: world.clock.now(), ..item }).await;
+    }
+    let handled = world.work().await;
+    assert_eq!((sum(&handled, |h| h.duplicate), sum(&handled, |h| h.done)), (1, 1));
+    assert_eq!(effects(&world).into_keys().collect::<Vec<_>>(), ["p m1 e1", "p m2 e2"]);
 }
