@@ -696,3 +696,30 @@ async fn a_creation_that_a_catch_up_finds_again_is_known_whatever_its_tag_is_now
     assert_eq!((sum(&handled, |h| h.duplicate), sum(&handled, |h| h.done)), (1, 1));
     assert_eq!(effects(&world).into_keys().collect::<Vec<_>>(), ["p m1 e1", "p m2 e2"]);
 }
+
+#[tokio::test]
+async fn what_was_refused_is_not_sent_again_while_another_action_is_tried_again() {
+    let calls = Arc::new(Mutex::new(0));
+    let mut world = World::new(move |call| {
+        let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        *calls += 1;
+        match call.target.as_str() {
+            "/hook/refuses" if *calls < 5 => Answer::Json(422, json!({"message": "not like that"})),
+            "/hook/fails" if *calls < 4 => Answer::Json(503, json!({})),
+            _ => ok(),
+        }
+    })
+    .await;
+    let (refuses, fails) = (world.server.url("/hook/refuses"), world.server.url("/hook/fails"));
+    world.plans =
+        vec![plan("p", Fetch::Nothing, 9, move |item, _| vec![webhook(&refuses, item, None), webhook(&fails, item, None)])];
+    world.deliver(&world.item("users", "u1", "e1")).await;
+    world.work().await;
+    let targets = |world: &World| world.hooked().iter().map(|call| call.target.clone()).collect::<Vec<_>>();
+    assert_eq!(targets(&world), ["/hook/refuses", "/hook/fails", "/hook/fails", "/hook/fails"]);
+    let dead = world.dead().await;
+    assert!(dead.len() == 1 && dead[0].1.reason.contains("not like that"), "{dead:?}");
+    assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
+    world.work().await;
+    assert_eq!(targets(&world)[4..], ["/hook/refuses"], "a replay asks it once more, and what is done is done");
+}
