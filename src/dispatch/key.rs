@@ -186,7 +186,9 @@ mod tests {
 
     #[test]
     fn two_subscriptions_that_tell_of_one_change_tell_of_it_once() {
-        let by = |subscription: &str, data: &Value| item_key(&Item { subscription: subscription.to_owned(), ..item("users/u1", data) });
+        let by = |subscription: &str, data: &Value| {
+            item_key(&Item { subscription: subscription.to_owned(), ..item("users/u1", data) })
+        };
         let tagged = json!({"id": "u1", "@odata.etag": "1"});
         assert_eq!(by("old", &tagged), by("new", &tagged));
         let timed = json!({"id": "u1", "eventTime": "t", "sequenceNumber": 7});

@@ -90,13 +90,28 @@ pub(super) struct Waits {
     pub change: Option<ChangeType>,
 }
 
-/// Where to go on.
+/// Where to go on reading changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Delta {
     /// Path and query below the service's address.
     pub link: String,
     /// When the read began that gave it.
     pub at: Timestamp,
+    /// The read has not come to its end: the link leads to its next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Unfinished>,
+}
+
+/// A read of changes between two pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unfinished {
+    /// All that there is is read: what was modified before this is no news. None: only changes are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// From when on what was modified is news, should the service forget the place.
+    pub news: Timestamp,
+    /// So many were read.
+    pub pages: usize,
 }
 
 impl Waits {
@@ -241,6 +256,11 @@ impl Turn {
         if self.ends.saturating_sub(self.clock.monotonic()) >= LEFT {
             return Ok(());
         }
+        self.store().await
+    }
+
+    /// Stores what is known now, and goes on.
+    pub(super) async fn store(&mut self) -> Result<(), TurnError> {
         let version = self.version.clone();
         self.write(true, Some(version)).await
     }
@@ -295,7 +315,7 @@ mod tests {
         resource.created.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
         assert!(!resource.is_over(at("2026-11-24T16:59:59Z")));
         assert!(resource.is_over(at("2026-11-24T17:00:00Z")));
-        resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z") });
+        resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z"), unfinished: None });
         assert!(!resource.is_over(at("2027-11-24T15:00:00Z")));
     }
 

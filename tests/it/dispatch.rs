@@ -723,3 +723,62 @@ async fn what_was_refused_is_not_sent_again_while_another_action_is_tried_again(
     world.work().await;
     assert_eq!(targets(&world)[4..], ["/hook/refuses"], "a replay asks it once more, and what is done is done");
 }
+
+/// A drive of so many pages, each with a file of its own.
+async fn large_drive(pages: usize) -> World {
+    let mut world = World::new(|_| ok()).await;
+    let url = Arc::new(Mutex::new(String::new()));
+    let base = Arc::clone(&url);
+    world.server = crate::worker::Server::start(move |call: &Call| {
+        let Some(rest) = call.target.strip_prefix("/v1.0/users/u/drive/root/delta") else { return ok() };
+        let page: usize = rest.strip_prefix("?page=").map_or(1, |page| page.parse().expect("a page"));
+        let link = |query: String| {
+            let base = base.lock().unwrap_or_else(PoisonError::into_inner);
+            format!("{}/v1.0/users/u/drive/root/delta?{query}", *base)
+        };
+        let file = json!({"id": format!("f{page}"), "eTag": "1", "lastModifiedDateTime": "2026-11-24T08:59:00Z"});
+        let old = json!({"id": format!("old{page}"), "eTag": "1", "lastModifiedDateTime": "2026-01-01T00:00:00Z"});
+        let next = if page < pages {
+            ("@odata.nextLink", link(format!("page={}", page + 1)))
+        } else {
+            ("@odata.deltaLink", link("token=1".to_owned()))
+        };
+        Answer::Json(200, json!({"value": [file, old], next.0: next.1}))
+    })
+    .await;
+    *url.lock().unwrap_or_else(PoisonError::into_inner) = world.server.url("");
+    world.plans =
+        ["one", "two"].map(|name| Plan { fetch: Fetch::Delta(reading("users/u/drive/root")), ..world.hook(name) }).into();
+    world.deliver(&world.item("users/u/drive/root", "", "")).await;
+    world
+}
+
+#[tokio::test]
+async fn a_read_of_many_pages_that_was_cut_short_goes_on_from_its_last_page() {
+    let world = large_drive(5).await;
+    // Took the turn, then for each of two pages two messages and its place; dies while the third is told.
+    let mortal = Mortal::at(&world.store, 8, false);
+    let dispatcher = world.dispatcher_over(Arc::clone(&mortal) as _, Arc::clone(&mortal) as _);
+    assert!(world.handle_one(&dispatcher).await.is_some_and(|handled| handled.is_err()) && mortal.is_dead());
+    let before = world.read();
+    assert_eq!(before.len(), 3, "{before:?}");
+    world.work().await;
+    let pages = world.read()[3..].iter().filter(|path| path.contains("/root/delta")).cloned().collect::<Vec<_>>();
+    assert_eq!(pages, [3, 4, 5].map(|page| format!("/users/u/drive/root/delta?page={page}")), "not from the beginning");
+    let about: Vec<String> = effects(&world).into_keys().collect();
+    let wanted = ["one", "two"].map(|name| (1..=5).map(move |page| format!("{name} f{page} 1"))).into_iter().flatten();
+    assert_eq!(about, wanted.collect::<Vec<_>>(), "each once, and what is old is still no news");
+}
+
+#[tokio::test]
+async fn a_read_of_very_many_pages_is_spread_over_several_messages() {
+    let world = large_drive(250).await;
+    let dispatcher = world.dispatcher();
+    world.handle_one(&dispatcher).await.expect("a message").expect("handled");
+    let first = world.read().len();
+    assert!(first < 250, "one message reads {first} pages");
+    world.work().await;
+    assert_eq!(world.read().len(), 250, "each page once");
+    assert_eq!((effects(&world).len(), world.hooked().len()), (500, 500));
+    assert!(world.dead().await.is_empty());
+}
