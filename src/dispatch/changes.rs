@@ -8,7 +8,7 @@ use super::fetch::{Next, Trouble};
 use super::item::{Ended, Job};
 use super::key::hash;
 use super::plan::{Fetch, Plan, Reading};
-use super::turns::{Delta, Turn};
+use super::turns::{Delta, Turn, Unfinished};
 use super::{DispatchError, Dispatcher, path};
 use crate::notifications::item::{Item, Task, Work};
 use crate::notifications::resources::segments;
@@ -19,10 +19,12 @@ use crate::playbooks::OnFailure;
 const LOOK_BACK: SignedDuration = SignedDuration::from_hours(7);
 /// More pages than any drive has: a service that sends us in circles.
 const MOST_PAGES: usize = 100_000;
+/// Pages that are read for one message; a copy of it goes on with the next, so that no message takes longer than a host lets it.
+const PAGES: usize = 50;
 
 impl Dispatcher {
-    /// Reads what changed since last time. The place from which to go on next time is stored with the end of the turn, when every
-    /// object has its message; killed before that, the same is read again, and the messages have the same names.
+    /// Reads what changed since last time. The place from which to go on is stored with each page, when every object of it has its
+    /// message; killed before that, the page is read again, and the messages have the same names.
     pub(super) async fn changes(
         &self,
         job: Job<'_>,
@@ -30,57 +32,69 @@ impl Dispatcher {
         reading: &Reading,
         turn: &mut Turn,
     ) -> Result<Ended, DispatchError> {
-        let Job { task, plans, .. } = job;
+        let task = job.task;
         let dead = |reason: String| Ended::Dead { reason, done: task.done.clone() };
-        let again = |wait, cause| Ended::Again { wait, counts: true, cause, done: task.done.clone() };
+        let again = |wait, counts, cause| Ended::Again { wait, counts, cause, done: task.done.clone() };
         let root = match path::of_delta(&reading.resource, reading.select.as_deref()) {
             Ok(root) => root,
             Err(refused) => return Ok(dead(refused.to_string())),
         };
-        // All who ask for the same read the same place, and so must be told together.
-        let sharing = |other: &&Plan| match &other.fetch {
-            Fetch::Delta(reading) => {
-                let same = path::of_delta(&reading.resource, reading.select.as_deref()).is_ok_and(|path| path == root);
-                other.name == plan.name || (same && (other.matches)(&task.item))
-            }
-            _ => false,
-        };
-        let playbooks: Vec<String> = plans.iter().filter(sharing).map(|plan| plan.name.clone()).collect();
+        let playbooks = sharing(job, plan, &root);
         let place = hash(&["delta", &root])[..24].to_owned();
-        let known = turn.resource.delta.get(&place).cloned();
-        let first = |at: Timestamp| at.saturating_sub(LOOK_BACK).unwrap_or(at);
-        let (mut at, mut since) = match &known {
-            Some(known) => (known.link.clone(), None),
-            None => (root.clone(), Some(first(task.item.received))),
-        };
-        let (began, mut objects) = (self.clock.now(), 0);
-        for _ in 0..MOST_PAGES {
+        let (mut at, mut objects, mut restarted) = (self.place(job, turn, &place, &root), 0, false);
+        for _ in 0..PAGES {
             turn.keep().await?;
-            let page = match self.reader.changes(&at).await {
+            let page = match self.reader.changes(&at.link).await {
                 Ok(page) => page,
-                Err(Trouble::Expired | Trouble::NotFound) if since.is_none() => {
+                Err(Trouble::Expired | Trouble::NotFound) if at.link != root && !restarted => {
                     // The service has forgotten the place; what changed since it was given is among all that there is.
-                    since = known.as_ref().map(|known| first(known.at));
-                    at.clone_from(&root);
+                    restarted = true;
+                    let began = self.clock.now();
+                    at = Place { link: root.clone(), began, since: Some(at.news), ..at };
                     continue;
                 }
-                Err(Trouble::Later(wait, cause)) => return Ok(again(wait, cause)),
-                Err(Trouble::Expired | Trouble::NotFound) => return Ok(again(None, "not found".to_owned())),
+                Err(Trouble::Later(wait, cause)) => return Ok(again(wait, true, cause)),
+                Err(Trouble::Expired | Trouble::NotFound) => return Ok(again(None, true, "not found".to_owned())),
                 Err(_) if reading.on_failure == OnFailure::Continue => {
                     return Ok(Ended::Done { read: None, skipped: true });
                 }
                 Err(Trouble::Forbidden(reason) | Trouble::Refused(reason)) => return Ok(dead(reason)),
             };
-            objects += self.tell(job, reading, &playbooks, page.objects, since).await?;
+            objects += self.tell(job, reading, &playbooks, page.objects, at.since).await?;
+            at.pages += 1;
             match page.next {
-                Next::Page(next) => at = next,
+                Next::Page(_) if at.pages >= MOST_PAGES => {
+                    turn.resource.delta.remove(&place);
+                    return Ok(dead("Microsoft Graph sends more pages of changes than a drive can have".to_owned()));
+                }
+                Next::Page(next) => {
+                    at.link = next;
+                    turn.resource.delta.insert(place.clone(), at.unfinished());
+                    turn.store().await?;
+                }
                 Next::Delta(link) => {
-                    turn.resource.delta.insert(place, Delta { link, at: began });
-                    return Ok(Ended::Found { read: began, objects, playbooks });
+                    turn.resource.delta.insert(place, Delta { link, at: at.began, unfinished: None });
+                    return Ok(Ended::Found { read: at.began, objects, playbooks });
                 }
             }
         }
-        Ok(dead("Microsoft Graph sends more pages of changes than a drive can have".to_owned()))
+        Ok(again(None, false, "there is more to read".to_owned()))
+    }
+
+    /// Where to begin, or to go on.
+    fn place(&self, job: Job<'_>, turn: &Turn, place: &str, root: &str) -> Place {
+        let earlier = |at: Timestamp| at.saturating_sub(LOOK_BACK).unwrap_or(at);
+        let began = self.clock.now();
+        match turn.resource.delta.get(place).cloned() {
+            Some(Delta { link, at, unfinished: Some(Unfinished { since, news, pages }) }) => {
+                Place { link, began: at, since, news, pages }
+            }
+            Some(Delta { link, at, unfinished: None }) => Place { link, began, since: None, news: earlier(at), pages: 0 },
+            None => {
+                let news = earlier(job.task.item.received);
+                Place { link: root.to_owned(), began, since: Some(news), news, pages: 0 }
+            }
+        }
     }
 
     /// A message for each object and playbook.
@@ -105,6 +119,35 @@ impl Dispatcher {
         self.put_all(job.queue, works.into_iter()).await?;
         Ok(count)
     }
+}
+
+/// A place in the changes while they are read.
+struct Place {
+    link: String,
+    began: Timestamp,
+    /// See [`Unfinished`].
+    since: Option<Timestamp>,
+    news: Timestamp,
+    pages: usize,
+}
+
+impl Place {
+    fn unfinished(&self) -> Delta {
+        let unfinished = Unfinished { since: self.since, news: self.news, pages: self.pages };
+        Delta { link: self.link.clone(), at: self.began, unfinished: Some(unfinished) }
+    }
+}
+
+/// All who ask for the same read the same place, and so must be told together.
+fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
+    let sharing = |other: &&Plan| match &other.fetch {
+        Fetch::Delta(reading) => {
+            let same = path::of_delta(&reading.resource, reading.select.as_deref()).is_ok_and(|path| path == root);
+            other.name == plan.name || (same && (other.matches)(&job.task.item))
+        }
+        _ => false,
+    };
+    job.plans.iter().filter(sharing).map(|plan| plan.name.clone()).collect()
 }
 
 /// The object as an item: it looks like a notification of its own, and is known again by its tag or, without one, its content.

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::fetch::Trouble;
 use super::key::{action_key, item_key, resource_key, run_key};
-use super::order::{cover, must_wait, open_runs};
-use super::plan::{Context, Decision, Fetch, Plan, Reading, is_deletion};
+use super::order::{cover, creates, must_wait, open_runs};
+use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion};
 use super::turns::{Run, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
-use crate::notifications::item::{Item, Task, Work};
+use crate::notifications::item::{ChangeType, Item, Task, Work};
 use crate::playbooks::action::Action;
 use crate::playbooks::{NotFound, OnFailure};
 
@@ -25,6 +25,9 @@ const LOOKS: [Duration; 4] = [Duration::from_secs(2), Duration::from_secs(5), Du
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 /// A target that has no place free is asked again after this.
 const FULL: Duration = Duration::from_secs(5);
+
+/// Among the keys of what is done: this one was refused, and why. A replay tries it again.
+const REFUSED: &str = "!";
 
 /// How a run at one playbook ended.
 pub(super) enum Ended {
@@ -113,10 +116,11 @@ impl Dispatcher {
     }
 
     /// No playbook wants it (any more).
-    async fn unwanted(&self, queue: &str, task: Task) -> Result<Handled, DispatchError> {
+    async fn unwanted(&self, queue: &str, mut task: Task) -> Result<Handled, DispatchError> {
         let Some(playbook) = task.playbook.clone() else {
             return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
         };
+        task.done.retain(|key| !key.starts_with(REFUSED));
         let reason = "there is no playbook of this name any more".to_owned();
         let dead = Dead {
             reason: reason.clone(),
@@ -182,19 +186,23 @@ impl Dispatcher {
                 // Only a first attempt's read stands for other items: the target may know a later one's key from an earlier attempt,
                 // and has then kept what that one had read.
                 if let Some(read) = read.filter(|_| clean) {
-                    cover(&mut turn.resource, &plan.name, read, now);
+                    cover(&mut turn.resource, &plan.name, change_of(&task.item), read, now);
+                }
+                if !skipped && change_of(&task.item) == Some(ChangeType::Created) {
+                    turn.resource.created.insert(creates(&plan.name), now);
                 }
                 if skipped { handled.skipped += 1 } else { handled.done += 1 }
             }
             Ended::Found { read, objects, playbooks } => {
                 for playbook in playbooks {
                     turn.resource.runs.insert(run_key(&names.item, &playbook), Run::Done(now.as_second()));
-                    cover(&mut turn.resource, &playbook, read, now);
+                    cover(&mut turn.resource, &playbook, change_of(&task.item), read, now);
                 }
                 handled.found += objects;
                 handled.done += 1;
             }
             Ended::Again { counts: true, cause, done, .. } if task.attempt + 1 >= plan.max_attempts => {
+                let cause = refusal(&done).map_or(cause.clone(), |refused| format!("{refused}; {cause}"));
                 self.bury(job, plan, cause.clone(), done).await?;
                 turn.resource.runs.remove(&run);
                 handled.dead.push(told(cause));
@@ -216,6 +224,7 @@ impl Dispatcher {
                     next,
                     reads: plan.reads(&task.item),
                     deletion: is_deletion(&task.item),
+                    change: change_of(&task.item),
                 };
                 turn.resource.runs.insert(run, Run::Waits(waits));
                 handled.again.push(told(cause));
@@ -230,7 +239,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, done: Vec<String>) -> Result<(), DispatchError> {
+    async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, mut done: Vec<String>) -> Result<(), DispatchError> {
+        done.retain(|key| !key.starts_with(REFUSED));
         let again = Task { item: job.task.item.clone(), attempt: 0, playbook: Some(plan.name.clone()), done };
         let dead = Dead {
             task: again,
@@ -345,10 +355,11 @@ impl Dispatcher {
         turn: &mut Turn,
     ) -> Result<Ended, DispatchError> {
         let mut done = job.task.done.clone();
-        let (mut later, mut refused) = (None, None);
+        let mut later = None;
         for (label, action) in steps(actions) {
             let key = action_key(&plan.name, &label, &job.names.item);
-            if done.contains(&key) {
+            let mark = format!("{REFUSED}{key} ");
+            if done.iter().any(|known| *known == key || known.starts_with(&mark)) {
                 continue;
             }
             turn.keep().await?;
@@ -361,15 +372,21 @@ impl Dispatcher {
                     let longest = later.as_ref().and_then(|(wait, ..)| *wait).max(after);
                     later = Some((longest, true, cause));
                 }
-                Outcome::Refused(reason) => refused = refused.or(Some(reason)),
+                // Carried with the copy: it is not asked again while others are tried again.
+                Outcome::Refused(reason) => done.push(mark + &reason),
             }
         }
-        Ok(match (later, refused) {
+        Ok(match (later, refusal(&done).map(str::to_owned)) {
             (Some((wait, counts, cause)), _) => Ended::Again { wait, counts, cause, done },
             (None, Some(reason)) => Ended::Dead { reason, done },
             (None, None) => Ended::Done { read, skipped: false },
         })
     }
+}
+
+/// Why an action was refused, the first of them if there are several.
+fn refusal(done: &[String]) -> Option<&str> {
+    done.iter().find_map(|key| key.strip_prefix(REFUSED)?.split_once(' ')).map(|(_, reason)| reason)
 }
 
 /// Asks the playbook on a thread of its own: an expression may take a second, and a bug in it ends one run.

@@ -4,7 +4,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
 
 use crate::notifications::item::{Event, Item};
-use crate::notifications::resources::segments;
+use crate::notifications::resources::{Resource, segments};
+use crate::notifications::wanted;
 
 /// SHA-256 in lower-case hex over parts, each with its length, so that no two lists of parts are one text.
 pub(super) fn hash(parts: &[&str]) -> String {
@@ -21,46 +22,82 @@ pub(super) fn hash(parts: &[&str]) -> String {
 }
 
 /// The resource in one spelling, whatever the notification writes: `Users('x')/Messages('y')` and `/users/x/messages/y` are one.
+/// Ids keep their case, since those of Exchange differ in nothing else.
 pub(super) fn normalised(item: &Item) -> String {
-    let mut path = segments(item.resource.as_deref().unwrap_or_default()).join("/").to_lowercase();
-    if let Some(id) = item.resource_id().map(str::to_lowercase)
-        && !path.ends_with(&id)
-    {
-        path = format!("{path}/{id}");
+    let written = segments(item.resource.as_deref().unwrap_or_default());
+    // What follows a path that can be subscribed to is an id.
+    let known = (1..=written.len()).rev().find(|end| Resource::of(&written[..*end].join("/")).is_some()).unwrap_or_default();
+    let (words, ids) = written.split_at(known);
+    let words = segments(&wanted::normalised(&words.join("/")));
+    let mut path: Vec<String> = words.iter().chain(ids).map(|segment| one_case(segment)).collect();
+    if let Some(id) = item.resource_id().filter(|id| !id.is_empty()).map(one_case) {
+        let whole = path.join("/");
+        let above = whole.strip_suffix(&id).and_then(|above| above.strip_suffix('/'));
+        let above = above.map_or(path.clone(), segments);
+        path = match (above.first().map(String::as_str), above.last().map(String::as_str)) {
+            // The service names the mailbox by its id and the folder not at all, a subscription by an address and a folder. The ids
+            // are unique in themselves, which those of chats and lists are not.
+            (Some("users"), Some(last)) if of_mailbox(last) && !above.iter().any(|word| word == "chats") => {
+                vec![last.to_owned(), id]
+            }
+            _ => [above, vec![id]].concat(),
+        };
     }
     if path.is_empty() {
         // Nothing is known but who sent it: such items take turns.
-        path.clone_from(&item.subscription);
+        path.push(item.subscription.clone());
     }
-    path
+    path.join("/")
 }
 
-/// Names the row of the resource: those that are about it take turns.
+fn of_mailbox(collection: &str) -> bool {
+    matches!(collection, "messages" | "events" | "contacts")
+}
+
+/// A GUID is the same in either case.
+fn one_case(id: &str) -> String {
+    let is_guid = id.len() == 36
+        && id.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    if is_guid { id.to_ascii_lowercase() } else { id.to_owned() }
+}
+
+/// Names the row of the resource: those that are about it take turns. The tenant is no part of it: it is written in several ways.
 pub(super) fn resource_key(item: &Item) -> String {
-    let tenant = item.tenant.as_deref().unwrap_or_default().to_lowercase();
-    hash(&["resource", &tenant, &normalised(item)])[..40].to_owned()
+    hash(&["resource", &normalised(item)])[..40].to_owned()
 }
 
-/// Names the notification. Where it says what makes it one (entity tag, or event time and sequence number), a second delivery has
-/// the same name; else it is named by all that it says and when it came, so that only our own copies of it are the same.
+/// Names the notification. Where it says what makes it one (entity tag, or event time with sequence number), a second delivery has
+/// the same name, also one by another subscription, as there are two while one takes over from the other; else it is named by all
+/// that it says and when it came, so that only our own copies of it are the same.
 pub(super) fn item_key(item: &Item) -> String {
     let event = match item.event {
         Event::Change(change) => change.name(),
         Event::Lifecycle(event) => event.name(),
     };
     let resource = normalised(item);
-    // A poll and a catch-up have no subscription; what they found stands for itself.
-    let named = ["item", item.subscription.as_str(), resource.as_str(), event];
-    if let Some(mark) = discriminator(item) {
-        return hash(&[&named[..], &["mark", &mark]].concat());
+    match discriminator(item) {
+        Some(Mark { text, whole: true }) => hash(&["item", &resource, event, "mark", &text]),
+        Some(Mark { text, whole: false }) => hash(&["item", &item.subscription, &resource, event, "mark", &text]),
+        None => {
+            let said = Value::Object(item.notification.clone()).to_string();
+            let sealed = item.encrypted.as_ref().map(|content| content.data.as_str()).unwrap_or_default();
+            let received = item.received.to_string();
+            hash(&["item", &item.subscription, &resource, event, "received", &received, &said, sealed])
+        }
     }
-    let said = Value::Object(item.notification.clone()).to_string();
-    let sealed = item.encrypted.as_ref().map(|content| content.data.as_str()).unwrap_or_default();
-    hash(&[&named[..], &["received", &item.received.to_string(), &said, sealed]].concat())
 }
 
 /// What tells one change of a resource from the next.
-fn discriminator(item: &Item) -> Option<String> {
+struct Mark {
+    text: String,
+    /// Whoever tells of the change, the mark is the same, and no other change has it.
+    whole: bool,
+}
+
+fn discriminator(item: &Item) -> Option<Mark> {
     let data = item.resource_data()?;
     let text = |name: &str| match data.get(name)? {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -68,10 +105,12 @@ fn discriminator(item: &Item) -> Option<String> {
         _ => None,
     };
     if let Some(tag) = text("@odata.etag") {
-        return Some(format!("tag {tag}"));
+        return Some(Mark { text: format!("tag {tag}"), whole: true });
     }
     let (time, number) = (text("eventTime"), text("sequenceNumber"));
-    (time.is_some() || number.is_some()).then(|| format!("time {} {}", time.unwrap_or_default(), number.unwrap_or_default()))
+    let whole = time.is_some() && number.is_some();
+    let some = time.is_some() || number.is_some();
+    some.then(|| Mark { text: format!("time {} {}", time.unwrap_or_default(), number.unwrap_or_default()), whole })
 }
 
 /// Names one run: an item and a playbook.
@@ -115,7 +154,23 @@ mod tests {
         let key = |resource: &str| resource_key(&item(resource, &data));
         assert_eq!(key("Users/u1/Messages/AB="), key("users('u1')/messages('AB=')"));
         assert_eq!(key("/users/u1/messages"), key("Users/u1/Messages/AB="), "the id is in the data");
-        assert_ne!(key("users/u1/messages/AB="), key("users/u2/messages/AB="));
+        assert_eq!(key("users/jane@a.example/mailFolders('inbox')/messages/AB="), key("Users/u1/Messages/AB="), "in any folder");
+        assert_ne!(key("users/u1/messages/AB="), key("users/u1/events/AB="));
+        assert_ne!(key("chats('19:A@x')/messages('AB=')"), key("chats('19:B@x')/messages('AB=')"), "numbers, in each chat anew");
+        assert_ne!(key("sites/s/lists/l/items/AB="), key("sites/s/lists/m/items/AB="));
+        let mut catch_up = item("users/u1/messages/AB=", &data);
+        catch_up.tenant = Some("contoso.example".to_owned());
+        assert_eq!(resource_key(&catch_up), key("Users/u1/Messages/AB="), "whatever the tenant is called");
+    }
+
+    #[test]
+    fn ids_of_exchange_keep_their_case_and_guids_do_not() {
+        let key = |resource: &str, id: &str| resource_key(&item(resource, &json!({ "id": id })));
+        assert_ne!(key("Users/u1/Messages/AAMkAB=", "AAMkAB="), key("Users/u1/Messages/AAMkAb=", "AAMkAb="));
+        assert_ne!(key("Users/u1/Messages", "AAMkAB="), key("Users/u1/Messages", "AAMkAb="));
+        let (upper, lower) = ("3F6C0000-0000-4000-8000-00000000000A", "3f6c0000-0000-4000-8000-00000000000a");
+        assert_eq!(key(&format!("Users('{upper}')"), lower), key(&format!("users/{lower}"), upper));
+        assert_eq!(key("users", upper), key(&format!("Users/{lower}"), lower));
     }
 
     #[test]
@@ -127,6 +182,19 @@ mod tests {
         assert_ne!(item_key(&tagged("1")), item_key(&tagged("2")));
         let timed = |number: i64| item("users/u1", &json!({"id": "u1", "eventTime": "t", "sequenceNumber": number}));
         assert_ne!(item_key(&timed(637_000_000_000_000_001)), item_key(&timed(637_000_000_000_000_002)));
+    }
+
+    #[test]
+    fn two_subscriptions_that_tell_of_one_change_tell_of_it_once() {
+        let by = |subscription: &str, data: &Value| {
+            item_key(&Item { subscription: subscription.to_owned(), ..item("users/u1", data) })
+        };
+        let tagged = json!({"id": "u1", "@odata.etag": "1"});
+        assert_eq!(by("old", &tagged), by("new", &tagged));
+        let timed = json!({"id": "u1", "eventTime": "t", "sequenceNumber": 7});
+        assert_eq!(by("old", &timed), by("new", &timed));
+        let vague = json!({"id": "u1", "eventTime": "t"});
+        assert_ne!(by("old", &vague), by("new", &vague), "a time alone is no change");
     }
 
     #[test]

@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::item::Names;
 use super::key::run_key;
-use super::plan::{Plan, is_deletion};
+use super::plan::{Plan, change_of, is_deletion};
 use super::turns::{Resource, Run, Waits};
 use super::{Handled, TURN};
-use crate::notifications::item::{Item, Task};
+use crate::notifications::item::{ChangeType, Item, Origin, Task};
 
 /// Clocks of receiver and worker differ by less: a read that began so much after a receipt began after it.
 const APART: SignedDuration = SignedDuration::from_secs(1);
@@ -33,9 +33,9 @@ pub(super) fn open_runs<'a>(
         let duplicate = match known {
             Some(Run::Done(_)) => true,
             Some(Run::Waits(known)) => waits(known),
-            None => false,
+            None => found_again(resource, &task.item, plan),
         };
-        let read = resource.covered.get(&covers(&plan.name)).filter(|_| plan.reads(&task.item));
+        let read = resource.covered.get(&covers(&plan.name, change_of(&task.item))).filter(|_| plan.reads(&task.item));
         let covered = read.is_some_and(|read| began_after(*read, task.item.received));
         handled.duplicate += usize::from(duplicate);
         handled.covered += usize::from(covered && !duplicate);
@@ -61,14 +61,16 @@ pub(super) fn must_wait(resource: &Resource, item: &Item, names: &Names, open: &
     Some(Duration::try_from(next.duration_since(now)).unwrap_or_default() + TURN)
 }
 
-/// A read stands for all that came before it began; copies that still come for it have nothing to do.
-pub(super) fn cover(resource: &mut Resource, playbook: &str, read: Timestamp, now: Timestamp) {
-    let known = resource.covered.entry(covers(playbook)).or_insert(read);
+/// A read stands for all changes of the same type that came before it began; copies that still come for them have nothing to do.
+/// Another type is another matter: a playbook may act on what is new and pass over the same object where it was changed.
+pub(super) fn cover(resource: &mut Resource, playbook: &str, change: Option<ChangeType>, read: Timestamp, now: Timestamp) {
+    let known = resource.covered.entry(covers(playbook, change)).or_insert(read);
     *known = (*known).max(read);
     for run in resource.runs.values_mut() {
         if let Run::Waits(waits) = run
             && waits.reads
             && waits.playbook == playbook
+            && waits.change == change
             && began_after(read, waits.received)
         {
             *run = Run::Done(now.as_second());
@@ -81,6 +83,17 @@ fn began_after(read: Timestamp, received: Timestamp) -> bool {
     read.duration_since(received) > APART
 }
 
-fn covers(playbook: &str) -> String {
-    run_key("covers", playbook)
+/// A catch-up cannot tell whether a creation was told of, and by which tag.
+fn found_again(resource: &Resource, item: &Item, plan: &Plan) -> bool {
+    let creation = item.origin == Origin::CatchUp && change_of(item) == Some(ChangeType::Created);
+    creation && resource.created.contains_key(&creates(&plan.name))
+}
+
+/// The key under which a row remembers that the playbook has acted on the creation.
+pub(super) fn creates(playbook: &str) -> String {
+    run_key("creates", playbook)
+}
+
+fn covers(playbook: &str, change: Option<ChangeType>) -> String {
+    run_key(&format!("covers {}", change.map_or("", ChangeType::name)), playbook)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::notifications::item::Item;
+use crate::notifications::item::{ChangeType, Event, Item};
 use crate::playbooks::action::Action;
 use crate::playbooks::{FetchMode, NotFound, OnFailure, Playbook, evaluate};
 
@@ -106,6 +106,8 @@ impl Plan {
             on_failure: playbook.fetch.on_failure,
         };
         let fetch = match playbook.fetch.mode {
+            // The object comes along, encrypted; an item that we found ourselves is without it.
+            FetchMode::None if playbook.source.rich => Fetch::Resource(reading),
             FetchMode::None => Fetch::Nothing,
             FetchMode::Resource => Fetch::Resource(reading),
             FetchMode::Delta => Fetch::Delta(reading),
@@ -134,8 +136,15 @@ impl Plan {
 
 /// The resource is gone: there is nothing to read.
 pub(super) fn is_deletion(item: &Item) -> bool {
-    use crate::notifications::item::{ChangeType, Event};
-    item.event == Event::Change(ChangeType::Deleted)
+    change_of(item) == Some(ChangeType::Deleted)
+}
+
+/// None: it is about a subscription.
+pub(super) fn change_of(item: &Item) -> Option<ChangeType> {
+    match item.event {
+        Event::Change(change) => Some(change),
+        Event::Lifecycle(_) => None,
+    }
 }
 
 impl fmt::Debug for Plan {

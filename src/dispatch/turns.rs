@@ -10,15 +10,16 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::notifications::item::ChangeType;
 use crate::platform::clock::Clock;
 use crate::storage::{CommitError, StateStore, StoreError, Version, Write};
 
 pub(super) const PARTITION: &str = "dispatch";
 /// Keys of resources begin with it; the next character ends the range.
 pub(super) const ROWS: (&str, &str) = ("r.", "r/");
-/// A notification comes again for up to four hours (vendor page "Receive change notifications through webhooks"); two more for what
-/// waits elsewhere.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(6);
+/// A notification comes again for up to four hours (vendor page "Receive change notifications through webhooks"), and a catch-up
+/// looks back a quarter more than six, from whenever it runs: longer than both.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(8);
 /// A holder that was killed keeps others away for so long.
 const LEASE: Duration = Duration::from_secs(180);
 /// At least so much of it is left when something begins that may take long.
@@ -38,9 +39,12 @@ pub(super) struct Resource {
     /// By run key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub runs: BTreeMap<String, Run>,
-    /// By playbook: when the latest read began whose run is done. What came before it needs no run.
+    /// By playbook and type of change: when the latest read began whose run is done. What came before it needs no run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub covered: BTreeMap<String, Timestamp>,
+    /// By playbook: when its run for a creation was done, which happens once to a resource.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub created: BTreeMap<String, Timestamp>,
     /// Items whose holder went away: whatever it sent holds an older state than what is read now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     broken: BTreeMap<String, Timestamp>,
@@ -81,15 +85,33 @@ pub(super) struct Waits {
     pub reads: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deletion: bool,
+    /// Only a read for the same type of change stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeType>,
 }
 
-/// Where to go on.
+/// Where to go on reading changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Delta {
     /// Path and query below the service's address.
     pub link: String,
     /// When the read began that gave it.
     pub at: Timestamp,
+    /// The read has not come to its end: the link leads to its next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Unfinished>,
+}
+
+/// A read of changes between two pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unfinished {
+    /// All that there is is read: what was modified before this is no news. None: only changes are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// From when on what was modified is news, should the service forget the place.
+    pub news: Timestamp,
+    /// So many were read.
+    pub pages: usize,
 }
 
 impl Waits {
@@ -133,6 +155,7 @@ impl Resource {
             Run::Waits(waits) => recent(waits.next),
         });
         self.covered.retain(|_, at| recent(*at));
+        self.created.retain(|_, at| recent(*at));
         self.broken.retain(|_, at| recent(*at));
         self.deleted = self.deleted.filter(|at| recent(*at));
         if self.runs.len() > MOST_RUNS {
@@ -233,6 +256,11 @@ impl Turn {
         if self.ends.saturating_sub(self.clock.monotonic()) >= LEFT {
             return Ok(());
         }
+        self.store().await
+    }
+
+    /// Stores what is known now, and goes on.
+    pub(super) async fn store(&mut self) -> Result<(), TurnError> {
         let version = self.version.clone();
         self.write(true, Some(version)).await
     }
@@ -280,13 +308,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_six_hours_is_forgotten_and_a_place_in_the_changes_is_kept() {
+    fn what_is_older_than_eight_hours_is_forgotten_and_a_place_in_the_changes_is_kept() {
         let mut resource = Resource::default();
         resource.runs.insert("a".to_owned(), Run::Done(at("2026-11-24T09:00:00Z").as_second()));
         resource.covered.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
-        assert!(!resource.is_over(at("2026-11-24T14:59:59Z")));
-        assert!(resource.is_over(at("2026-11-24T15:00:00Z")));
-        resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z") });
+        resource.created.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
+        assert!(!resource.is_over(at("2026-11-24T16:59:59Z")));
+        assert!(resource.is_over(at("2026-11-24T17:00:00Z")));
+        resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z"), unfinished: None });
         assert!(!resource.is_over(at("2027-11-24T15:00:00Z")));
     }
 
@@ -298,7 +327,7 @@ mod tests {
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
         let (received, next) = (at("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits { playbook: "p".to_owned(), received, attempt: 1, next, reads: false, deletion: false };
+        let waits = Waits { playbook: "p".to_owned(), received, attempt: 1, next, reads: false, deletion: false, change: None };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

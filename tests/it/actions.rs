@@ -128,6 +128,23 @@ async fn a_message_holds_its_key_whatever_its_body_is() {
     assert!(bodies.contains(&json!({"body": long, "idempotencyKey": KEY})));
 }
 
+#[tokio::test]
+async fn a_webhook_is_not_called_once_its_secrets_have_used_up_the_time() {
+    let world = World::new(|_| ok()).await;
+    let mut tools = world.tools(Arc::clone(&world.store) as _, Arc::clone(&world.store) as _);
+    let (clock, secrets) = (world.clock.clone(), Arc::clone(&tools.secrets));
+    tools.secrets = Arc::new(move |name| {
+        clock.advance(Duration::from_secs(150));
+        secrets(name)
+    });
+    let auth = Auth::Header { header: "X-Key".to_owned(), header_secret: "PASSWORD".to_owned() };
+    let action = hook(Address::Url(world.server.url("/x")), auth, Body::Json(json!({})));
+    let ends = world.clock.monotonic() + Duration::from_secs(180);
+    let outcome = Performer::new(tools).perform(&Order { action: &action, key: KEY, playbook: "p", ends }).await;
+    assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
+    assert!(world.server.calls().is_empty(), "somebody else may have the turn by then");
+}
+
 fn indicator(values: &[&str]) -> Action {
     Action::ThreatConnectIndicator {
         owner: "Acme Source".to_owned(),

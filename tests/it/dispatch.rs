@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicator_relay::app::App;
 use indicator_relay::app::playbooks::{Asked, Playbooks};
-use indicator_relay::dispatch::{self, Fetch, Handled, Hold, Plan, Reading, Sealed};
+use indicator_relay::dispatch::{self, Decision, Fetch, Handled, Hold, Plan, Reading, Sealed};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{
     ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work,
@@ -52,9 +52,9 @@ async fn an_item_reaches_each_playbook_once_however_often_it_is_delivered() {
     world.deliver(&item).await;
     let handled = world.work().await;
     assert_eq!((sum(&handled, |h| h.done), sum(&handled, |h| h.duplicate)), (2, 2));
-    world.clock.advance(5 * HOUR);
+    world.clock.advance(7 * HOUR);
     world.deliver(&Item { received: world.clock.now(), ..item.clone() }).await;
-    assert_eq!(sum(&world.work().await, |h| h.duplicate), 2, "five hours later it is still known");
+    assert_eq!(sum(&world.work().await, |h| h.duplicate), 2, "seven hours later it is still known");
     assert_eq!(world.hooked().len(), 2);
     assert_eq!(world.read(), ["/users/u1"]);
     let body = world.hooked()[1].json();
@@ -62,7 +62,7 @@ async fn an_item_reaches_each_playbook_once_however_often_it_is_delivered() {
     world.clock.advance(2 * HOUR);
     world.deliver(&Item { received: world.clock.now(), ..item }).await;
     world.work().await;
-    assert_eq!(world.hooked().len(), 4, "after six hours it is acted on again");
+    assert_eq!(world.hooked().len(), 4, "after eight hours it is acted on again");
     assert_eq!(effects(&world).values().map(BTreeSet::len).collect::<Vec<_>>(), [1, 1], "under the same key");
 }
 
@@ -481,7 +481,7 @@ async fn what_is_quiet_is_forgotten_and_what_is_not_is_kept() {
         let body = serde_json::to_vec(&Work::first(world.item("users", &format!("u{i}"), "e"))).expect("JSON");
         world.dispatcher().handle(QUEUE, &body).await.expect("handled");
     }
-    world.clock.advance(6 * HOUR);
+    world.clock.advance(8 * HOUR);
     world.deliver(&world.item("users", "u7", "e2")).await;
     world.work().await;
     let swept = world.dispatcher().sweep(1).await.expect("swept");
@@ -624,4 +624,161 @@ async fn playbooks_of_a_document_run() {
     world.deliver(&Item { group: Some(off), ..world.item("users", "u3", "e") }).await;
     world.work().await;
     assert_eq!(world.dead().await[0].1.reason, "disabled");
+}
+
+const RICH: &str = r#"
+version = 1
+[[playbook]]
+name = "mail"
+  [playbook.source]
+  kind = "graph"
+  resource = "users/u/messages?$select=subject"
+  change_types = ["created"]
+  include_resource_data = true
+  [playbook.select]
+  string = { subject = "resource.subject" }
+  [[playbook.action]]
+  kind = "queue"
+  queue = "mail-items"
+  body = "selected"
+"#;
+
+#[tokio::test]
+async fn what_comes_encrypted_is_read_where_we_found_it_ourselves() {
+    let mut world = World::new(|_| Answer::Json(200, json!({"subject": "as it is now"}))).await;
+    let loaded = load(RICH, &|_| true);
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+    let event = Event::Change(ChangeType::Created);
+    let found = Item { origin: Origin::CatchUp, event, ..world.item("users/u/messages", "m1", "e") };
+    world.deliver(&Item { group: None, ..found }).await;
+    world.work().await;
+    assert_eq!(world.read(), ["/users/u/messages/m1"]);
+    let messages = world.store.receive("mail-items", 9, Duration::from_secs(1)).await.expect("a queue");
+    let body: Value = serde_json::from_slice(&messages[0].body).expect("JSON");
+    assert_eq!(body["subject"], "as it is now");
+}
+
+#[tokio::test]
+async fn a_change_that_was_passed_over_stands_for_no_creation() {
+    let mut world = World::new(|_| Answer::Json(200, json!({"id": "u1"}))).await;
+    let (url, both) = (world.server.url("/hook/p"), world.fetching_hook("reads", "users"));
+    // As with `when = "event is created"`.
+    let decide: dispatch::Decide = Arc::new(move |context| {
+        let new = context.item.event == Event::Change(ChangeType::Created);
+        let action = || ("a".to_owned(), webhook(&url, context.item, context.resource));
+        Ok(if new { Decision::Perform(vec![action()]) } else { Decision::Skip })
+    });
+    world.plans = vec![Plan { decide, ..both }];
+    let created = Item { event: Event::Change(ChangeType::Created), ..world.item("users", "u1", "e1") };
+    world.deliver(&world.item("users", "u1", "e2")).await;
+    world.deliver(&created).await;
+    world.clock.advance(Duration::from_secs(2));
+    let handled = world.work().await;
+    assert_eq!((sum(&handled, |h| h.done), sum(&handled, |h| h.skipped), sum(&handled, |h| h.covered)), (1, 1, 0));
+    assert_eq!(world.hooked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_creation_that_a_catch_up_finds_again_is_known_whatever_its_tag_is_now() {
+    let mut world = World::new(|_| ok()).await;
+    world.plans = vec![world.hook("p")];
+    let created =
+        |id: &str, tag: &str| Item { event: Event::Change(ChangeType::Created), ..world.item("users/u/messages", id, tag) };
+    let (told, found) = (created("m1", "e1"), [created("m1", "e2"), created("m2", "e2")]);
+    world.deliver(&told).await;
+    world.work().await;
+    world.clock.advance(Duration::from_secs(7 * 3_600));
+    for item in found {
+        world.deliver(&Item { origin: Origin::CatchUp, received: world.clock.now(), ..item }).await;
+    }
+    let handled = world.work().await;
+    assert_eq!((sum(&handled, |h| h.duplicate), sum(&handled, |h| h.done)), (1, 1));
+    assert_eq!(effects(&world).into_keys().collect::<Vec<_>>(), ["p m1 e1", "p m2 e2"]);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_sent_again_while_another_action_is_tried_again() {
+    let calls = Arc::new(Mutex::new(0));
+    let mut world = World::new(move |call| {
+        let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        *calls += 1;
+        match call.target.as_str() {
+            "/hook/refuses" if *calls < 5 => Answer::Json(422, json!({"message": "not like that"})),
+            "/hook/fails" if *calls < 4 => Answer::Json(503, json!({})),
+            _ => ok(),
+        }
+    })
+    .await;
+    let (refuses, fails) = (world.server.url("/hook/refuses"), world.server.url("/hook/fails"));
+    world.plans =
+        vec![plan("p", Fetch::Nothing, 9, move |item, _| vec![webhook(&refuses, item, None), webhook(&fails, item, None)])];
+    world.deliver(&world.item("users", "u1", "e1")).await;
+    world.work().await;
+    let targets = |world: &World| world.hooked().iter().map(|call| call.target.clone()).collect::<Vec<_>>();
+    assert_eq!(targets(&world), ["/hook/refuses", "/hook/fails", "/hook/fails", "/hook/fails"]);
+    let dead = world.dead().await;
+    assert!(dead.len() == 1 && dead[0].1.reason.contains("not like that"), "{dead:?}");
+    assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
+    world.work().await;
+    assert_eq!(targets(&world)[4..], ["/hook/refuses"], "a replay asks it once more, and what is done is done");
+}
+
+/// A drive of so many pages, each with a file of its own.
+async fn large_drive(pages: usize) -> World {
+    let mut world = World::new(|_| ok()).await;
+    let url = Arc::new(Mutex::new(String::new()));
+    let base = Arc::clone(&url);
+    world.server = crate::worker::Server::start(move |call: &Call| {
+        let Some(rest) = call.target.strip_prefix("/v1.0/users/u/drive/root/delta") else { return ok() };
+        let page: usize = rest.strip_prefix("?page=").map_or(1, |page| page.parse().expect("a page"));
+        let link = |query: String| {
+            let base = base.lock().unwrap_or_else(PoisonError::into_inner);
+            format!("{}/v1.0/users/u/drive/root/delta?{query}", *base)
+        };
+        let file = json!({"id": format!("f{page}"), "eTag": "1", "lastModifiedDateTime": "2026-11-24T08:59:00Z"});
+        let old = json!({"id": format!("old{page}"), "eTag": "1", "lastModifiedDateTime": "2026-01-01T00:00:00Z"});
+        let next = if page < pages {
+            ("@odata.nextLink", link(format!("page={}", page + 1)))
+        } else {
+            ("@odata.deltaLink", link("token=1".to_owned()))
+        };
+        Answer::Json(200, json!({"value": [file, old], next.0: next.1}))
+    })
+    .await;
+    *url.lock().unwrap_or_else(PoisonError::into_inner) = world.server.url("");
+    world.plans =
+        ["one", "two"].map(|name| Plan { fetch: Fetch::Delta(reading("users/u/drive/root")), ..world.hook(name) }).into();
+    world.deliver(&world.item("users/u/drive/root", "", "")).await;
+    world
+}
+
+#[tokio::test]
+async fn a_read_of_many_pages_that_was_cut_short_goes_on_from_its_last_page() {
+    let world = large_drive(5).await;
+    // Took the turn, then for each of two pages two messages and its place; dies while the third is told.
+    let mortal = Mortal::at(&world.store, 8, false);
+    let dispatcher = world.dispatcher_over(Arc::clone(&mortal) as _, Arc::clone(&mortal) as _);
+    assert!(world.handle_one(&dispatcher).await.is_some_and(|handled| handled.is_err()) && mortal.is_dead());
+    let before = world.read();
+    assert_eq!(before.len(), 3, "{before:?}");
+    world.work().await;
+    let pages = world.read()[3..].iter().filter(|path| path.contains("/root/delta")).cloned().collect::<Vec<_>>();
+    assert_eq!(pages, [3, 4, 5].map(|page| format!("/users/u/drive/root/delta?page={page}")), "not from the beginning");
+    let about: Vec<String> = effects(&world).into_keys().collect();
+    let wanted = ["one", "two"].map(|name| (1..=5).map(move |page| format!("{name} f{page} 1"))).into_iter().flatten();
+    assert_eq!(about, wanted.collect::<Vec<_>>(), "each once, and what is old is still no news");
+}
+
+#[tokio::test]
+async fn a_read_of_very_many_pages_is_spread_over_several_messages() {
+    let world = large_drive(250).await;
+    let dispatcher = world.dispatcher();
+    world.handle_one(&dispatcher).await.expect("a message").expect("handled");
+    let first = world.read().len();
+    assert!(first < 250, "one message reads {first} pages");
+    world.work().await;
+    assert_eq!(world.read().len(), 250, "each page once");
+    assert_eq!((effects(&world).len(), world.hooked().len()), (500, 500));
+    assert!(world.dead().await.is_empty());
 }
