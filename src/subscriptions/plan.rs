@@ -200,13 +200,26 @@ impl<'a> Situation<'a> {
         let Some(held) = best else {
             let again = self.book.tombstones.values().any(|tombstone| tombstone.group == group);
             let why = if again { "the last one is gone" } else { "there is none" };
-            return self.plan_missing(wanted, group, (None, why), settled, changes);
+            let left = self.left_over(wanted, settled);
+            let Some(left) = left else { return self.plan_missing(wanted, group, (None, why), settled, changes) };
+            // It lives until there is the new one.
+            settled.insert(&left.id);
+            changes.extend(self.prolong(left, &left.wanted));
+            let why = "what is wanted of the resource has changed";
+            return self.plan_missing(wanted, group, (Some(left.id.clone()), why), settled, changes);
         };
         settled.insert(&held.id);
         changes.extend(self.prolong(held, wanted));
         if let Some(why) = self.misfit(held, wanted) {
             self.plan_missing(wanted, group, (Some(held.id.clone()), why), settled, changes);
         }
+    }
+
+    /// One of the same resource that no group has any more: of a resource with room for one it has to make way.
+    fn left_over(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> Option<&'a Held> {
+        let same = |held: &&Held| same_resource(&held.wanted, wanted) && !settled.contains(held.id.as_str());
+        let unwanted = |held: &&Held| !self.wanted.iter().any(|wanted| wanted.group() == held.group);
+        self.book.held.values().filter(same).filter(unwanted).max_by_key(|held| held.expires)
     }
 
     /// There is no row of one that will do: something of ours that is listed is taken over, else one is made.
@@ -304,9 +317,12 @@ impl<'a> Situation<'a> {
 
     /// The group that takes over the resource of one that nobody wants as it is.
     fn successor(&self, left: &Wanted) -> Option<String> {
-        let same = |wanted: &&Wanted| normalised(&wanted.resource) == normalised(&left.resource);
-        self.wanted.iter().find(same).map(Wanted::group)
+        self.wanted.iter().find(|wanted| same_resource(wanted, left)).map(Wanted::group)
     }
+}
+
+fn same_resource(one: &Wanted, other: &Wanted) -> bool {
+    one.tenant == other.tenant && normalised(&one.resource) == normalised(&other.resource)
 }
 
 /// When half of the granted life is gone, and up to a twentieth of it before.
@@ -481,6 +497,25 @@ mod tests {
         assert_eq!(steps(&users, Some(&[listed(&one)]), &Book::default()), ["adopt one"]);
         let other = Subscription { notification_url: "https://other.example".to_owned(), ..listed(&one) };
         assert_eq!(steps(&users, Some(&[other]), &Book::default()), ["create"], "others' are none of ours");
+    }
+
+    #[test]
+    fn what_is_wanted_otherwise_takes_the_place_of_what_was() {
+        let resource = "teams/t/members";
+        let (before, urgent) = (wanted(resource), Wanted { urgent: true, ..wanted(resource) });
+        let more = Wanted { change_types: vec![ChangeType::Created, ChangeType::Updated], ..wanted(resource) };
+        for after in [urgent, more] {
+            let after = [after];
+            for (age, expected) in [(10, vec!["replace one"]), (301, vec!["renew one", "replace one"])] {
+                let one = held("one", &before, age);
+                assert_eq!(steps(&after, Some(&[listed(&one)]), &book(&[one])), expected);
+            }
+            let both = [held("one", &before, 10), held("two", &after[0], 5)];
+            let shown: Vec<Subscription> = both.iter().map(listed).collect();
+            assert_eq!(steps(&after, Some(&shown), &book(&both)), ["delete one"], "the new one is there");
+        }
+        let other = held("one", &wanted("teams/u/members"), 10);
+        assert_eq!(steps(&[before], Some(&[listed(&other)]), &book(&[other])), ["create", "delete one"]);
     }
 
     #[test]

@@ -236,6 +236,22 @@ async fn other_changes_of_a_resource_leave_no_gap() {
 }
 
 #[tokio::test]
+async fn where_there_is_room_for_one_other_changes_take_its_place() {
+    let (quota, exists) = ("Subscription quota exceeded: limit of 1 reached", "A subscription already exists");
+    for (status, code, said) in [(403, "Forbidden", quota), (409, "Conflict", exists)] {
+        let bench = Bench::new().await;
+        bench.run(&[wanted("teams/t/members")]).await;
+        let more =
+            [Wanted { change_types: vec![ChangeType::Created, ChangeType::Updated], urgent: true, ..wanted("teams/t/members") }];
+        bench.world().faults.push_back((Method::POST, "", Fault::Answer(status, error(code, said))));
+        let report = bench.run(&more).await;
+        assert_eq!((whats(&report), failures(&report).as_str()), (vec!["deleted", "created"], ""), "{report:#?}");
+        assert_eq!(bench.only().1.body["changeType"], "created,updated");
+        assert_eq!(bench.run(&more).await.done, []);
+    }
+}
+
+#[tokio::test]
 async fn an_address_is_updated_and_a_key_needs_a_new_subscription() {
     let mut bench = Bench::new().await;
     bench.run(&[wanted("users")]).await;
