@@ -200,6 +200,11 @@ impl<'a> Situation<'a> {
         let Some(held) = best else {
             let again = self.book.tombstones.values().any(|tombstone| tombstone.group == group);
             let why = if again { "the last one is gone" } else { "there is none" };
+            if self.is_told_of(wanted, settled) {
+                let (resource, until) = (wanted.resource.clone(), self.now);
+                let why = "the one that there is tells of it, and is kept until all playbooks can be read".to_owned();
+                return changes.push(Change::Wait { resource, until, why });
+            }
             let left = self.left_over(wanted, settled);
             let Some(left) = left else { return self.plan_missing(wanted, group, (None, why), settled, changes) };
             // It lives until there is the new one.
@@ -215,11 +220,23 @@ impl<'a> Situation<'a> {
         }
     }
 
-    /// One of the same resource that no group has any more: of a resource with room for one it has to make way.
-    fn left_over(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> Option<&'a Held> {
+    /// Those of the same resource that no group has any more.
+    fn left_overs(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> impl Iterator<Item = &'a Held> {
         let same = |held: &&Held| same_resource(&held.wanted, wanted) && !settled.contains(held.id.as_str());
         let unwanted = |held: &&Held| !self.wanted.iter().any(|wanted| wanted.group() == held.group);
-        self.book.held.values().filter(same).filter(unwanted).max_by_key(|held| held.expires)
+        self.book.held.values().filter(same).filter(unwanted)
+    }
+
+    /// Of a resource with room for one it has to make way; one that is kept only for one that tells of as much.
+    fn left_over(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> Option<&'a Held> {
+        let yields = |held: &&Held| self.unwanted == Unwanted::Delete || covers(wanted, &held.wanted);
+        self.left_overs(wanted, settled).filter(yields).max_by_key(|held| held.expires)
+    }
+
+    /// One that is kept delivers all that this one would: with both, everything would come twice.
+    fn is_told_of(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> bool {
+        let tells = |held: &Held| covers(&held.wanted, wanted) && self.misfit(held, wanted).is_none();
+        self.unwanted == Unwanted::Keep && self.left_overs(wanted, settled).any(tells)
     }
 
     /// There is no row of one that will do: something of ours that is listed is taken over, else one is made.
@@ -341,6 +358,12 @@ pub(super) fn is_for(listed: &Subscription, wanted: &Wanted) -> bool {
         && listed.rich == wanted.rich
 }
 
+/// A subscription like `one` tells of everything of which one like `other` does.
+pub(super) fn covers(one: &Wanted, other: &Wanted) -> bool {
+    let changes = other.change_types.iter().all(|change| one.change_types.contains(change));
+    same_resource(one, other) && changes && (one.rich || !other.rich)
+}
+
 /// What is left of one that is gone.
 pub(super) fn tombstone(held: &Held, now: Timestamp) -> Tombstone {
     Tombstone { id: held.id.clone(), group: held.group.clone(), wanted: held.wanted.clone(), at: now }
@@ -414,8 +437,11 @@ mod tests {
 
     /// The steps in short: `create`, `renew one`, …
     fn steps(wanted: &[Wanted], listed: Option<&[Subscription]>, book: &Book) -> Vec<String> {
+        steps_with(Unwanted::Delete, wanted, listed, book)
+    }
+
+    fn steps_with(unwanted: Unwanted, wanted: &[Wanted], listed: Option<&[Subscription]>, book: &Book) -> Vec<String> {
         let ours = Ours { url: URL.to_owned(), key: "key".to_owned(), certificate: None };
-        let unwanted = Unwanted::Delete;
         let changes = plan(&Situation { wanted, listed, book, ours: &ours, unwanted, eager: false, now: at(0) });
         let short = |change| match change {
             Change::Forget { id, .. } => format!("forget {id}"),
@@ -516,6 +542,32 @@ mod tests {
         }
         let other = held("one", &wanted("teams/u/members"), 10);
         assert_eq!(steps(&[before], Some(&[listed(&other)]), &book(&[other])), ["create", "delete one"]);
+    }
+
+    #[test]
+    fn what_is_kept_is_not_made_twice() {
+        use ChangeType::{Created, Updated};
+        let of = |change_types: &[ChangeType]| Wanted { change_types: change_types.to_vec(), ..wanted("users") };
+        let rich = |of: Wanted| Wanted { rich: true, ..of };
+        let both = of(&[Created, Updated]);
+        for (before, after, expected) in [
+            (both.clone(), of(&[Updated]), vec!["wait"]),
+            (both.clone(), Wanted { urgent: true, ..both.clone() }, vec!["wait"]),
+            (rich(both.clone()), both.clone(), vec!["wait"]),
+            // The new one tells of all of it.
+            (of(&[Updated]), both.clone(), vec!["replace one"]),
+            // Each tells of something of its own.
+            (of(&[Created]), of(&[Updated]), vec!["create"]),
+        ] {
+            let (one, after) = (held("one", &before, 10), [after]);
+            assert_eq!(steps_with(Unwanted::Keep, &after, Some(&[listed(&one)]), &book(&[one])), expected, "{before:?}");
+        }
+        let old = Held { key: "old".to_owned(), ..held("one", &both, 10) };
+        let steps = steps_with(Unwanted::Keep, &[of(&[Updated])], Some(&[listed(&old)]), &book(&[old]));
+        assert_eq!(steps, ["create"], "what it tells may not be proven any more");
+        let one = held("one", &both, 301);
+        let steps = steps_with(Unwanted::Keep, &[of(&[Updated])], Some(&[listed(&one)]), &book(&[one]));
+        assert_eq!(steps, ["renew one", "wait"], "it is kept alive");
     }
 
     #[test]
