@@ -455,7 +455,7 @@ impl Run<'_> {
     /// A longer pause than one call waits for is kept by all.
     fn heed(&mut self, error: &GraphError) {
         if let Some(wait) = error.retry_after.filter(|_| error.trouble == Trouble::Throttled) {
-            self.lease.pause(self.reconciler.clock.now() + wait);
+            self.lease.pause(wait);
         }
     }
 

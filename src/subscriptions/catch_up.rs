@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::lease::Lease;
-use super::rows::{Book, Caught, Reason, delete, keyed, put};
+use super::rows::{Book, Caught, Reason, after_pause, delete, keyed, put};
 use super::{Reconciler, SubscriptionError};
 use crate::graph::{GraphError, Trouble, timestamp};
 use crate::notifications::item::{ChangeType, Event, Item, Origin};
@@ -173,10 +173,6 @@ impl Reconciler {
             }
             if let Err(error) = self.look(look, lease, until, hand_on, &mut told).await? {
                 told.errors.push(format!("{}: {error}", wanted.resource));
-                if let Some(wait) = error.retry_after.filter(|_| error.trouble == Trouble::Throttled) {
-                    lease.pause(self.clock.now() + wait);
-                    break;
-                }
             }
         }
         Ok(told)
@@ -201,7 +197,8 @@ impl Reconciler {
             return Ok(None);
         };
         let known = book.caught.get(&group);
-        if asked.is_empty() && known.is_some_and(|caught| caught.next > now) {
+        // After a failure even a request waits: Graph may have asked for a pause.
+        if known.is_some_and(|caught| caught.next > now && (asked.is_empty() || caught.problem.is_some())) {
             return Ok(None);
         }
         let earliest = asked.iter().map(|(_, resync)| resync.since).min();
@@ -240,7 +237,8 @@ impl Reconciler {
                 }
                 Err(error) => {
                     look.row.problem = Some(error.to_string());
-                    look.row.next = self.clock.now() + SOON;
+                    // What one resource asks for concerns no other, and no subscription.
+                    look.row.next = after_pause(self.clock.now(), error.retry_after.unwrap_or_default().max(SOON));
                     lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
                     return Ok(Err(error));
                 }

@@ -539,6 +539,28 @@ async fn a_drive_is_told_of_as_notifications_do_and_what_offers_no_way_is_said()
 }
 
 #[tokio::test]
+async fn a_pause_that_one_look_is_asked_for_holds_up_nothing_else() {
+    let bench = Bench::new().await;
+    let all = [wanted("users/x/messages"), Wanted { minutes: Some(60), ..wanted("users/y/messages") }];
+    bench.run(&all).await;
+    for user in ["x", "y"] {
+        bench.world().pages.insert(format!("/v1.0/users/{user}/messages"), (200, json!({"value": []})));
+    }
+    // Longer than time lasts.
+    bench.world().faults.push_back((Method::GET, "users/x/messages", Fault::Pause(429, 9_999_999_999_999)));
+    let (told, _) = caught(&bench, &all).await;
+    assert_eq!((told.looked.as_slice(), told.errors.len()), (["users/y/messages".to_owned()].as_slice(), 1), "{told:?}");
+    assert!(bench.run_for(&all, 35).await.iter().all(|report| report.paused_until.is_none()));
+    assert_eq!(bench.calls("PATCH"), 1, "what is due is renewed meanwhile");
+    caught(&bench, &all).await;
+    assert_eq!(bench.calls("GET /v1.0/users/x/messages"), 0, "the pause is kept, though a look is asked for");
+    bench.advance(30);
+    assert!(caught(&bench, &all).await.0.looked.contains(&"users/x/messages".to_owned()), "for an hour at most");
+    bench.world().faults.push_back((Method::GET, "subscriptions", Fault::Pause(429, 9_999_999_999_999)));
+    assert!(bench.run(&all).await.paused_until.is_some_and(|until| until <= bench.clock.now() + Duration::from_secs(3_600)));
+}
+
+#[tokio::test]
 async fn a_notification_is_noted_at_most_once_in_five_minutes() {
     let bench = Bench::new().await;
     let all = [wanted("users")];
