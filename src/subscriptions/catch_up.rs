@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::lease::Lease;
 use super::rows::{Book, Caught, Reason, after_pause, delete, keyed, put};
 use super::{Reconciler, SubscriptionError};
-use crate::graph::{GraphError, Trouble, timestamp};
+use crate::graph::{GraphError, Page, Trouble, timestamp};
 use crate::notifications::item::{ChangeType, Event, Item, Origin};
 use crate::notifications::resources::{Resource, segments};
 use crate::notifications::wanted::{Wanted, normalised, shared};
@@ -227,9 +227,8 @@ impl Reconciler {
         let began = *look.row.began.get_or_insert(self.clock.now());
         let known = look.row.page.clone().or_else(|| look.row.delta.clone());
         let mut path = known.unwrap_or_else(|| look.way.first(look.since, false));
-        let mut changed = false;
         loop {
-            let page = match self.graph.page(OPERATION, &path).await {
+            let page = match self.page(&look.way, &path).await {
                 Ok(page) => page,
                 Err(error) if look.begins_anew(&error) => {
                     path = look.row.delta.clone().unwrap_or_else(|| look.way.first(look.since, true));
@@ -243,8 +242,7 @@ impl Reconciler {
                     return Ok(Err(error));
                 }
             };
-            changed |= !page.items.is_empty();
-            let items = self.items(&look, &page.items, changed && page.next.is_none());
+            let items = self.items(&look, &page.items);
             if !items.is_empty() {
                 told.items += items.len() as u64;
                 hand_on(items).await.map_err(SubscriptionError::NotHandedOn)?;
@@ -257,12 +255,9 @@ impl Reconciler {
                 told.looked.push(look.wanted.resource.clone());
                 return Ok(Ok(()));
             };
-            // A root is told of when all is read: until then its look begins where it began.
-            if !matches!(look.way, Way::Delta { object: None, .. }) {
-                look.row.page = Some(next.clone());
-                look.row.next = self.clock.now();
-                lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
-            }
+            look.row.page = Some(next.clone());
+            look.row.next = self.clock.now();
+            lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
             if until.is_some_and(|until| self.clock.monotonic() >= until) {
                 return Ok(Ok(()));
             }
@@ -270,14 +265,27 @@ impl Reconciler {
         }
     }
 
-    /// Items as notifications would have been; of a root one, once all pages are read.
-    fn items(&self, look: &Look<'_>, found: &[Value], root_changed: bool) -> Vec<Item> {
+    /// Of a root, that anything changed is all there is to tell: after the first change the rest need not be read. The new
+    /// place is asked for before the item is handed on, so that whoever reads the changes then sees all up to that place.
+    async fn page(&self, way: &Way, path: &str) -> Result<Page, GraphError> {
+        let page = self.graph.page(OPERATION, path).await?;
+        match way {
+            Way::Delta { object: None, latest, .. } if !page.items.is_empty() && path != latest => {
+                let end = self.graph.page(OPERATION, latest).await?;
+                Ok(Page { items: page.items, ..end })
+            }
+            _ => Ok(page),
+        }
+    }
+
+    /// Items as notifications would have been; of a root one, whatever changed in it.
+    fn items(&self, look: &Look<'_>, found: &[Value]) -> Vec<Item> {
         let collection = normalised(&look.wanted.resource);
         let collection = collection.split('?').next().unwrap_or_default();
         match &look.way {
             Way::Delta { object: None, .. } => {
                 let data = json!({ "@odata.type": "#Microsoft.Graph.DriveItem" });
-                let told = root_changed.then(|| self.item(look, ChangeType::Updated, collection.to_owned(), data));
+                let told = (!found.is_empty()).then(|| self.item(look, ChangeType::Updated, collection.to_owned(), data));
                 told.into_iter().collect()
             }
             Way::Delta { object: Some((collection, kind)), .. } => {

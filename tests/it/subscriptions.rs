@@ -529,13 +529,42 @@ async fn a_drive_is_told_of_as_notifications_do_and_what_offers_no_way_is_said()
     let (told, items) = caught(&bench, &all).await;
     assert_eq!((told.not_possible.as_slice(), items.len()), (["teams/getAllChannels".to_owned()].as_slice(), 0));
     page("/v1.0/drives/d/root/delta?token=a", json!({"value": [{"id": "1"}, {"id": "2"}], "@odata.nextLink": link("b")}));
-    page("/v1.0/drives/d/root/delta?token=b", json!({"value": [], "@odata.deltaLink": link("c")}));
+    page("/v1.0/drives/d/root/delta?token=latest", json!({"value": [], "@odata.deltaLink": link("c")}));
     bench.advance(16);
-    let (_, items) = caught(&bench, &all).await;
+    let (told, items) = caught(&bench, &all).await;
     assert_eq!(items.iter().map(|item| item.resource.as_deref()).collect::<Vec<_>>(), [Some("drives/d/root")]);
+    assert_eq!((told.looked.len(), bench.calls("GET /v1.0/drives/d/root/delta?token=b")), (1, 0), "the rest is not read");
     page("/v1.0/drives/d/root/delta?token=c", json!({"value": [], "@odata.deltaLink": link("c")}));
     bench.advance(6 * 60 + 1);
     assert_eq!(caught(&bench, &all).await.1.len(), 0, "nothing changed");
+}
+
+#[tokio::test]
+async fn a_look_at_a_drive_that_is_longer_than_its_time_goes_on_where_it_was() {
+    let bench = Bench::new().await;
+    let all = [wanted("drives/d/root")];
+    bench.run(&all).await;
+    let link = |token: &str| format!("{{base}}/v1.0/drives/d/root/delta?token={token}");
+    let page = |token: &str, body| bench.world().pages.insert(format!("/v1.0/drives/d/root/delta?token={token}"), (200, body));
+    page("latest", json!({"value": [], "@odata.deltaLink": link("a")}));
+    caught(&bench, &all).await;
+    for (token, next) in [("a", "b"), ("b", "c")] {
+        page(token, json!({"value": [], "@odata.nextLink": link(next)}));
+    }
+    page("c", json!({"value": [{"id": "1"}], "@odata.nextLink": link("d")}));
+    bench.advance(16);
+    // The time goes by with a pause.
+    bench.world().faults.push_back((Method::GET, "drives", Fault::Pause(429, 5)));
+    let hand_on =
+        |_: Vec<Item>| -> BoxFuture<'_, Result<(), String>> { Box::pin(std::future::ready(Err("too early".to_owned()))) };
+    let budget = Some(Duration::from_secs(3));
+    let told = bench.reconciler().catch_up(&all, budget, &hand_on).await.expect("looked");
+    assert_eq!((told.looked.len(), told.items), (0, 0), "{told:?}");
+    assert_eq!(bench.calls("GET /v1.0/drives/d/root/delta?token=b"), 0);
+    let (told, items) = caught(&bench, &all).await;
+    assert_eq!((told.looked.len(), items.len()), (1, 1), "{told:?}");
+    let read = ["a", "b", "c", "d"].map(|token| bench.calls(&format!("GET /v1.0/drives/d/root/delta?token={token}")));
+    assert_eq!(read, [1, 1, 1, 0], "each once, and none after the first change");
 }
 
 #[tokio::test]
