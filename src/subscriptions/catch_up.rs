@@ -39,7 +39,7 @@ pub struct CaughtUp {
     /// Resources that were looked at to the end.
     pub looked: Vec<String>,
     pub items: u64,
-    /// Resources of which something may be missing that cannot be looked up.
+    /// Resources of which something may be missing that cannot be looked up, and why where that can be changed.
     pub not_possible: Vec<String>,
     /// One line each.
     pub errors: Vec<String>,
@@ -80,6 +80,7 @@ impl Way {
         };
         let at = |delta: String| Self::Delta { latest: format!("{delta}?token=latest"), all: delta, object: None };
         match Resource::of(&wanted.resource)?.name {
+            "user" | "group" if needs_id(&parts) => None,
             "user" => Some(directory("users", "#Microsoft.Graph.User")),
             "group" => Some(directory("groups", "#Microsoft.Graph.Group")),
             "driveItem" => Some(at(format!("{path}/delta"))),
@@ -191,7 +192,7 @@ impl Reconciler {
         let keys: Vec<String> = asked.iter().map(|(key, _)| (*key).clone()).collect();
         let Some(way) = Way::of(wanted) else {
             if !keys.is_empty() {
-                told.not_possible.push(wanted.resource.clone());
+                told.not_possible.push(without_way(&wanted.resource));
                 lease.commit(keys.into_iter().take(90).map(delete).collect()).await?;
             }
             return Ok(None);
@@ -345,6 +346,28 @@ impl Reconciler {
             tokens: Vec::new(),
             object: None,
         }
+    }
+}
+
+/// Delta queries of directory objects are filtered by object id only (vendor page "Use delta query to track changes"); a user's
+/// principal name does for a subscription.
+fn needs_id(parts: &[String]) -> bool {
+    parts.get(1).is_some_and(|id| !is_guid(id))
+}
+
+fn is_guid(text: &str) -> bool {
+    let hyphens = [8, 13, 18, 23];
+    let fits = |(at, byte): (usize, u8)| if hyphens.contains(&at) { byte == b'-' } else { byte.is_ascii_hexdigit() };
+    text.len() == 36 && text.bytes().enumerate().all(fits)
+}
+
+/// For people: what cannot be looked up, and what would change that.
+fn without_way(resource: &str) -> String {
+    let by_name = Resource::of(resource).is_some_and(|kind| ["user", "group"].contains(&kind.name));
+    if by_name {
+        format!("{resource} (name it by its object id: only by that can changes be asked for)")
+    } else {
+        resource.to_owned()
     }
 }
 

@@ -488,6 +488,22 @@ async fn directory_objects_are_looked_up_by_what_changed_since_the_last_look() {
 }
 
 #[tokio::test]
+async fn a_user_is_looked_up_by_id_and_one_who_is_named_otherwise_is_told_of_once() {
+    let bench = Bench::new().await;
+    let all = [wanted("users/ada@contoso.example"), wanted("users('4b7c9d20-0000-4000-8000-00000000000a')")];
+    bench.run(&all).await;
+    let page = "/v1.0/users/delta?$filter=id%20eq%20%274b7c9d20-0000-4000-8000-00000000000a%27&$deltatoken=latest";
+    let end = json!({"value": [], "@odata.deltaLink": "{base}/v1.0/users/delta?$deltatoken=a"});
+    bench.world().pages.insert(page.to_owned(), (200, end));
+    let (told, _) = caught(&bench, &all).await;
+    assert_eq!((told.looked.len(), told.errors.as_slice()), (1, [].as_slice()), "{told:?}");
+    assert!(told.not_possible.len() == 1 && told.not_possible[0].contains("ada@contoso.example (name it by"), "{told:?}");
+    assert_eq!(bench.calls("GET /v1.0/users/delta"), 1, "Graph is not asked for the other one");
+    bench.advance(5);
+    assert_eq!(caught(&bench, &all).await.0, CaughtUp::default(), "once");
+}
+
+#[tokio::test]
 async fn mail_is_looked_up_by_windows_that_overlap() {
     let bench = Bench::new().await;
     let both = vec![ChangeType::Created, ChangeType::Updated];
