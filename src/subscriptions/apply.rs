@@ -374,7 +374,9 @@ impl Run<'_> {
     /// Graph has one already: it is taken over if it will do, deleted if it is ours and will not, and left alone else.
     async fn make_way(&mut self, wanted: &Wanted, id: Option<&str>, instead: Option<&str>) -> Result<Way, SubscriptionError> {
         let there = self.listed.iter().find(|listed| self.is_ours(listed) && is_for(listed, wanted));
-        let Some(id) = id.map(str::to_owned).or_else(|| there.map(|listed| listed.id.clone())) else {
+        // Where there is room for one, it may be the one that tells of other changes.
+        let there = there.map(|listed| listed.id.as_str()).or(instead);
+        let Some(id) = id.or(there).map(str::to_owned) else {
             return Ok(Way::Blocked("Graph does not say which one, and none of ours is listed".to_owned()));
         };
         let found = match self.reconciler.graph.read(&id).await {
@@ -453,7 +455,7 @@ impl Run<'_> {
     /// A longer pause than one call waits for is kept by all.
     fn heed(&mut self, error: &GraphError) {
         if let Some(wait) = error.retry_after.filter(|_| error.trouble == Trouble::Throttled) {
-            self.lease.pause(self.reconciler.clock.now() + wait);
+            self.lease.pause(wait);
         }
     }
 

@@ -15,9 +15,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::lease::Lease;
-use super::rows::{Book, Caught, Reason, delete, keyed, put};
+use super::rows::{Book, Caught, Reason, after_pause, delete, keyed, put};
 use super::{Reconciler, SubscriptionError};
-use crate::graph::{GraphError, Trouble, timestamp};
+use crate::graph::{GraphError, Page, Trouble, timestamp};
 use crate::notifications::item::{ChangeType, Event, Item, Origin};
 use crate::notifications::resources::{Resource, segments};
 use crate::notifications::wanted::{Wanted, normalised, shared};
@@ -39,7 +39,7 @@ pub struct CaughtUp {
     /// Resources that were looked at to the end.
     pub looked: Vec<String>,
     pub items: u64,
-    /// Resources of which something may be missing that cannot be looked up.
+    /// Resources of which something may be missing that cannot be looked up, and why where that can be changed.
     pub not_possible: Vec<String>,
     /// One line each.
     pub errors: Vec<String>,
@@ -80,6 +80,7 @@ impl Way {
         };
         let at = |delta: String| Self::Delta { latest: format!("{delta}?token=latest"), all: delta, object: None };
         match Resource::of(&wanted.resource)?.name {
+            "user" | "group" if needs_id(&parts) => None,
             "user" => Some(directory("users", "#Microsoft.Graph.User")),
             "group" => Some(directory("groups", "#Microsoft.Graph.Group")),
             "driveItem" => Some(at(format!("{path}/delta"))),
@@ -173,10 +174,6 @@ impl Reconciler {
             }
             if let Err(error) = self.look(look, lease, until, hand_on, &mut told).await? {
                 told.errors.push(format!("{}: {error}", wanted.resource));
-                if let Some(wait) = error.retry_after.filter(|_| error.trouble == Trouble::Throttled) {
-                    lease.pause(self.clock.now() + wait);
-                    break;
-                }
             }
         }
         Ok(told)
@@ -195,13 +192,14 @@ impl Reconciler {
         let keys: Vec<String> = asked.iter().map(|(key, _)| (*key).clone()).collect();
         let Some(way) = Way::of(wanted) else {
             if !keys.is_empty() {
-                told.not_possible.push(wanted.resource.clone());
+                told.not_possible.push(without_way(&wanted.resource));
                 lease.commit(keys.into_iter().take(90).map(delete).collect()).await?;
             }
             return Ok(None);
         };
         let known = book.caught.get(&group);
-        if asked.is_empty() && known.is_some_and(|caught| caught.next > now) {
+        // After a failure even a request waits: Graph may have asked for a pause.
+        if known.is_some_and(|caught| caught.next > now && (asked.is_empty() || caught.problem.is_some())) {
             return Ok(None);
         }
         let earliest = asked.iter().map(|(_, resync)| resync.since).min();
@@ -230,9 +228,8 @@ impl Reconciler {
         let began = *look.row.began.get_or_insert(self.clock.now());
         let known = look.row.page.clone().or_else(|| look.row.delta.clone());
         let mut path = known.unwrap_or_else(|| look.way.first(look.since, false));
-        let mut changed = false;
         loop {
-            let page = match self.graph.page(OPERATION, &path).await {
+            let page = match self.page(&look.way, &path).await {
                 Ok(page) => page,
                 Err(error) if look.begins_anew(&error) => {
                     path = look.row.delta.clone().unwrap_or_else(|| look.way.first(look.since, true));
@@ -240,13 +237,13 @@ impl Reconciler {
                 }
                 Err(error) => {
                     look.row.problem = Some(error.to_string());
-                    look.row.next = self.clock.now() + SOON;
+                    // What one resource asks for concerns no other, and no subscription.
+                    look.row.next = after_pause(self.clock.now(), error.retry_after.unwrap_or_default().max(SOON));
                     lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
                     return Ok(Err(error));
                 }
             };
-            changed |= !page.items.is_empty();
-            let items = self.items(&look, &page.items, changed && page.next.is_none());
+            let items = self.items(&look, &page.items);
             if !items.is_empty() {
                 told.items += items.len() as u64;
                 hand_on(items).await.map_err(SubscriptionError::NotHandedOn)?;
@@ -259,12 +256,9 @@ impl Reconciler {
                 told.looked.push(look.wanted.resource.clone());
                 return Ok(Ok(()));
             };
-            // A root is told of when all is read: until then its look begins where it began.
-            if !matches!(look.way, Way::Delta { object: None, .. }) {
-                look.row.page = Some(next.clone());
-                look.row.next = self.clock.now();
-                lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
-            }
+            look.row.page = Some(next.clone());
+            look.row.next = self.clock.now();
+            lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
             if until.is_some_and(|until| self.clock.monotonic() >= until) {
                 return Ok(Ok(()));
             }
@@ -272,14 +266,27 @@ impl Reconciler {
         }
     }
 
-    /// Items as notifications would have been; of a root one, once all pages are read.
-    fn items(&self, look: &Look<'_>, found: &[Value], root_changed: bool) -> Vec<Item> {
+    /// Of a root, that anything changed is all there is to tell: after the first change the rest need not be read. The new
+    /// place is asked for before the item is handed on, so that whoever reads the changes then sees all up to that place.
+    async fn page(&self, way: &Way, path: &str) -> Result<Page, GraphError> {
+        let page = self.graph.page(OPERATION, path).await?;
+        match way {
+            Way::Delta { object: None, latest, .. } if !page.items.is_empty() && path != latest => {
+                let end = self.graph.page(OPERATION, latest).await?;
+                Ok(Page { items: page.items, ..end })
+            }
+            _ => Ok(page),
+        }
+    }
+
+    /// Items as notifications would have been; of a root one, whatever changed in it.
+    fn items(&self, look: &Look<'_>, found: &[Value]) -> Vec<Item> {
         let collection = normalised(&look.wanted.resource);
         let collection = collection.split('?').next().unwrap_or_default();
         match &look.way {
             Way::Delta { object: None, .. } => {
                 let data = json!({ "@odata.type": "#Microsoft.Graph.DriveItem" });
-                let told = root_changed.then(|| self.item(look, ChangeType::Updated, collection.to_owned(), data));
+                let told = (!found.is_empty()).then(|| self.item(look, ChangeType::Updated, collection.to_owned(), data));
                 told.into_iter().collect()
             }
             Way::Delta { object: Some((collection, kind)), .. } => {
@@ -339,6 +346,28 @@ impl Reconciler {
             tokens: Vec::new(),
             object: None,
         }
+    }
+}
+
+/// Delta queries of directory objects are filtered by object id only (vendor page "Use delta query to track changes"); a user's
+/// principal name does for a subscription.
+fn needs_id(parts: &[String]) -> bool {
+    parts.get(1).is_some_and(|id| !is_guid(id))
+}
+
+fn is_guid(text: &str) -> bool {
+    let hyphens = [8, 13, 18, 23];
+    let fits = |(at, byte): (usize, u8)| if hyphens.contains(&at) { byte == b'-' } else { byte.is_ascii_hexdigit() };
+    text.len() == 36 && text.bytes().enumerate().all(fits)
+}
+
+/// For people: what cannot be looked up, and what would change that.
+fn without_way(resource: &str) -> String {
+    let by_name = Resource::of(resource).is_some_and(|kind| ["user", "group"].contains(&kind.name));
+    if by_name {
+        format!("{resource} (name it by its object id: only by that can changes be asked for)")
+    } else {
+        resource.to_owned()
     }
 }
 

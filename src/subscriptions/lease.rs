@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::SubscriptionError;
-use super::rows::{PARTITION, Rows, put_if};
+use super::rows::{PARTITION, Rows, after_pause, put_if};
 use crate::platform::clock::Clock;
 use crate::storage::{CommitError, Version, Write};
 
@@ -63,8 +63,8 @@ impl Lease {
     }
 
     /// Remembers the pause that Graph asks for.
-    pub(super) fn pause(&mut self, until: Timestamp) {
-        self.not_before = self.not_before.max(Some(until));
+    pub(super) fn pause(&mut self, wait: Duration) {
+        self.not_before = self.not_before.max(Some(after_pause(self.clock.now(), wait)));
     }
 
     /// All or nothing, and nothing if somebody has taken over.

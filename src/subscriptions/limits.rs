@@ -21,18 +21,24 @@ pub(super) fn kind(wanted: &Wanted) -> String {
 /// The documented longest life, in minutes.
 #[must_use]
 pub fn documented(wanted: &Wanted) -> u32 {
+    on_a_page(wanted).unwrap_or(UNKNOWN)
+}
+
+fn on_a_page(wanted: &Wanted) -> Option<u32> {
     let known = Resource::of(&wanted.resource);
     let rich = known.and_then(|known| match known.rich {
         Rich::Allowed(minutes) if wanted.rich => Some(minutes),
         _ => None,
     });
-    rich.or_else(|| known.and_then(|known| known.minutes)).unwrap_or(UNKNOWN)
+    rich.or_else(|| known.and_then(|known| known.minutes))
 }
 
-/// Minutes to ask for: the playbook's, else the documented most less a margin; never more than Graph once said it allows.
+/// Minutes to ask for: the playbook's, but no more than the documented most less a margin, nor than Graph once said it allows.
+/// Of playbooks that share a subscription, the one with the longer life may not be the one that wants the data with it.
 #[must_use]
 pub fn requested(wanted: &Wanted, said: &BTreeMap<String, u32>) -> u32 {
-    let asked = wanted.minutes.unwrap_or_else(|| documented(wanted).saturating_sub(MARGIN));
+    let most = on_a_page(wanted).map_or(u32::MAX, |most| most.saturating_sub(MARGIN));
+    let asked = wanted.minutes.unwrap_or_else(|| documented(wanted).saturating_sub(MARGIN)).min(most);
     // One minute less than was said: by a clock that is ahead it would be too far again.
     let said = said.get(&kind(wanted)).map_or(u32::MAX, |most| most.saturating_sub(1));
     asked.min(said).max(SHORTEST)
@@ -63,6 +69,9 @@ mod tests {
             ("communications/presences/x", false, None, 50),
             ("users", false, Some(120), 120),
             ("users", false, Some(1), 45),
+            ("users/x/messages", false, Some(10_000), 10_000),
+            ("users/x/messages?$select=subject", true, Some(10_000), 1_430),
+            ("something/else", false, Some(10_000), 10_000),
             ("something/else", false, None, 4_220),
         ] {
             assert_eq!(requested(&wanted(resource, rich, given), &none), minutes, "{resource}");

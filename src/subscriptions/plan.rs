@@ -200,13 +200,43 @@ impl<'a> Situation<'a> {
         let Some(held) = best else {
             let again = self.book.tombstones.values().any(|tombstone| tombstone.group == group);
             let why = if again { "the last one is gone" } else { "there is none" };
-            return self.plan_missing(wanted, group, (None, why), settled, changes);
+            if self.is_told_of(wanted, settled) {
+                let (resource, until) = (wanted.resource.clone(), self.now);
+                let why = "the one that there is tells of it, and is kept until all playbooks can be read".to_owned();
+                return changes.push(Change::Wait { resource, until, why });
+            }
+            let left = self.left_over(wanted, settled);
+            let Some(left) = left else { return self.plan_missing(wanted, group, (None, why), settled, changes) };
+            // It lives until there is the new one.
+            settled.insert(&left.id);
+            changes.extend(self.prolong(left, &left.wanted));
+            let why = "what is wanted of the resource has changed";
+            return self.plan_missing(wanted, group, (Some(left.id.clone()), why), settled, changes);
         };
         settled.insert(&held.id);
         changes.extend(self.prolong(held, wanted));
         if let Some(why) = self.misfit(held, wanted) {
             self.plan_missing(wanted, group, (Some(held.id.clone()), why), settled, changes);
         }
+    }
+
+    /// Those of the same resource that no group has any more.
+    fn left_overs(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> impl Iterator<Item = &'a Held> {
+        let same = |held: &&Held| same_resource(&held.wanted, wanted) && !settled.contains(held.id.as_str());
+        let unwanted = |held: &&Held| !self.wanted.iter().any(|wanted| wanted.group() == held.group);
+        self.book.held.values().filter(same).filter(unwanted)
+    }
+
+    /// Of a resource with room for one it has to make way; one that is kept only for one that tells of as much.
+    fn left_over(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> Option<&'a Held> {
+        let yields = |held: &&Held| self.unwanted == Unwanted::Delete || covers(wanted, &held.wanted);
+        self.left_overs(wanted, settled).filter(yields).max_by_key(|held| held.expires)
+    }
+
+    /// One that is kept delivers all that this one would: with both, everything would come twice.
+    fn is_told_of(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> bool {
+        let tells = |held: &Held| covers(&held.wanted, wanted) && self.misfit(held, wanted).is_none();
+        self.unwanted == Unwanted::Keep && self.left_overs(wanted, settled).any(tells)
     }
 
     /// There is no row of one that will do: something of ours that is listed is taken over, else one is made.
@@ -304,9 +334,12 @@ impl<'a> Situation<'a> {
 
     /// The group that takes over the resource of one that nobody wants as it is.
     fn successor(&self, left: &Wanted) -> Option<String> {
-        let same = |wanted: &&Wanted| normalised(&wanted.resource) == normalised(&left.resource);
-        self.wanted.iter().find(same).map(Wanted::group)
+        self.wanted.iter().find(|wanted| same_resource(wanted, left)).map(Wanted::group)
     }
+}
+
+fn same_resource(one: &Wanted, other: &Wanted) -> bool {
+    one.tenant == other.tenant && normalised(&one.resource) == normalised(&other.resource)
 }
 
 /// When half of the granted life is gone, and up to a twentieth of it before.
@@ -323,6 +356,12 @@ pub(super) fn is_for(listed: &Subscription, wanted: &Wanted) -> bool {
     normalised(&listed.resource).eq_ignore_ascii_case(&normalised(&wanted.resource))
         && listed.change_type == wanted.change_type()
         && listed.rich == wanted.rich
+}
+
+/// A subscription like `one` tells of everything of which one like `other` does.
+pub(super) fn covers(one: &Wanted, other: &Wanted) -> bool {
+    let changes = other.change_types.iter().all(|change| one.change_types.contains(change));
+    same_resource(one, other) && changes && (one.rich || !other.rich)
 }
 
 /// What is left of one that is gone.
@@ -398,8 +437,11 @@ mod tests {
 
     /// The steps in short: `create`, `renew one`, …
     fn steps(wanted: &[Wanted], listed: Option<&[Subscription]>, book: &Book) -> Vec<String> {
+        steps_with(Unwanted::Delete, wanted, listed, book)
+    }
+
+    fn steps_with(unwanted: Unwanted, wanted: &[Wanted], listed: Option<&[Subscription]>, book: &Book) -> Vec<String> {
         let ours = Ours { url: URL.to_owned(), key: "key".to_owned(), certificate: None };
-        let unwanted = Unwanted::Delete;
         let changes = plan(&Situation { wanted, listed, book, ours: &ours, unwanted, eager: false, now: at(0) });
         let short = |change| match change {
             Change::Forget { id, .. } => format!("forget {id}"),
@@ -481,6 +523,51 @@ mod tests {
         assert_eq!(steps(&users, Some(&[listed(&one)]), &Book::default()), ["adopt one"]);
         let other = Subscription { notification_url: "https://other.example".to_owned(), ..listed(&one) };
         assert_eq!(steps(&users, Some(&[other]), &Book::default()), ["create"], "others' are none of ours");
+    }
+
+    #[test]
+    fn what_is_wanted_otherwise_takes_the_place_of_what_was() {
+        let resource = "teams/t/members";
+        let (before, urgent) = (wanted(resource), Wanted { urgent: true, ..wanted(resource) });
+        let more = Wanted { change_types: vec![ChangeType::Created, ChangeType::Updated], ..wanted(resource) };
+        for after in [urgent, more] {
+            let after = [after];
+            for (age, expected) in [(10, vec!["replace one"]), (301, vec!["renew one", "replace one"])] {
+                let one = held("one", &before, age);
+                assert_eq!(steps(&after, Some(&[listed(&one)]), &book(&[one])), expected);
+            }
+            let both = [held("one", &before, 10), held("two", &after[0], 5)];
+            let shown: Vec<Subscription> = both.iter().map(listed).collect();
+            assert_eq!(steps(&after, Some(&shown), &book(&both)), ["delete one"], "the new one is there");
+        }
+        let other = held("one", &wanted("teams/u/members"), 10);
+        assert_eq!(steps(&[before], Some(&[listed(&other)]), &book(&[other])), ["create", "delete one"]);
+    }
+
+    #[test]
+    fn what_is_kept_is_not_made_twice() {
+        use ChangeType::{Created, Updated};
+        let of = |change_types: &[ChangeType]| Wanted { change_types: change_types.to_vec(), ..wanted("users") };
+        let rich = |of: Wanted| Wanted { rich: true, ..of };
+        let both = of(&[Created, Updated]);
+        for (before, after, expected) in [
+            (both.clone(), of(&[Updated]), vec!["wait"]),
+            (both.clone(), Wanted { urgent: true, ..both.clone() }, vec!["wait"]),
+            (rich(both.clone()), both.clone(), vec!["wait"]),
+            // The new one tells of all of it.
+            (of(&[Updated]), both.clone(), vec!["replace one"]),
+            // Each tells of something of its own.
+            (of(&[Created]), of(&[Updated]), vec!["create"]),
+        ] {
+            let (one, after) = (held("one", &before, 10), [after]);
+            assert_eq!(steps_with(Unwanted::Keep, &after, Some(&[listed(&one)]), &book(&[one])), expected, "{before:?}");
+        }
+        let old = Held { key: "old".to_owned(), ..held("one", &both, 10) };
+        let steps = steps_with(Unwanted::Keep, &[of(&[Updated])], Some(&[listed(&old)]), &book(&[old]));
+        assert_eq!(steps, ["create"], "what it tells may not be proven any more");
+        let one = held("one", &both, 301);
+        let steps = steps_with(Unwanted::Keep, &[of(&[Updated])], Some(&[listed(&one)]), &book(&[one]));
+        assert_eq!(steps, ["renew one", "wait"], "it is kept alive");
     }
 
     #[test]

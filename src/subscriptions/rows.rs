@@ -22,6 +22,8 @@ pub(super) const PARTITION: &str = "subscriptions";
 pub(super) const APART: Duration = Duration::from_secs(600);
 /// What passes by itself is tried again at least so often.
 const PASSES: Duration = Duration::from_secs(600);
+/// No pause that is asked for is kept longer: nonsense must not end everything.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3_600);
 /// Rows of one scan.
 const SCANNED: usize = 1_000;
 
@@ -194,7 +196,7 @@ impl Problem {
         } else {
             longest
         };
-        let rest = rest.max(error.retry_after.unwrap_or_default());
+        let rest = rest.max(error.retry_after.unwrap_or_default().min(LONGEST_PAUSE));
         Self {
             since: before.map_or(now, |before| before.since),
             tries,
@@ -211,6 +213,11 @@ impl Problem {
     pub fn is_serious(&self) -> bool {
         self.lasting || self.tries >= 3
     }
+}
+
+/// The end of a pause that Graph asks for.
+pub(super) fn after_pause(now: Timestamp, wait: Duration) -> Timestamp {
+    now.checked_add(wait.min(LONGEST_PAUSE)).unwrap_or(Timestamp::MAX)
 }
 
 /// Whole minutes, at least one.

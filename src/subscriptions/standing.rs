@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::plan::covers;
 use super::rows::{Book, Held};
 use crate::notifications::wanted::Wanted;
 
@@ -60,7 +61,11 @@ impl State {
 pub(super) fn of(book: &Book, wanted: &[Wanted], now: Timestamp) -> Vec<Standing> {
     let held = book.held.values().map(|held| of_held(book, held, now));
     let missing = wanted.iter().map(|wanted| (wanted, wanted.group()));
-    let missing = missing.filter(|(_, group)| !book.held.values().any(|held| held.group == *group && held.expires > now));
+    // Not all playbooks could be read, and another one that is kept tells of the same.
+    let told = |held: &Held, wanted: &Wanted, group: &String| covers(&held.wanted, wanted) && !book.problems.contains_key(group);
+    let stands =
+        |held: &Held, wanted: &Wanted, group: &String| held.expires > now && (held.group == *group || told(held, wanted, group));
+    let missing = missing.filter(|(wanted, group)| !book.held.values().any(|held| stands(held, wanted, group)));
     held.chain(missing.map(|(wanted, group)| of_missing(book, wanted, group))).collect()
 }
 

@@ -509,6 +509,13 @@ async fn what_is_too_long_or_too_slow_is_refused() {
         .expect("written");
     desk.ring(Duration::from_secs(30)).await;
     assert_refused(&mut stream, "HTTP/1.1 408").await;
+
+    // Not a byte of it comes.
+    desk.forget_alarms();
+    let mut stream = TcpStream::connect(desk.handler.address).await.expect("a connection");
+    stream.write_all(b"POST /api/notifications HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n").await.expect("written");
+    desk.ring(Duration::from_secs(5)).await;
+    assert_refused(&mut stream, "HTTP/1.1 408").await;
     assert_eq!(desk.take(QUEUE).await.0, 0);
 }
 

@@ -236,6 +236,22 @@ async fn other_changes_of_a_resource_leave_no_gap() {
 }
 
 #[tokio::test]
+async fn where_there_is_room_for_one_other_changes_take_its_place() {
+    let (quota, exists) = ("Subscription quota exceeded: limit of 1 reached", "A subscription already exists");
+    for (status, code, said) in [(403, "Forbidden", quota), (409, "Conflict", exists)] {
+        let bench = Bench::new().await;
+        bench.run(&[wanted("teams/t/members")]).await;
+        let more =
+            [Wanted { change_types: vec![ChangeType::Created, ChangeType::Updated], urgent: true, ..wanted("teams/t/members") }];
+        bench.world().faults.push_back((Method::POST, "", Fault::Answer(status, error(code, said))));
+        let report = bench.run(&more).await;
+        assert_eq!((whats(&report), failures(&report).as_str()), (vec!["deleted", "created"], ""), "{report:#?}");
+        assert_eq!(bench.only().1.body["changeType"], "created,updated");
+        assert_eq!(bench.run(&more).await.done, []);
+    }
+}
+
+#[tokio::test]
 async fn an_address_is_updated_and_a_key_needs_a_new_subscription() {
     let mut bench = Bench::new().await;
     bench.run(&[wanted("users")]).await;
@@ -472,6 +488,22 @@ async fn directory_objects_are_looked_up_by_what_changed_since_the_last_look() {
 }
 
 #[tokio::test]
+async fn a_user_is_looked_up_by_id_and_one_who_is_named_otherwise_is_told_of_once() {
+    let bench = Bench::new().await;
+    let all = [wanted("users/ada@contoso.example"), wanted("users('4b7c9d20-0000-4000-8000-00000000000a')")];
+    bench.run(&all).await;
+    let page = "/v1.0/users/delta?$filter=id%20eq%20%274b7c9d20-0000-4000-8000-00000000000a%27&$deltatoken=latest";
+    let end = json!({"value": [], "@odata.deltaLink": "{base}/v1.0/users/delta?$deltatoken=a"});
+    bench.world().pages.insert(page.to_owned(), (200, end));
+    let (told, _) = caught(&bench, &all).await;
+    assert_eq!((told.looked.len(), told.errors.as_slice()), (1, [].as_slice()), "{told:?}");
+    assert!(told.not_possible.len() == 1 && told.not_possible[0].contains("ada@contoso.example (name it by"), "{told:?}");
+    assert_eq!(bench.calls("GET /v1.0/users/delta"), 1, "Graph is not asked for the other one");
+    bench.advance(5);
+    assert_eq!(caught(&bench, &all).await.0, CaughtUp::default(), "once");
+}
+
+#[tokio::test]
 async fn mail_is_looked_up_by_windows_that_overlap() {
     let bench = Bench::new().await;
     let both = vec![ChangeType::Created, ChangeType::Updated];
@@ -513,13 +545,64 @@ async fn a_drive_is_told_of_as_notifications_do_and_what_offers_no_way_is_said()
     let (told, items) = caught(&bench, &all).await;
     assert_eq!((told.not_possible.as_slice(), items.len()), (["teams/getAllChannels".to_owned()].as_slice(), 0));
     page("/v1.0/drives/d/root/delta?token=a", json!({"value": [{"id": "1"}, {"id": "2"}], "@odata.nextLink": link("b")}));
-    page("/v1.0/drives/d/root/delta?token=b", json!({"value": [], "@odata.deltaLink": link("c")}));
+    page("/v1.0/drives/d/root/delta?token=latest", json!({"value": [], "@odata.deltaLink": link("c")}));
     bench.advance(16);
-    let (_, items) = caught(&bench, &all).await;
+    let (told, items) = caught(&bench, &all).await;
     assert_eq!(items.iter().map(|item| item.resource.as_deref()).collect::<Vec<_>>(), [Some("drives/d/root")]);
+    assert_eq!((told.looked.len(), bench.calls("GET /v1.0/drives/d/root/delta?token=b")), (1, 0), "the rest is not read");
     page("/v1.0/drives/d/root/delta?token=c", json!({"value": [], "@odata.deltaLink": link("c")}));
     bench.advance(6 * 60 + 1);
     assert_eq!(caught(&bench, &all).await.1.len(), 0, "nothing changed");
+}
+
+#[tokio::test]
+async fn a_look_at_a_drive_that_is_longer_than_its_time_goes_on_where_it_was() {
+    let bench = Bench::new().await;
+    let all = [wanted("drives/d/root")];
+    bench.run(&all).await;
+    let link = |token: &str| format!("{{base}}/v1.0/drives/d/root/delta?token={token}");
+    let page = |token: &str, body| bench.world().pages.insert(format!("/v1.0/drives/d/root/delta?token={token}"), (200, body));
+    page("latest", json!({"value": [], "@odata.deltaLink": link("a")}));
+    caught(&bench, &all).await;
+    for (token, next) in [("a", "b"), ("b", "c")] {
+        page(token, json!({"value": [], "@odata.nextLink": link(next)}));
+    }
+    page("c", json!({"value": [{"id": "1"}], "@odata.nextLink": link("d")}));
+    bench.advance(16);
+    // The time goes by with a pause.
+    bench.world().faults.push_back((Method::GET, "drives", Fault::Pause(429, 5)));
+    let hand_on =
+        |_: Vec<Item>| -> BoxFuture<'_, Result<(), String>> { Box::pin(std::future::ready(Err("too early".to_owned()))) };
+    let budget = Some(Duration::from_secs(3));
+    let told = bench.reconciler().catch_up(&all, budget, &hand_on).await.expect("looked");
+    assert_eq!((told.looked.len(), told.items), (0, 0), "{told:?}");
+    assert_eq!(bench.calls("GET /v1.0/drives/d/root/delta?token=b"), 0);
+    let (told, items) = caught(&bench, &all).await;
+    assert_eq!((told.looked.len(), items.len()), (1, 1), "{told:?}");
+    let read = ["a", "b", "c", "d"].map(|token| bench.calls(&format!("GET /v1.0/drives/d/root/delta?token={token}")));
+    assert_eq!(read, [1, 1, 1, 0], "each once, and none after the first change");
+}
+
+#[tokio::test]
+async fn a_pause_that_one_look_is_asked_for_holds_up_nothing_else() {
+    let bench = Bench::new().await;
+    let all = [wanted("users/x/messages"), Wanted { minutes: Some(60), ..wanted("users/y/messages") }];
+    bench.run(&all).await;
+    for user in ["x", "y"] {
+        bench.world().pages.insert(format!("/v1.0/users/{user}/messages"), (200, json!({"value": []})));
+    }
+    // Longer than time lasts.
+    bench.world().faults.push_back((Method::GET, "users/x/messages", Fault::Pause(429, 9_999_999_999_999)));
+    let (told, _) = caught(&bench, &all).await;
+    assert_eq!((told.looked.as_slice(), told.errors.len()), (["users/y/messages".to_owned()].as_slice(), 1), "{told:?}");
+    assert!(bench.run_for(&all, 35).await.iter().all(|report| report.paused_until.is_none()));
+    assert_eq!(bench.calls("PATCH"), 1, "what is due is renewed meanwhile");
+    caught(&bench, &all).await;
+    assert_eq!(bench.calls("GET /v1.0/users/x/messages"), 0, "the pause is kept, though a look is asked for");
+    bench.advance(30);
+    assert!(caught(&bench, &all).await.0.looked.contains(&"users/x/messages".to_owned()), "for an hour at most");
+    bench.world().faults.push_back((Method::GET, "subscriptions", Fault::Pause(429, 9_999_999_999_999)));
+    assert!(bench.run(&all).await.paused_until.is_some_and(|until| until <= bench.clock.now() + Duration::from_secs(3_600)));
 }
 
 #[tokio::test]
