@@ -19,8 +19,9 @@ use tokio::process::Child;
 
 use super::{Served, WEBHOOK};
 
-/// Messages that one queue's worker handles at once.
+/// Messages that one queue's worker handles at once, and for how long nobody else gets them.
 const AT_ONCE: usize = 8;
+const HELD_FOR: SignedDuration = SignedDuration::from_mins(5);
 const LOOK: Duration = Duration::from_millis(100);
 
 const SEEN: &str = r#"
@@ -99,9 +100,19 @@ async fn runs(child: &mut Child, time: Duration, served: &Served) {
     }
 }
 
+/// It is over.
+struct Endured {
+    served: Served,
+    /// The name that each user has in the end.
+    names: BTreeMap<String, String>,
+    /// Kills at which messages were at work, and how many those were in all.
+    busy: usize,
+    caught: usize,
+}
+
 impl Ordeal {
-    /// Lives through it; the name that each user has in the end.
-    async fn endured(&self) -> (Served, BTreeMap<String, String>) {
+    /// Lives through it.
+    async fn endured(&self) -> Endured {
         let mut served = Served::new(self.playbooks).await;
         served.set("SUBSCRIPTION_SCHEDULE", "0 0 0 1 1 *");
         {
@@ -118,6 +129,7 @@ impl Ordeal {
         let mut child = served.start().await;
         served.subscribe().await;
         let (mut dice, mut changes, mut names) = (Dice(self.seed), 0, BTreeMap::new());
+        let (mut busy, mut caught, mut started) = (0, 0, Timestamp::now());
         for kill in 1..=self.kills {
             let until = self.notifications * kill / self.kills;
             while changes < until {
@@ -130,13 +142,17 @@ impl Ordeal {
             let within = u64::try_from(self.within.as_millis()).expect("small");
             runs(&mut child, Duration::from_millis(dice.below(within)), &served).await;
             child.kill().await.expect("killed");
+            let held = held_since(&served, started);
+            busy += usize::from(held > 0);
+            caught += held;
             if self.age && kill == self.kills {
                 age(&served);
             }
+            started = Timestamp::now();
             child = served.spawn();
         }
         self.finish(&served, &mut child).await;
-        (served, names)
+        Endured { served, names, busy, caught }
     }
 
     /// All was delivered, and the queues are empty.
@@ -183,6 +199,15 @@ fn body(received: &Received) -> Value {
     serde_json::from_str(&received.body).expect("JSON")
 }
 
+/// Messages that a program started then had received when it was killed, and not deleted.
+fn held_since(served: &Served, started: Timestamp) -> usize {
+    let file = rusqlite::Connection::open(served.folder.path().join("state.db")).expect("opened");
+    let until = (started + HELD_FOR).as_millisecond();
+    let held = "SELECT count(*) FROM messages WHERE tries > 0 AND visible_at >= ?1";
+    let count: i64 = file.query_row(held, [until], |row| row.get(0)).expect("counted");
+    usize::try_from(count).expect("small")
+}
+
 /// Ten minutes pass for who waits until what a dead program holds is free.
 fn age(served: &Served) {
     let passed = SignedDuration::from_mins(10);
@@ -211,7 +236,7 @@ async fn killed_ten_times_it_still_tells_of_the_latest_state_of_each_user() {
         age: true,
         seed: 11,
     };
-    let (served, names) = ordeal.endured().await;
+    let Endured { served, names, busy, caught } = ordeal.endured().await;
     let received = served.received();
     let repeated = ordeal.repeated(&received);
     // The other side takes a key once: the first request with it is the one that has an effect.
@@ -221,7 +246,13 @@ async fn killed_ten_times_it_still_tells_of_the_latest_state_of_each_user() {
         let text = |name: &str| body[name].as_str().expect("a text").to_owned();
         latest.insert(text("user"), text("name"));
     }
-    println!("{} notifications, {} runs, {repeated} requests with a key that came before", ordeal.notifications, taken.len());
+    println!(
+        "{} notifications; {} kills, {busy} of them with {caught} messages at work; {} runs in {} requests, {repeated} of them repeated",
+        ordeal.notifications,
+        ordeal.kills,
+        taken.len(),
+        received.len(),
+    );
     assert_eq!(latest, names);
 }
 
@@ -239,7 +270,7 @@ async fn ten_thousand_notifications_survive_fifty_kills() {
         age: false,
         seed: 23,
     };
-    let (served, _) = ordeal.endured().await;
+    let Endured { served, busy, caught, .. } = ordeal.endured().await;
     let received = served.received();
     let repeated = ordeal.repeated(&received);
     let world = served.emulator.world();
@@ -252,7 +283,7 @@ async fn ten_thousand_notifications_survive_fifty_kills() {
     }
     let runs = world.playbooks[WEBHOOK].runs_by_key();
     println!(
-        "{} notifications in {} items of {} deliveries ({} tries); {} kills; {} keys in {} requests, {repeated} of them repeated",
+        "{} notifications in {} items of {} deliveries ({} tries); {} kills, {busy} of them with {caught} messages at work; {} keys in {} requests, {repeated} of them repeated",
         told.len(),
         delivered.len(),
         world.notifications.delivered().count(),
@@ -261,6 +292,7 @@ async fn ten_thousand_notifications_survive_fifty_kills() {
         runs.len(),
         received.len(),
     );
+    assert!(busy * 2 > ordeal.kills, "most kills found nothing at work");
     assert_eq!(told.len(), ordeal.notifications);
     assert_eq!(acted.keys().collect::<Vec<_>>(), told.iter().collect::<Vec<_>>(), "each was acted on");
     assert!(acted.values().all(|keys| keys.len() == 1), "each under one key");
