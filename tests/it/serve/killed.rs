@@ -256,10 +256,10 @@ async fn killed_ten_times_it_still_tells_of_the_latest_state_of_each_user() {
     assert_eq!(latest, names);
 }
 
-/// `cargo test --test it serve::killed::ten -- --ignored --nocapture`: some ten minutes, because what a killed program held is
-/// free after five.
+/// `cargo test --test it serve::killed::ten -- --ignored --nocapture`: some seven minutes, because what a killed program held
+/// is free after five.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes ten minutes"]
+#[ignore = "takes seven minutes"]
 async fn ten_thousand_notifications_survive_fifty_kills() {
     let ordeal = Ordeal {
         playbooks: SEEN,

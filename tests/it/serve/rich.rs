@@ -48,11 +48,16 @@ async fn an_encrypted_subject_arrives_and_a_forged_one_is_set_aside_with_its_rea
     served.until_received(1).await;
     assert_eq!(served.bodies(), [json!({"subject": "Invoice 1"})]);
 
-    let forgeries: [(&str, Option<TokenFlaw>, Option<ContentFlaw>, &str); 5] = [
+    let forgeries: [(&str, Option<TokenFlaw>, Option<ContentFlaw>, &str); 10] = [
         ("wrong-key", Some(TokenFlaw::WrongKey), None, "validation token"),
         ("audience", Some(TokenFlaw::Audience), None, "validation token"),
         ("tenant", Some(TokenFlaw::Tenant), None, "validation token"),
         ("tampered", Some(TokenFlaw::Tampered), None, "validation token"),
+        ("expired", Some(TokenFlaw::Expired), None, "expired"),
+        ("publisher", Some(TokenFlaw::Publisher), None, "Change Tracking"),
+        ("no-algorithm", Some(TokenFlaw::NoAlgorithm), None, "malformed"),
+        ("symmetric", Some(TokenFlaw::Symmetric), None, "RS256"),
+        ("data", None, Some(ContentFlaw::Data), "was changed on its way"),
         ("signature", None, Some(ContentFlaw::Signature), "was changed on its way"),
     ];
     for (count, (id, token, content, _)) in forgeries.iter().enumerate() {
