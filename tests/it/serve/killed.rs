@@ -73,8 +73,9 @@ struct Ordeal {
     notifications: usize,
     users: usize,
     kills: usize,
-    /// Each kill comes within so long after a start.
+    /// Each kill comes within so long after a start, and within so many requests at the webhook.
     within: Duration,
+    requests: Option<u64>,
     /// What is held by the dead is free at the last start.
     age: bool,
     seed: u64,
@@ -110,6 +111,15 @@ struct Endured {
     caught: usize,
 }
 
+/// So many more requests came to the webhook.
+async fn more(served: &Served, requests: usize) {
+    let count = || served.emulator.world().playbooks[WEBHOOK].received.len();
+    let until = count().saturating_add(requests);
+    while count() < until {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl Ordeal {
     /// Lives through it.
     async fn endured(&self) -> Endured {
@@ -140,7 +150,12 @@ impl Ordeal {
                 changes += 1;
             }
             let within = u64::try_from(self.within.as_millis()).expect("small");
-            runs(&mut child, Duration::from_millis(dice.below(within)), &served).await;
+            let moment = runs(&mut child, Duration::from_millis(dice.below(within)), &served);
+            let requests = self.requests.map(|most| 1 + usize::try_from(dice.below(most)).expect("small"));
+            tokio::select! {
+                () = moment => {}
+                () = more(&served, requests.unwrap_or_default()), if requests.is_some() => {}
+            }
             child.kill().await.expect("killed");
             let held = held_since(&served, started);
             busy += usize::from(held > 0);
@@ -230,9 +245,10 @@ async fn killed_ten_times_it_still_tells_of_the_latest_state_of_each_user() {
     let ordeal = Ordeal {
         playbooks: READ,
         notifications: 500,
-        users: 100,
+        users: 250,
         kills: 10,
-        within: Duration::from_millis(1_200),
+        within: Duration::from_secs(5),
+        requests: Some(40),
         age: true,
         seed: 11,
     };
@@ -254,6 +270,7 @@ async fn killed_ten_times_it_still_tells_of_the_latest_state_of_each_user() {
         received.len(),
     );
     assert_eq!(latest, names);
+    assert!(busy * 2 > ordeal.kills, "most kills found nothing at work");
 }
 
 /// `cargo test --test it serve::killed::ten -- --ignored --nocapture`: some seven minutes, because what a killed program held
@@ -267,6 +284,7 @@ async fn ten_thousand_notifications_survive_fifty_kills() {
         users: 2_500,
         kills: 50,
         within: Duration::from_secs(4),
+        requests: None,
         age: false,
         seed: 23,
     };
