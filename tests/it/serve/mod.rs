@@ -1,0 +1,184 @@
+//! The product without Azure Functions, as its own process: what Microsoft Graph tells arrives at a playbook's target.
+#![expect(clippy::disallowed_methods, reason = "this asks the program from outside")]
+
+mod alerts;
+mod killed;
+mod lifecycle;
+mod rich;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::Stdio;
+use std::time::Duration;
+
+use emulator::notifications::Delivery;
+use emulator::{Emulator, Options, Playbook, Received, TENANT};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+const WEBHOOK: &str = "9f0c1f36-2c4c-4a7e-8f43-7d7e5a1f2b11";
+const USER: &str = "3f6c2a10-0000-4000-8000-000000000001";
+/// Of the program's first answer, and of what follows from a change.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Served {
+    emulator: Emulator,
+    environment: BTreeMap<String, String>,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Served {
+    async fn new(playbooks: &str) -> Self {
+        let emulator = Emulator::start(Options::default()).await.expect("free ports");
+        emulator.world().playbooks.insert(WEBHOOK.to_owned(), Playbook::default());
+        let folder = tempfile::tempdir().expect("a folder");
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, emulator.ca_pem()).expect("written");
+        std::fs::write(folder.path().join("playbooks.toml"), playbooks.replace("WEBHOOK", &emulator.playbook_url(WEBHOOK)))
+            .expect("written");
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = free.local_addr().expect("an address").port();
+        let mut environment = emulator.environment();
+        for (key, value) in [
+            ("SSL_CERT_FILE", ca.display().to_string()),
+            ("STATE_FILE", folder.path().join("state.db").display().to_string()),
+            ("PUBLIC_URL", format!("http://127.0.0.1:{port}")),
+            ("PLAYBOOKS_FILE", folder.path().join("playbooks.toml").display().to_string()),
+        ] {
+            environment.insert(key.to_owned(), value);
+        }
+        Self { emulator, environment, folder, port }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_indicator-relay"));
+        command.args(arguments).env_clear().envs(&self.environment).current_dir(self.folder.path()).kill_on_drop(true);
+        command
+    }
+
+    /// What a command that succeeds writes.
+    async fn command(&self, arguments: &[&str]) -> String {
+        let output = self.program(arguments).output().await.expect("it ran");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        said
+    }
+
+    async fn subscribe(&self) {
+        self.command(&["subscriptions", "apply"]).await;
+    }
+
+    /// Started; it may not answer yet. All that it says is in one file: nobody reads a pipe here.
+    fn spawn(&self) -> Child {
+        let log = File::options().create(true).append(true).open(self.folder.path().join("log")).expect("a file");
+        let mut command = self.program(&["serve", "--listen", &format!("127.0.0.1:{}", self.port)]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a handle")).stderr(log);
+        command.spawn().expect("started")
+    }
+
+    /// Started, and answering.
+    async fn start(&self) -> Child {
+        let child = self.spawn();
+        let client = reqwest::Client::new();
+        let listens = async {
+            while client.get(format!("http://127.0.0.1:{}/", self.port)).send().await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, listens).await.is_ok(), "no answer in a minute: {}", self.log());
+        child
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    async fn until(&self, what: &str, fits: impl Fn(&Emulator) -> bool) {
+        let seen = async {
+            while !fits(&self.emulator) {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, seen).await.is_ok(), "not in a minute: {what}\n{}", self.log());
+    }
+
+    /// Sends what is due; all of it is taken.
+    async fn deliver(&self) -> Vec<Delivery> {
+        let delivered = self.emulator.deliver_due().await;
+        assert!(!delivered.is_empty() && delivered.iter().all(|one| matches!(one.status, Some(200..=299))), "{delivered:?}");
+        delivered
+    }
+
+    /// What arrived at the webhook.
+    fn received(&self) -> Vec<Received> {
+        self.emulator.world().playbooks[WEBHOOK].received.clone()
+    }
+
+    /// The bodies of that.
+    fn bodies(&self) -> Vec<Value> {
+        self.received().iter().map(|received| serde_json::from_str(&received.body).expect("JSON")).collect()
+    }
+
+    /// Waits for so many requests at the webhook.
+    async fn until_received(&self, count: usize) {
+        let what = format!("{count} requests at the webhook");
+        self.until(&what, |emulator| emulator.world().playbooks[WEBHOOK].received.len() >= count).await;
+    }
+
+    /// What was set aside, and how many messages are in the poison queues.
+    async fn dead(&self) -> (Vec<Value>, u64) {
+        let said: Value = serde_json::from_str(&self.command(&["playbooks", "dead", "list", "--json"]).await).expect("JSON");
+        (said["dead"].as_array().expect("rows").clone(), said["in_poison_queues"].as_u64().expect("a number"))
+    }
+}
+
+const USERS: &str = r#"
+version = 1
+
+[profile.guide]
+code = 201
+body = "Accepted"
+
+[[playbook]]
+name = "users"
+
+  [playbook.source]
+  kind = "graph"
+  resource = "users"
+  change_types = ["updated", "deleted"]
+  profile = "guide"
+
+  [playbook.select]
+  string = { name = "resource.displayName" }
+
+  [[playbook.action]]
+  kind = "webhook"
+  url = "WEBHOOK"
+  allow_private_address = true
+  body = "selected"
+"#;
+
+#[tokio::test]
+async fn a_change_in_graph_arrives_at_a_webhook_and_a_signal_stops_the_program() {
+    let served = Served::new(USERS).await;
+    let mut child = served.start().await;
+    served.subscribe().await;
+    let told = served.emulator.world().put_user(TENANT, USER, json!({"displayName": "Jane"}), Timestamp::now());
+    assert_eq!(told, 1, "one subscription");
+    let delivered = served.deliver().await;
+    assert!(delivered.iter().all(|delivery| delivery.status == Some(201)), "as the profile says: {delivered:?}");
+    served.until_received(1).await;
+    let received = served.received();
+    assert!(received[0].body.contains("Jane") && received[0].header("idempotency-key").is_some(), "{received:?}");
+    let pid = child.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("within a minute").expect("it ended");
+    assert_eq!(ended.code(), Some(0));
+}
