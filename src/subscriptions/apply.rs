@@ -55,6 +55,8 @@ struct Run<'a> {
     listed: Vec<Subscription>,
     ours: Ours,
     report: Report,
+    /// Ids of those that new ones replace in this run.
+    replaced: BTreeSet<String>,
     /// Answers to our own handshakes, by address.
     probed: BTreeMap<String, Result<(), String>>,
 }
@@ -87,6 +89,7 @@ impl Reconciler {
             listed: Vec::new(),
             ours: self.ours(),
             report: Report::default(),
+            replaced: BTreeSet::new(),
             probed: BTreeMap::new(),
         };
         let worked = run.work(&wanted, unwanted, eager).await;
@@ -112,7 +115,8 @@ impl Reconciler {
             return lease.release().await;
         }
         let (listed, report, probed) = (Vec::new(), Report::default(), BTreeMap::new());
-        let mut run = Run { reconciler: self, lease, book, listed, ours: self.ours(), report, probed };
+        let (ours, replaced) = (self.ours(), BTreeSet::new());
+        let mut run = Run { reconciler: self, lease, book, listed, ours, report, replaced, probed };
         let minutes = limits::requested(wanted, &run.book.limits);
         let made = run.create(wanted, minutes, None, "the last one is gone").await;
         let released = run.lease.release().await;
@@ -142,6 +146,8 @@ impl Run<'_> {
         let situation = Situation { wanted, listed: listed.as_deref(), book: &self.book, ours: &self.ours, unwanted, eager, now };
         let changes = plan::plan(&situation);
         self.listed = listed.unwrap_or_default();
+        let replaced = |change: &Change| if let Change::Create { instead, .. } = change { instead.clone() } else { None };
+        self.replaced = changes.iter().filter_map(replaced).collect();
         for change in changes {
             // The rest comes with the next run.
             if self.lease.paused_until().is_some() {
@@ -212,7 +218,9 @@ impl Run<'_> {
             Touched::Gone(asked) => {
                 self.report.resyncs.push(asked);
                 self.tell("forgotten", Some(id.clone()), &resource, "Graph says that it is gone", None);
-                if let Some(held) = self.book.held.remove(&id) {
+                // What replaces it comes in this run anyway.
+                let held = self.book.held.remove(&id).filter(|_| !self.replaced.contains(&id));
+                if let Some(held) = held {
                     let minutes = limits::requested(&held.wanted, &self.book.limits);
                     self.create(&held.wanted, minutes, None, "the last one is gone").await?;
                 }

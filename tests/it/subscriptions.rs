@@ -252,6 +252,20 @@ async fn where_there_is_room_for_one_other_changes_take_its_place() {
 }
 
 #[tokio::test]
+async fn what_is_gone_before_it_is_replaced_is_not_made_anew() {
+    let bench = Bench::new().await;
+    bench.run(&[Wanted { minutes: Some(60), ..wanted("users") }]).await;
+    bench.advance(31);
+    bench.world().faults.push_back((Method::PATCH, "", Fault::Answer(404, error("ResourceNotFound", "gone"))));
+    bench.world().jealous = false;
+    let more = [Wanted { change_types: vec![ChangeType::Updated, ChangeType::Deleted], ..wanted("users") }];
+    assert_eq!(whats(&bench.run(&more).await), ["forgotten", "created"]);
+    assert_eq!(bench.calls("POST"), 2, "the first one, and what replaces it");
+    bench.run(&more).await;
+    assert_eq!(bench.only().1.body["changeType"], "deleted,updated");
+}
+
+#[tokio::test]
 async fn an_address_is_updated_and_a_key_needs_a_new_subscription() {
     let mut bench = Bench::new().await;
     bench.run(&[wanted("users")]).await;
