@@ -16,13 +16,15 @@ use crate::functions::{self, Envelope, FUNCTIONS, Function, Relay, Trigger, When
 use crate::platform::clock::Clock;
 use crate::platform::schedule::Schedule;
 use crate::settings::Settings;
-use crate::storage::{Message, Queue};
+use crate::storage::{Message, Place, Queue};
 
 /// Messages of one queue that are handled at once.
 const AT_ONCE: usize = 8;
-/// A queue that is empty is looked at again after this, doubled up to the longest.
-const FIRST_REST: Duration = Duration::from_millis(100);
-const LONGEST_REST: Duration = Duration::from_secs(1);
+/// A queue that is empty is looked at again after this, doubled up to the longest: a look at a file costs nothing, one at a
+/// storage account costs money.
+const FIRST_REST: Duration = Duration::from_millis(50);
+const LONGEST_REST_OF_FILE: Duration = Duration::from_millis(200);
+const LONGEST_REST_OF_ACCOUNT: Duration = Duration::from_secs(5);
 /// Nobody else gets a message while it is handled; longer than any invocation takes.
 const HELD_FOR: Duration = Duration::from_secs(5 * 60);
 /// The same for a run; one that takes longer is not disturbed: who gets its message then sees that it is worked on.
@@ -44,6 +46,10 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), String> {
     let queue = Arc::clone(&app.queue);
+    let longest_rest = match app.settings.storage {
+        Place::Embedded(_) => LONGEST_REST_OF_FILE,
+        Place::Azure(_) => LONGEST_REST_OF_ACCOUNT,
+    };
     let mut timers = Vec::new();
     for function in FUNCTIONS {
         if let Trigger::Timer { schedule, .. } = function.trigger {
@@ -66,6 +72,7 @@ pub async fn serve(
                 relay: Arc::clone(&relay),
                 queue: Arc::clone(&queue),
                 clock: Arc::clone(&clock),
+                longest_rest,
                 ends: ends.clone(),
             }));
         }
@@ -130,6 +137,7 @@ struct Worker {
     relay: Arc<Relay>,
     queue: Arc<dyn Queue>,
     clock: Arc<dyn Clock>,
+    longest_rest: Duration,
     ends: watch::Receiver<bool>,
 }
 
@@ -149,7 +157,7 @@ async fn work(mut worker: Worker) {
         if *worker.ends.borrow() {
             break; // what was received just now comes again
         }
-        rest = if messages.is_empty() { (rest * 2).min(LONGEST_REST) } else { FIRST_REST };
+        rest = if messages.is_empty() { (rest * 2).min(worker.longest_rest) } else { FIRST_REST };
         let idle = messages.is_empty();
         for message in messages {
             handled.spawn(handle(worker.function, worker.name, Arc::clone(&worker.relay), Arc::clone(&worker.queue), message));
