@@ -168,7 +168,7 @@ pub struct Task {
     /// None: all playbooks that match. Else the one that is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub playbook: Option<String>,
-    /// Keys of the actions that are done.
+    /// Keys of the actions that are done; those that were refused stand here too, as `!{key} {reason}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub done: Vec<String>,
 }

@@ -271,7 +271,7 @@ pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>,
         if select.value.trim().is_empty() || !select.value.chars().all(good) {
             let text = "`select` takes names of properties, separated by commas, such as `id,displayName`";
             problems.error(select.at, text);
-        } else if plan.mode == FetchMode::None {
+        } else if plan.mode == FetchMode::None && !source.is_some_and(|source| source.rich) {
             problems.warning(select.at, "`select` has no effect: nothing is fetched");
         }
         plan.select = Some(select.value.split(',').map(str::trim).collect::<Vec<_>>().join(","));

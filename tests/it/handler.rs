@@ -82,7 +82,7 @@ async fn a_connection_that_breaks_loses_no_line() {
     connection.stream.write_all(request.as_bytes()).await.expect("written");
     asked.notified().await;
     drop(connection);
-    line(&lines, |line| says(line, "a connection of the Functions host ended")).await;
+    line(&lines, |line| says(line, "a connection ended")).await;
     gate.notify_one();
     let failed = line(&lines, |line| line["event"] == "invocation.failed").await;
     assert_eq!((&failed["level"], &failed["function"]), (&"ERROR".into(), &"RunExport".into()), "{failed}");
