@@ -149,19 +149,12 @@ fn as_changed(playbook: &Playbook, object: &Value, now: Timestamp) -> Result<Opt
     let known = ["id", "@odata.type", "@odata.id", "@odata.etag"];
     let data = known.into_iter().filter_map(|key| Some((key.to_owned(), object.get(key)?.clone())));
     notification.insert("resourceData".to_owned(), Value::Object(data.collect()));
+    let origin = if playbook.source.kind == SourceKind::Poll { Origin::Poll } else { Origin::Graph };
     let item = Item {
-        origin: if playbook.source.kind == SourceKind::Poll { Origin::Poll } else { Origin::Graph },
-        received: now,
-        event: Event::Change(change),
-        subscription: String::new(),
-        group: None,
-        client_state: None,
-        tenant: None,
         resource: Some(resource),
         notification,
-        encrypted: None,
-        tokens: Vec::new(),
         object: Some(object.clone()),
+        ..Item::new(origin, now, Event::Change(change))
     };
     playbook.evaluate(&Context { item: &item, resource: Some(object), attempt: 0 }).map(Some)
 }
@@ -205,18 +198,11 @@ fn item_of(value: &Value, now: Timestamp) -> Result<Item, String> {
     let parent = resource.as_deref().map(segments).and_then(|all| Some(all.split_last()?.1.join("/")));
     let polled = parent.and_then(|parent| Resource::of(&parent)).is_some_and(|row| row.minutes.is_none());
     Ok(Item {
-        origin: if polled { Origin::Poll } else { Origin::Graph },
-        received: now,
-        event,
         subscription: text("subscriptionId").unwrap_or_default().to_owned(),
-        group: None,
-        client_state: None,
         tenant: text("tenantId").or_else(|| text("organizationId")).map(str::to_owned),
         resource,
         notification,
-        encrypted: None,
-        tokens: Vec::new(),
-        object: None,
+        ..Item::new(if polled { Origin::Poll } else { Origin::Graph }, now, event)
     })
 }
 

@@ -136,6 +136,25 @@ pub struct Item {
 }
 
 impl Item {
+    /// Of which nothing else is known yet.
+    #[must_use]
+    pub fn new(origin: Origin, received: Timestamp, event: Event) -> Self {
+        Self {
+            origin,
+            received,
+            event,
+            subscription: String::new(),
+            group: None,
+            client_state: None,
+            tenant: None,
+            resource: None,
+            notification: Map::new(),
+            encrypted: None,
+            tokens: Vec::new(),
+            object: None,
+        }
+    }
+
     /// `resourceData`, unless it is null or no object.
     #[must_use]
     pub fn resource_data(&self) -> Option<&Map<String, Value>> {

@@ -129,19 +129,16 @@ fn judge(raw: &RawValue, keys: Option<&Keys>, now: Timestamp) -> Result<Item, Dr
     let text = |name: &str| foreign.notification.get(name).and_then(Value::as_str);
     let lifecycle = text("lifecycleEvent").and_then(LifecycleEvent::parse).map(Event::Lifecycle);
     let change = || text("changeType").and_then(ChangeType::parse).map(Event::Change);
+    let event = lifecycle.or_else(change).ok_or(Drop::UnknownEvent)?;
     Ok(Item {
-        origin: Origin::Graph,
-        received: now,
-        event: lifecycle.or_else(change).ok_or(Drop::UnknownEvent)?,
         subscription: text("subscriptionId").unwrap_or_default().to_owned(),
         group,
         client_state,
         tenant: text("tenantId").or_else(|| text("organizationId")).map(str::to_owned),
         resource: text("resource").map(str::to_owned),
         encrypted: foreign.encrypted,
-        tokens: Vec::new(),
-        object: None,
         notification: foreign.notification,
+        ..Item::new(Origin::Graph, now, event)
     })
 }
 

@@ -69,18 +69,12 @@ impl Found {
         }
         notification.insert("resourceData".to_owned(), data);
         Item {
-            origin: Origin::Poll,
-            received,
-            event: Event::Change(change),
-            subscription: String::new(),
             group: source.group.clone(),
-            client_state: None,
             tenant: source.tenant.clone(),
             resource: Some(resource),
             notification,
-            encrypted: None,
-            tokens: Vec::new(),
             object: Some(self.object.clone()),
+            ..Item::new(Origin::Poll, received, Event::Change(change))
         }
     }
 }

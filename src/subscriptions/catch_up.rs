@@ -333,18 +333,12 @@ impl Reconciler {
         notification.insert("resourceData".to_owned(), data);
         notification.insert("tenantId".to_owned(), json!(self.config.tenant));
         Item {
-            origin: Origin::CatchUp,
-            received: self.clock.now(),
-            event: Event::Change(change),
             subscription,
             group: Some(look.group.clone()),
-            client_state: None,
             tenant: Some(self.config.tenant.clone()),
             resource: Some(resource),
             notification,
-            encrypted: None,
-            tokens: Vec::new(),
-            object: None,
+            ..Item::new(Origin::CatchUp, self.clock.now(), Event::Change(change))
         }
     }
 }

@@ -56,18 +56,11 @@ fn item(origin: Origin, change: ChangeType, resource: &str, data: &Value) -> Ite
     });
     let Value::Object(notification) = notification else { panic!("an object") };
     Item {
-        origin,
-        received: "2026-06-01T09:30:01Z".parse().expect("a time"),
-        event: Event::Change(change),
         subscription: "7d0c0000-0000-4000-8000-000000000000".to_owned(),
-        group: None,
-        client_state: None,
         tenant: Some("c0ff0000-0000-4000-8000-000000000000".to_owned()),
         resource: Some(resource.to_owned()),
         notification,
-        encrypted: None,
-        tokens: Vec::new(),
-        object: None,
+        ..Item::new(origin, "2026-06-01T09:30:01Z".parse().expect("a time"), Event::Change(change))
     }
 }
 

@@ -434,18 +434,12 @@ pub(crate) fn item(clock: &TestClock, resource: &str, id: &str, tag: &str) -> It
         notification.insert("resourceData".to_owned(), json!({"id": id, "@odata.etag": tag}));
     }
     Item {
-        origin: Origin::Graph,
-        received: clock.now(),
-        event: Event::Change(ChangeType::Updated),
         subscription: "s1".to_owned(),
         group: Some("n0123456789ab".to_owned()),
-        client_state: None,
         tenant: Some("t1".to_owned()),
         resource: Some(if id.is_empty() { resource.to_owned() } else { format!("{resource}/{id}") }),
         notification,
-        encrypted: None,
-        tokens: Vec::new(),
-        object: None,
+        ..Item::new(Origin::Graph, clock.now(), Event::Change(ChangeType::Updated))
     }
 }
 
