@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::notifications::item::{Event, Item};
 use crate::notifications::resources::{Resource, segments};
 use crate::notifications::wanted;
+use crate::platform::hex;
 
 /// SHA-256 in lower-case hex over parts, each with its length, so that no two lists of parts are one text.
 pub(super) fn hash(parts: &[&str]) -> String {
@@ -14,11 +15,7 @@ pub(super) fn hash(parts: &[&str]) -> String {
     for part in parts {
         let _ = write!(text, "{}:{part}", part.len());
     }
-    let mut hex = String::with_capacity(64);
-    for byte in digest(&SHA256, text.as_bytes()).as_ref() {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    hex::digits(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 /// The resource in one spelling, whatever the notification writes: `Users('x')/Messages('y')` and `/users/x/messages/y` are one.

@@ -2,8 +2,6 @@
 //!
 //! Nothing is done here, and secrets are names only.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::digest;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -12,6 +10,7 @@ use thiserror::Error;
 use super::evaluate::{Selected, Variables};
 use super::keys::SEVERITIES;
 use super::template::{Shape, Template};
+use crate::platform::hex;
 
 /// Something to do, with everything filled in.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -300,10 +299,7 @@ pub(super) fn hash(parts: &[&str]) -> String {
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(part.as_bytes());
     }
-    context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::digits(context.finish().as_ref())
 }
 
 #[cfg(test)]
