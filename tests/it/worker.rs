@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use indicator_relay::actions::{Performer, TIMEOUT, Tools};
-use indicator_relay::dispatch::{Decision, DispatchError, Dispatcher, Fetch, Handled, Hooks, Plan, Reader, Reading};
+use indicator_relay::dispatch::{self, Decision, DispatchError, Dispatcher, Fetch, Handled, Hooks, Plan, Reader, Reading};
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin, QUEUE, Work};
 use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::platform::http::{Authorize, Authorized, Http};
@@ -335,7 +335,10 @@ impl World {
     /// Takes one message, handles it, and deletes it if that went well, as the host does. None: none is visible.
     pub(crate) async fn handle_one(&self, dispatcher: &Dispatcher) -> Option<Result<Handled, DispatchError>> {
         let message = self.store.receive(QUEUE, 1, Duration::from_secs(60)).await.expect("a queue").pop()?;
-        let handled = dispatcher.handle(QUEUE, &message.body).await;
+        let handled = match dispatch::read(QUEUE, &message.body) {
+            Ok(work) => dispatcher.handle(QUEUE, work).await,
+            Err(error) => Err(error),
+        };
         if handled.is_ok() {
             assert!(self.store.delete(QUEUE, &message).await.expect("a queue"));
         }
@@ -375,8 +378,8 @@ impl World {
         item(&self.clock, resource, id, tag)
     }
 
-    pub(crate) async fn dead(&self) -> Vec<(String, indicator_relay::dispatch::Dead)> {
-        let rows = indicator_relay::dispatch::list(self.store.as_ref(), None).await.expect("readable");
+    pub(crate) async fn dead(&self) -> Vec<(String, dispatch::Dead)> {
+        let rows = dispatch::list(self.store.as_ref(), None).await.expect("readable");
         rows.into_iter().map(|(key, dead)| (key, dead.expect("a row that can be read"))).collect()
     }
 
