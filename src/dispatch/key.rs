@@ -129,19 +129,12 @@ mod tests {
 
     fn item(resource: &str, data: &Value) -> Item {
         let Value::Object(notification) = json!({ "resourceData": data }) else { unreachable!("an object") };
+        let received = "2026-11-24T09:00:00Z".parse().expect("a time");
         Item {
-            origin: Origin::Graph,
-            received: "2026-11-24T09:00:00Z".parse().expect("a time"),
-            event: Event::Change(ChangeType::Updated),
             subscription: "s".to_owned(),
-            group: None,
-            client_state: None,
-            tenant: None,
             resource: Some(resource.to_owned()),
             notification,
-            encrypted: None,
-            tokens: Vec::new(),
-            object: None,
+            ..Item::new(Origin::Graph, received, Event::Change(ChangeType::Updated))
         }
     }
 

@@ -17,7 +17,7 @@ use indicator_relay::subscriptions::lifecycle::Answered;
 use indicator_relay::subscriptions::{Change, Reason, Report, SubscriptionError, Unwanted};
 use proptest::prelude::*;
 use reqwest::Method;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use crate::functions::{Handler, timer};
 use crate::rig::Rig;
@@ -32,20 +32,9 @@ fn failures(report: &Report) -> String {
 }
 
 fn lifecycle(subscription: &str, event: LifecycleEvent, group: Option<String>) -> Item {
-    Item {
-        origin: Origin::Graph,
-        received: "2026-11-24T09:00:00Z".parse().expect("a time"),
-        event: Event::Lifecycle(event),
-        subscription: subscription.to_owned(),
-        group,
-        client_state: None,
-        tenant: None,
-        resource: None,
-        notification: Map::new(),
-        encrypted: None,
-        tokens: Vec::new(),
-        object: None,
-    }
+    let received = "2026-11-24T09:00:00Z".parse().expect("a time");
+    let item = Item::new(Origin::Graph, received, Event::Lifecycle(event));
+    Item { subscription: subscription.to_owned(), group, ..item }
 }
 
 #[tokio::test]
