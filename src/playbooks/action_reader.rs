@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use super::action::{ActionSpec, Address, Auth, BodySpec, Work, severity_of};
 use super::address;
-use super::document::{headers, is_header};
+use super::document::headers;
 use super::evaluate::{META, Variables};
 use super::keys::{self, ACTION_KINDS, CASE_STATUSES, INDICATOR_TYPES, Key, Scope};
 use super::near::nearest;
 use super::reader::{At, Problems, Section, is_name};
 use super::template::{Shape, Template};
 use super::tree::{Node, Value};
+use crate::platform::header;
 
 /// The variables of a playbook.
 #[derive(Debug, Default)]
@@ -147,7 +148,7 @@ impl Reading<'_, '_, '_> {
             secrets.extend(self.secret(key));
         }
         let header = if way == 2 { self.section.text(&keys::HEADER, self.problems) } else { None };
-        if let Some(header) = header.filter(|header| !is_header(header.value)) {
+        if let Some(header) = header.filter(|header| !header::is_name(header.value)) {
             self.problems.error(header.at, "`header` is no name of a header");
         }
         let mut secrets = secrets.into_iter();
