@@ -188,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_of_one_action_of_one_change() {
+        let key = action_key("p", "1", "x");
+        assert_eq!((key.len(), &key), (64, &action_key("p", "1", "x")));
+        for other in [("p", "2", "x"), ("q", "1", "x"), ("p", "1", "y"), ("p1", "", "x"), ("", "p1", "x")] {
+            assert_ne!(key, action_key(other.0, other.1, other.2));
+        }
+    }
+
+    #[test]
     fn without_a_mark_only_our_own_copy_is_the_same() {
         let first = item("drives/d/root", &Value::Null);
         let mut second = first.clone();
