@@ -118,7 +118,7 @@ pub(super) struct Parts {
     pub(super) settings: Notifications,
     /// Its tenant is the one that notifications are of.
     pub(super) first_job: String,
-    pub(super) document: Document,
+    pub(super) document: Arc<Document>,
     pub(super) state: Arc<dyn StateStore>,
     pub(super) queue: Arc<dyn Queue>,
     pub(super) client: reqwest::Client,
