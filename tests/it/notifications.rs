@@ -118,9 +118,6 @@ impl Queue for Moody {
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.inner.delete(queue, message)
     }
-    fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.poison(queue, message)
-    }
     fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {
         self.inner.open(text)
     }
