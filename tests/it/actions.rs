@@ -10,7 +10,8 @@ use indicator_relay::playbooks::action::{Action, Address, Auth, Body};
 use indicator_relay::storage::Queue as _;
 use serde_json::{Value, json};
 
-use crate::worker::{Answer, Call, Mortal, World, in_turn, ok};
+use crate::between::Mortal;
+use crate::worker::{Answer, Call, World, in_turn, ok};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 

@@ -17,9 +17,10 @@ use indicator_relay::polling::{Poller, Source};
 use indicator_relay::storage::{Queue as _, StateStore as _, poison_of};
 use serde_json::{Value, json};
 
+use crate::between::Mortal;
 use crate::functions::{Handler, ready, timer};
 use crate::rig::Rig;
-use crate::worker::{Answer, Call, Mortal, World, graph, in_turn, ok, plan, reading, webhook};
+use crate::worker::{Answer, Call, World, graph, in_turn, ok, plan, reading, webhook};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
