@@ -25,7 +25,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt as _;
@@ -139,37 +139,49 @@ fn routes(relay: &Arc<Relay>, wanted: fn(&Trigger) -> bool) -> Router {
         })
     });
     for function in FUNCTIONS.into_iter().filter(|function| wanted(&function.trigger)) {
-        let paths = match function.trigger {
-            Trigger::Http { route } => paths(route),
-            Trigger::Timer { .. } | Trigger::Queue { .. } => vec![format!("/{}", function.name)],
+        // A request finds its function by its route, below.
+        let Answer::Envelope(work) = function.answer else { continue };
+        let relay = Arc::clone(relay);
+        let handler = move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
+            let relay = Arc::clone(&relay);
+            async move { invoke(function.name, work, relay, &headers, body).await }
         };
-        for path in paths {
-            let relay = Arc::clone(relay);
-            let handler = match function.answer {
-                Answer::Request(answer) => post(move |request: Request| answer(Arc::clone(&relay), request)),
-                Answer::Envelope(work) => post(move |headers: HeaderMap, body: Result<Bytes, BytesRejection>| {
-                    let relay = Arc::clone(&relay);
-                    async move { invoke(function.name, work, relay, &headers, body).await }
-                }),
-            };
-            router = router.route(&path, handler);
-        }
+        router = router.route(&format!("/{}", function.name), post(handler));
     }
+    let relay = Arc::clone(relay);
     router
-        .fallback(|| async { object(StatusCode::NOT_FOUND, &json!({"error": "there is no such function"})) })
-        .method_not_allowed_fallback(|| async {
-            object(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "not with this method"}))
-        })
+        .fallback(move |request: Request| requested(Arc::clone(&relay), request))
+        .method_not_allowed_fallback(|| async { not_with_this_method() })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
 }
 
-/// The paths of a route, whose last part may be left out.
-fn paths(route: &str) -> Vec<String> {
-    let whole = format!("{PREFIX}{}", route.replace("?}", "}"));
-    match route.strip_suffix("?}").and_then(|optional| optional.rsplit_once("/{")) {
-        Some((required, _)) => vec![format!("{PREFIX}{required}"), format!("{PREFIX}{required}/"), whole],
-        None => vec![whole],
+/// Anything that is asked from outside.
+async fn requested(relay: Arc<Relay>, request: Request) -> Response {
+    let answers = |function: &Function| match (function.trigger, function.answer) {
+        (Trigger::Http { route }, Answer::Request(answer)) => rest_of(route, request.uri().path()).map(|_| answer),
+        _ => None,
+    };
+    match FUNCTIONS.iter().find_map(answers) {
+        Some(answer) if request.method() == Method::POST => answer(relay, request).await,
+        Some(_) => not_with_this_method(),
+        None => object(StatusCode::NOT_FOUND, &json!({"error": "there is no such function"})),
     }
+}
+
+fn not_with_this_method() -> Response {
+    object(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "not with this method"}))
+}
+
+/// What a path holds in the place of the route's optional last part; none: the path is not of this route. Compared as the host's
+/// own router does, which hands the path over as it came: without regard to case or to a slash at the end.
+fn rest_of<'a>(route: &str, path: &'a str) -> Option<&'a str> {
+    let optional = route.strip_suffix("?}").and_then(|route| route.rsplit_once("/{"));
+    let fixed = format!("{PREFIX}{}", optional.map_or(route, |(fixed, _)| fixed));
+    let (start, rest) = path.split_at_checked(fixed.len())?;
+    let name = rest.trim_matches('/');
+    let ends = rest.is_empty() || rest.starts_with('/');
+    let fits = name.is_empty() || (optional.is_some() && !name.contains('/'));
+    (start.eq_ignore_ascii_case(&fixed) && ends && fits).then_some(name)
 }
 
 /// What a function makes of an envelope.
@@ -225,4 +237,24 @@ async fn invocation(
 /// An answer as the host takes it: always an object, never empty.
 fn object(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, axum::Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_of_a_route_however_it_is_spelt() {
+        let rest = |path| rest_of("notifications/{profile?}", path);
+        for path in ["/api/notifications", "/api/notifications/", "/API/Notifications", "/api/NOTIFICATIONS//"] {
+            assert_eq!(rest(path), Some(""), "{path}");
+        }
+        for path in ["/api/notifications/Guide", "/Api/Notifications/Guide/"] {
+            assert_eq!(rest(path), Some("Guide"), "{path}");
+        }
+        for path in ["/", "/api", "/api/notification", "/api/notificationsx", "/api/notifications/a/b", "/notifications"] {
+            assert_eq!(rest(path), None, "{path}");
+        }
+        assert_eq!(rest_of("status", "/api/status/x"), None);
+    }
 }

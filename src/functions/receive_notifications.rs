@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 use tracing::Instrument as _;
 
 use super::body::{Refusal, Whole};
-use super::{Answer, Failure, Function, PREFIX, Relay, Trigger};
+use super::{Answer, Failure, Function, Relay, Trigger, rest_of};
 use crate::app::receiver::Kept;
 use crate::notifications::handshake::{self, Handshake};
 use crate::notifications::profile::Profile;
@@ -24,14 +24,14 @@ use crate::notifications::receipt::Drop;
 use crate::telemetry;
 
 const NAME: &str = "ReceiveNotifications";
-/// What Microsoft Graph calls, before the name of a profile.
-const PATH: &str = "notifications/";
+/// What Microsoft Graph calls.
+const ROUTE: &str = "notifications/{profile?}";
 /// Of the three seconds after which an answer counts as slow: what is left is for the way.
 const DEADLINE: Duration = Duration::from_millis(2_500);
 
 pub(super) const FUNCTION: Function = Function {
     name: NAME,
-    trigger: Trigger::Http { route: "notifications/{profile?}" },
+    trigger: Trigger::Http { route: ROUTE },
     answer: Answer::Request(|relay, request| Box::pin(answer(relay, request))),
 };
 
@@ -60,8 +60,7 @@ async fn answer(relay: Arc<Relay>, request: Request) -> Response {
 
 /// What stands after the route, decoded; blank for the plain address.
 fn profile_of(path: &str) -> String {
-    let name = path.strip_prefix(PREFIX).and_then(|path| path.strip_prefix(PATH)).unwrap_or_default();
-    percent_decode_str(name).decode_utf8_lossy().into_owned()
+    percent_decode_str(rest_of(ROUTE, path).unwrap_or_default()).decode_utf8_lossy().into_owned()
 }
 
 async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Span) -> Response {

@@ -146,7 +146,7 @@ pub const RESOURCES: &[Resource] = &[
     },
     outlook("message", &["users/{}/messages", "users/{}/mailFolders/{}/messages"], "Mail.Read"),
     outlook("event", &["users/{}/events"], "Calendars.Read"),
-    outlook("contact", &["users/{}/contacts"], "Contacts.Read"),
+    outlook("contact", &["users/{}/contacts", "users/{}/contactFolders/{}/contacts"], "Contacts.Read"),
     Resource {
         changes: Some(&[Updated]),
         fetch: Fetch::Delta,
@@ -180,9 +180,13 @@ pub const RESOURCES: &[Resource] = &[
         ..teams("channel message", &["teams/{}/channels/{}/messages", "teams/getAllMessages"], "ChannelMessage.Read.All")
     },
     teams("chat member", &["chats/{}/members", "chats/getAllMembers"], "ChatMember.Read.All"),
-    teams("chat", &["chats", "chats/{}"], "Chat.ReadBasic.All"),
+    teams("chat", &["chats", "chats/{}", "users/{}/chats"], "Chat.ReadBasic.All"),
     teams("channel", &["teams/{}/channels", "teams/getAllChannels"], "Channel.ReadBasic.All"),
-    teams("team member", &["teams/{}/members", "teams/{}/channels/{}/members"], "TeamMember.Read.All"),
+    teams(
+        "team member",
+        &["teams/{}/members", "teams/{}/channels/{}/members", "teams/getAllMembers", "teams/{}/channels/getAllMembers"],
+        "TeamMember.Read.All",
+    ),
     teams("team", &["teams", "teams/{}"], "Team.ReadBasic.All"),
     Resource {
         changes: Some(&[Created, Updated]),
@@ -282,6 +286,8 @@ mod tests {
         assert_eq!(name("users"), Some("user"));
         assert_eq!(name("chats/getAllMessages"), Some("chatMessage"));
         assert_eq!(name("teams/getAllChannels"), Some("channel"));
+        assert_eq!(name("teams/getAllMembers"), Some("team member"));
+        assert_eq!(name("users/x/chats"), Some("chat"));
         assert_eq!(name("me/messages"), None);
         assert_eq!(name(""), None);
     }

@@ -11,7 +11,11 @@ use super::near::nearest;
 use super::reader::{At, Problems, Section, is_name};
 use super::template::{Shape, Template};
 use super::tree::{Node, Value};
+use crate::notifications::item;
 use crate::platform::header;
+
+/// What is put there must be of our own making; that of exports is known above this room only by its name.
+const OWN_QUEUES: [&str; 3] = [item::QUEUE, item::URGENT_QUEUE, "export-runs"];
 
 /// The variables of a playbook.
 #[derive(Debug, Default)]
@@ -89,6 +93,9 @@ impl Reading<'_, '_, '_> {
         if !is_queue(queue.value) {
             self.problems
                 .error(queue.at, format!("`queue` takes {}, single and not at its ends", keys::QUEUE_NAME.shape.accepts()));
+        } else if OWN_QUEUES.contains(&queue.value.trim_end_matches("-poison")) {
+            let text = format!("`{}` is a queue of Indicator Relay itself; name another", queue.value);
+            self.problems.error(queue.at, text);
         }
         Some(Work::Queue { queue: queue.value.to_owned(), body: body? })
     }

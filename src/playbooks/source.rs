@@ -162,7 +162,7 @@ fn path_of(resource: &str) -> &str {
 fn path<'a>(resource: At<&'a str>, problems: &mut Problems<'_>) -> Option<At<&'a str>> {
     let text = resource.value.trim();
     let path = path_of(text);
-    let complaint = if text.contains("://") {
+    let complaint = if path.contains("://") {
         "it is a whole address; write only what follows the version, such as `users`"
     } else if text.chars().any(char::is_control) || path.split('/').any(|part| part == ".." || part.is_empty()) {
         "it has empty or `..` parts, or control characters"

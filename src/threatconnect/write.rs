@@ -45,6 +45,7 @@ pub struct CaseWrite<'a> {
     /// 10 to 100 characters.
     pub xid: &'a str,
     pub name: &'a str,
+    /// Of a new case.
     pub status: &'a str,
     pub severity: &'a str,
     pub description: Option<&'a str>,
@@ -121,6 +122,7 @@ impl Client {
     async fn make_case(&self, case: &CaseWrite<'_>, timeout: Duration) -> Result<Made, Error> {
         let mut body = case.body();
         body["xid"] = json!(case.xid);
+        body["status"] = json!(case.status);
         let reply = self.write("write a case", Method::POST, "/v3/cases".to_owned(), &body, timeout).await?;
         let names_xid = excerpt(&reply.body).is_some_and(|said| said.to_ascii_lowercase().contains("xid"));
         if reply.status == 409 || reply.status == 400 && names_xid {
@@ -278,8 +280,9 @@ impl IndicatorWrite<'_> {
 }
 
 impl CaseWrite<'_> {
+    /// What a new case and a known one have in common: a case that somebody closed stays closed.
     fn body(&self) -> Value {
-        let mut body = json!({"name": self.name, "status": self.status, "severity": self.severity});
+        let mut body = json!({"name": self.name, "severity": self.severity});
         if let Some(description) = self.description {
             body["description"] = json!(description);
         }

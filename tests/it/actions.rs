@@ -237,7 +237,8 @@ impl Cases {
                 let Some(case) = self.made.iter_mut().find(|case| case["id"] == id) else {
                     return Answer::Json(404, json!({}));
                 };
-                case["severity"] = call.json()["severity"].clone();
+                let (case, given) = (case.as_object_mut().expect("an object"), call.json());
+                case.extend(given.as_object().expect("an object").clone());
                 Answer::Json(200, json!({"data": case, "message": "Updated", "status": "Success"}))
             }
             ("GET", "/api/v3/artifacts") => list(&self.artifacts),
@@ -290,6 +291,17 @@ async fn a_case_is_made_once_and_then_updated_with_nothing_doubled() {
     assert_eq!((cases.made.len(), cases.artifacts.len(), cases.notes.len()), (1, 2, 2));
     assert_eq!(cases.made[0]["severity"], "High");
     assert!(cases.notes[0]["text"].as_str().is_some_and(|text| text.starts_with("First seen.\n[0123456789abcdef.0]")));
+}
+
+#[tokio::test]
+async fn a_case_that_somebody_closed_stays_closed() {
+    let (world, cases) = with_cases(Cases::default()).await;
+    assert_eq!(perform(&world, &case("Low")).await, Outcome::Done);
+    assert_eq!(cases.lock().unwrap_or_else(PoisonError::into_inner).made[0]["status"], "Open");
+    cases.lock().unwrap_or_else(PoisonError::into_inner).made[0]["status"] = json!("Closed");
+    assert_eq!(perform(&world, &case("High")).await, Outcome::Done);
+    let cases = cases.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!((&cases.made[0]["status"], &cases.made[0]["severity"]), (&json!("Closed"), &json!("High")));
 }
 
 #[tokio::test]

@@ -247,6 +247,9 @@ async fn a_handshake_is_answered_while_nothing_else_is_there() {
     ] {
         assert_eq!(post(rest, "").await, (plain(200), token.to_owned()), "{rest}");
     }
+    let url = format!("http://{}/API/Notifications/guide/?validationToken=x", handler.address);
+    let answer = client.post(url).send().await.expect("an answer");
+    assert_eq!(answer.text().await.expect("text"), "x", "the host hands paths over as they were spelt");
     let (told, body) = post("?validationToken=token", r#"{"value":[]}"#).await;
     assert_eq!((told, body.as_str()), (plain(200), "token"), "the token wins over a body");
     for rest in ["?validationToken=%3Cscript%3E", "?validationToken=a%0d%0ab", "?validationToken=%ff", "?validationToken="] {

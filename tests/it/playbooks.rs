@@ -1,5 +1,6 @@
 //! Playbooks from outside: documents with mistakes, the shipped examples, and what they make of notifications.
 
+use indicator_relay::functions::{FUNCTIONS, Trigger};
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin};
 use indicator_relay::playbooks::evaluate::{Context, Evaluated, RunError};
 use indicator_relay::playbooks::keys::{KEYS, Key, Scope};
@@ -37,6 +38,35 @@ fn with(source: &str, fetch: &str, rest: &str) -> String {
 
 fn told(text: &str) -> String {
     lines(&of(text)).join("\n")
+}
+
+#[test]
+fn no_action_puts_into_a_queue_that_is_ours() {
+    let to = |queue: &str| {
+        let text = with("resource = \"users\"\nchange_types = [\"updated\"]", "", "");
+        told(&text.replace("kind = \"trigger_export\"", &format!("kind = \"queue\"\nqueue = \"{queue}\"")))
+    };
+    let own: Vec<&str> = FUNCTIONS
+        .iter()
+        .filter_map(|function| match function.trigger {
+            Trigger::Queue { queue, .. } => Some(queue),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(own.len(), 3);
+    for queue in own {
+        assert!(to(queue).contains("is a queue of Indicator Relay itself"), "{queue}: {}", to(queue));
+        assert!(to(&format!("{queue}-poison")).contains("is a queue of Indicator Relay itself"), "{queue}");
+    }
+    assert_eq!(to("graph-items"), "");
+}
+
+#[test]
+fn a_filter_may_hold_an_address() {
+    let resource = "communications/onlineMeetings?$filter=JoinWebUrl eq 'https://teams.example/l/1'";
+    let loaded = of(&with(&format!("resource = \"{resource}\"\nchange_types = [\"updated\"]"), "", ""));
+    assert!(!loaded.problems.iter().any(|problem| problem.severity == Severity::Error), "{:?}", lines(&loaded));
+    assert_eq!(loaded.playbooks[0].source.resource, resource);
 }
 
 /// Composed after the vendor page "changeNotification resource type" and its samples.
@@ -345,9 +375,7 @@ fn changes_of_users_go_to_a_queue() {
     let mut gone = user_changed();
     gone.event = Event::Change(ChangeType::Deleted);
     assert_eq!(playbook.fetch_for(&gone), FetchMode::None, "there is nothing left to read");
-    insta::assert_snapshot!(shown(&evaluate(playbook, &user_changed())), @r##"
-    {"kind":"queue","queue":"user-items","body":{"json":{"meta":{"attempt":0,"changeType":"updated","odataType":"#Microsoft.Graph.User","origin":"graph","playbook":"user-changes","receivedAt":"2026-06-01T09:30:01Z","tenant":"c0ff0000-0000-4000-8000-000000000000"},"notification":{"changeType":"updated","resource":"Users/3f6c2a10-0000-4000-8000-000000000001","resourceData":{"@odata.id":"Users/3f6c2a10-0000-4000-8000-000000000001","@odata.type":"#Microsoft.Graph.User","eventTime":"2026-06-01T09:30:00.1234567Z","id":"3f6c2a10-0000-4000-8000-000000000001","organizationId":"c0ff0000-0000-4000-8000-000000000000","sequenceNumber":637000000000000001},"subscriptionId":"7d0c0000-0000-4000-8000-000000000000","tenantId":"c0ff0000-0000-4000-8000-000000000000"},"resource":null}}}
-    "##);
+    insta::assert_snapshot!(shown(&evaluate(playbook, &user_changed())), @r##"{"kind":"queue","queue":"user-items","body":{"json":{"meta":{"attempt":0,"changeType":"updated","odataType":"#Microsoft.Graph.User","origin":"graph","playbook":"user-changes","receivedAt":"2026-06-01T09:30:01Z","tenant":"c0ff0000-0000-4000-8000-000000000000"},"notification":{"changeType":"updated","resource":"Users/3f6c2a10-0000-4000-8000-000000000001","resourceData":{"@odata.id":"Users/3f6c2a10-0000-4000-8000-000000000001","@odata.type":"#Microsoft.Graph.User","eventTime":"2026-06-01T09:30:00.1234567Z","id":"3f6c2a10-0000-4000-8000-000000000001","organizationId":"c0ff0000-0000-4000-8000-000000000000","sequenceNumber":637000000000000001},"subscriptionId":"7d0c0000-0000-4000-8000-000000000000","tenantId":"c0ff0000-0000-4000-8000-000000000000"},"resource":null}}}"##);
 }
 
 #[test]

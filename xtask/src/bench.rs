@@ -46,7 +46,10 @@ pub(crate) struct Arguments {
     /// The receipt of notifications instead, against a bare program.
     #[arg(long)]
     receipt: bool,
-    /// Deliveries offered a second.
+    /// With `--receipt`: on Azurite, against the same messages put into its queue without the product.
+    #[arg(long, requires = "receipt")]
+    azurite: bool,
+    /// Deliveries offered a second; 0: as many as are answered.
     #[arg(long, default_value_t = 1_000)]
     rate: u64,
     /// How long they are offered.
@@ -58,6 +61,9 @@ pub(crate) struct Arguments {
     /// One part, in this process: floor, product, read or upload; a server of the receipt.
     #[arg(long, hide = true)]
     part: Option<String>,
+    /// The addresses of the storage account that a part uses: blob, queue, table.
+    #[arg(long, hide = true, num_args = 3)]
+    account: Vec<String>,
     /// Where the part keeps its state.
     #[arg(long, hide = true, default_value = "bench.db")]
     state: std::path::PathBuf,

@@ -180,7 +180,7 @@ fn members(body: &Map<String, Value>) -> Result<(), Refusal> {
 }
 
 fn kind(world: &World, resource: &str) -> Result<&'static Kind, Refusal> {
-    if resource.contains("://") {
+    if resource.split('?').next().is_some_and(|path| path.contains("://")) {
         return bad("The resource must be relative to https://graph.microsoft.com/v1.0/");
     }
     let Some(kind) = table::find(resource) else {
