@@ -67,6 +67,8 @@ pub struct App {
     pub state: Arc<dyn StateStore>,
     pub queue: Arc<dyn Queue>,
     pub playbooks: Playbooks,
+    /// Where they are written.
+    pub document: Arc<Document>,
     /// The worker behind the notification queues.
     pub dispatcher: Dispatcher,
     /// Where the secrets are, if not in the environment.
@@ -143,8 +145,9 @@ impl App {
         let client_state_keys = KeyRing::new(source, Arc::clone(clock));
         // Notifications are the affair of the first job's tenant, app and ThreatConnect.
         let (_, tokens) = identities.tokens(&settings.jobs[0].identity)?;
+        let document = Arc::new(Document::open(&settings.notifications.playbooks_file, &settings.storage, client, clock)?);
         let parts = Parts {
-            document: Document::open(&settings.notifications.playbooks_file, &settings.storage, client, clock)?,
+            document: Arc::clone(&document),
             bearer: tokens.bearer(&settings.notifications.graph.1),
             first_job: settings.jobs[0].name.clone(),
             settings: settings.notifications.clone(),
@@ -181,6 +184,7 @@ impl App {
             state,
             queue,
             playbooks,
+            document,
             vault: secrets.vault,
             client_state_keys,
             telemetry: Telemetry::default(),

@@ -35,7 +35,6 @@ pub struct Order<'a> {
     pub action: &'a Action,
     /// The same however often this is tried; another for each other action, item and playbook.
     pub key: &'a str,
-    pub playbook: &'a str,
     /// When it must be over, on the monotonic clock.
     pub ends: Duration,
 }

@@ -28,6 +28,7 @@ use crate::notifications::rich::tokens::{Keyset, TokenError};
 use crate::notifications::rich::{RichError, open_item};
 use crate::notifications::wanted::Wanted;
 use crate::platform::clock::Clock;
+use crate::platform::hex;
 use crate::platform::http::{Authorize, Http};
 use crate::platform::secret::Secret;
 use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, SourceKind};
@@ -117,7 +118,7 @@ pub(super) struct Parts {
     pub(super) settings: Notifications,
     /// Its tenant is the one that notifications are of.
     pub(super) first_job: String,
-    pub(super) document: Document,
+    pub(super) document: Arc<Document>,
     pub(super) state: Arc<dyn StateStore>,
     pub(super) queue: Arc<dyn Queue>,
     pub(super) client: reqwest::Client,
@@ -483,8 +484,7 @@ fn plans(playbooks: Vec<Playbook>, complete: bool) -> Arc<[Plan]> {
 
 /// Changes with the key, and tells nothing of it.
 fn fingerprint(key: &Secret) -> String {
-    let hash = digest(&SHA256, key.expose().as_bytes());
-    hash.as_ref()[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    hex::digits(&digest(&SHA256, key.expose().as_bytes()).as_ref()[..8])
 }
 
 fn tell(asked: &Asked) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
 
-use super::{OpenError, Surroundings};
+use super::{App, OpenError, Surroundings};
 use crate::notifications::client_state;
 use crate::notifications::keys::{KeyRing, KeySource};
 use crate::notifications::profile::Profile;
@@ -96,10 +96,11 @@ impl Receiver {
         Self { queue, keys, clock, puts, profiles, document: None, read: tokio::sync::Mutex::default(), telemetry }
     }
 
-    /// Answers as the document says that holds the playbooks.
+    /// Beside a product that is open: over its queue, its keys and the document of its playbooks.
     #[must_use]
-    pub fn reading(self, document: Document) -> Self {
-        Self { document: Some(Arc::new(document)), ..self }
+    pub fn beside(app: &App, clock: &Arc<dyn Clock>) -> Self {
+        let receiver = Self::new(Arc::clone(&app.queue), app.client_state_keys.clone(), Arc::clone(clock));
+        Self { telemetry: app.telemetry.clone(), document: Some(Arc::clone(&app.document)), ..receiver }
     }
 
     /// From now on, deliveries are answered with these.

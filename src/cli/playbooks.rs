@@ -2,24 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Exit, render};
 use crate::app::Surroundings;
-use crate::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin};
+use crate::notifications::item::{ChangeType, Event, Item, Origin};
+use crate::notifications::receipt::{Drop, read_file};
 use crate::notifications::resources::{Resource, segments};
 use crate::playbooks::action::{Action, Address, Body};
 use crate::playbooks::evaluate::{Context, Evaluated, RunError};
 use crate::playbooks::{FetchMode, Loaded, Playbook, Severity, SourceKind, load};
 
 const DEFAULT_FILE: &str = "playbooks.toml";
+const REMEDY: &str = "name a file with JSON";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Test {
-    /// A delivery as Microsoft Graph posts it, one notification of it, or with --resource an object.
+    /// A delivery as Microsoft Graph posts it (clientState is not checked), one notification of it, or with --resource an object.
     file: PathBuf,
     /// The playbooks; else PLAYBOOKS_FILE, else playbooks.toml.
     #[arg(long, value_name = "PATH")]
@@ -41,6 +44,8 @@ pub(super) struct Test {
 /// One item and what each playbook makes of it.
 struct Tried<'a> {
     shown: String,
+    /// Why it would reach no playbook.
+    dropped: Option<Drop>,
     runs: Vec<Run<'a>>,
 }
 
@@ -71,19 +76,19 @@ fn run(arguments: &Test, around: &Surroundings) -> Result<Exit, String> {
         loaded.problems.iter().for_each(|problem| render::line(&format!("{path}:{problem}")));
     }
     let playbooks = chosen(&loaded, arguments.playbook.as_deref())?;
-    let body = document(&arguments.file)?;
-    let fetched = arguments.fetched.as_ref().map(document).transpose()?;
+    let fetched = arguments.fetched.as_deref().map(document).transpose()?;
     let now = around.clock.now();
     let tried: Vec<Tried<'_>> = if arguments.resource {
-        let runs =
-            playbooks.iter().map(|playbook| Run { playbook, fetch: "none", result: as_changed(playbook, &body, now) }).collect();
-        vec![Tried { shown: "the object, as if it had changed".to_owned(), runs }]
+        let object = document(&arguments.file)?;
+        let run = |playbook| Run { playbook, fetch: "none", result: as_changed(playbook, &object, now) };
+        let runs = playbooks.iter().copied().map(run).collect();
+        vec![Tried { shown: "the object, as if it had changed".to_owned(), dropped: None, runs }]
     } else {
-        items(&body, now)?.iter().map(|item| try_item(&playbooks, item, fetched.as_ref())).collect()
+        items(&arguments.file, now)?.iter().map(|item| try_item(&playbooks, item.as_ref(), fetched.as_ref())).collect()
     };
     let page = if arguments.json { as_json(&path, &loaded, &tried) } else { as_text(&tried) };
     render::print(&page);
-    let failed = tried.iter().flat_map(|tried| &tried.runs).any(|run| run.result.is_err());
+    let failed = tried.iter().any(|one| one.dropped.is_some() || one.runs.iter().any(|run| run.result.is_err()));
     Ok(match (loaded.has_errors(), failed) {
         (true, _) => Exit::Usage,
         (false, true) => Exit::Failed,
@@ -109,32 +114,46 @@ fn has_secret(environment: &BTreeMap<String, String>, name: &str) -> bool {
     set(name) || set("KEY_VAULT_URL")
 }
 
-fn read(path: &PathBuf, remedy: &str) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}; {remedy}", path.display()))
+fn read(path: &Path, remedy: &str) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| unread(path, &error, remedy))
 }
 
-fn document(path: &PathBuf) -> Result<Value, String> {
-    let text = read(path, "name a file with JSON")?;
+fn unread(path: &Path, error: &io::Error, remedy: &str) -> String {
+    format!("{} cannot be read: {error}; {remedy}", path.display())
+}
+
+fn document(path: &Path) -> Result<Value, String> {
+    let text = read(path, REMEDY)?;
     serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| format!("{} is no JSON: {error}", path.display()))
 }
 
-fn try_item<'a>(playbooks: &[&'a Playbook], item: &Item, fetched: Option<&Value>) -> Tried<'a> {
+fn try_item<'a>(playbooks: &[&'a Playbook], item: Result<&Item, &Drop>, fetched: Option<&Value>) -> Tried<'a> {
+    let item = match item {
+        Ok(item) => item,
+        Err(reason) => return Tried { shown: format!("dropped: {reason}"), dropped: Some(*reason), runs: Vec::new() },
+    };
     let change = match item.event {
         Event::Change(change) => change.name(),
         Event::Lifecycle(event) => event.name(),
     };
-    let shown = format!("{change} {}", render::printable(item.resource.as_deref().unwrap_or("(no resource)")));
+    let mut shown = format!("{change} {}", render::printable(item.resource.as_deref().unwrap_or("(no resource)")));
+    match (&item.encrypted, fetched) {
+        (None, _) => {}
+        (Some(_), None) => shown.push_str(" (encrypted: it is not opened here; --fetched gives what it holds)"),
+        (Some(_), Some(_)) => shown.push_str(" (encrypted: --fetched stands for what it holds)"),
+    }
     let run = |playbook: &'a Playbook| {
         let mode = playbook.fetch_for(item);
         if !playbook.matches(item) {
             return Run { playbook, fetch: fetch(mode), result: Ok(None) };
         }
-        let reads = mode != FetchMode::None || item.origin == Origin::Poll || playbook.source.rich;
+        let comes_along = item.origin == Origin::Poll || item.encrypted.is_some();
+        let reads = mode != FetchMode::None || comes_along || playbook.source.rich;
         let resource = fetched.filter(|_| reads);
         let result = playbook.evaluate(&Context { item, resource, attempt: 0 }).map(Some);
         Run { playbook, fetch: fetch(mode), result }
     };
-    Tried { shown, runs: playbooks.iter().copied().map(run).collect() }
+    Tried { shown, dropped: None, runs: playbooks.iter().copied().map(run).collect() }
 }
 
 /// The playbook's own first change, of this object.
@@ -159,51 +178,22 @@ fn as_changed(playbook: &Playbook, object: &Value, now: Timestamp) -> Result<Opt
     playbook.evaluate(&Context { item: &item, resource: Some(object), attempt: 0 }).map(Some)
 }
 
-/// The notifications of a delivery, or the one that stands alone.
-fn items(body: &Value, now: Timestamp) -> Result<Vec<Item>, String> {
-    let list = match body.get("value").or(Some(body).filter(|body| body.is_array())) {
-        Some(Value::Array(list)) => list.as_slice(),
-        _ => std::slice::from_ref(body),
-    };
-    let read = |(index, item): (usize, &Value)| item_of(item, now).map_err(|error| format!("item {}: {error}", index + 1));
-    list.iter().enumerate().map(read).collect()
+/// The notifications of a delivery, of a list, or the one that stands alone, as the endpoint reads them. Only the client state is
+/// not checked: who tries a playbook has none that is good, and nobody sent the file.
+fn items(path: &Path, now: Timestamp) -> Result<Vec<Result<Item, Drop>>, String> {
+    let bytes = std::fs::read(path).map_err(|error| unread(path, &error, REMEDY))?;
+    let items = read_file(&bytes, now).map_err(|error| format!("{} is no JSON: {error}", path.display()))?;
+    if items.is_empty() {
+        return Err(format!("{} holds no notification", path.display()));
+    }
+    Ok(items.into_iter().map(|item| item.map(polled)).collect())
 }
 
-const MEMBERS: [&str; 9] = [
-    "id",
-    "subscriptionId",
-    "subscriptionExpirationDateTime",
-    "changeType",
-    "lifecycleEvent",
-    "resource",
-    "resourceData",
-    "tenantId",
-    "organizationId",
-];
-
-fn item_of(value: &Value, now: Timestamp) -> Result<Item, String> {
-    let given = value.as_object().ok_or("it is no object")?;
-    let mut notification = Map::new();
-    for (key, value) in given {
-        if let Some(name) = MEMBERS.into_iter().find(|name| name.eq_ignore_ascii_case(key)) {
-            notification.insert(name.to_owned(), value.clone());
-        }
-    }
-    let text = |name: &str| notification.get(name).and_then(Value::as_str);
-    let change = text("changeType").and_then(ChangeType::parse).map(Event::Change);
-    let lifecycle = text("lifecycleEvent").and_then(LifecycleEvent::parse).map(Event::Lifecycle);
-    let event = change.or(lifecycle).ok_or("it has neither a `changeType` nor a `lifecycleEvent` that is known")?;
-    let resource = text("resource").map(str::to_owned);
-    // What cannot be subscribed to comes from a poll.
-    let parent = resource.as_deref().map(segments).and_then(|all| Some(all.split_last()?.1.join("/")));
+/// What cannot be subscribed to comes from a poll.
+fn polled(item: Item) -> Item {
+    let parent = item.resource.as_deref().map(segments).and_then(|all| Some(all.split_last()?.1.join("/")));
     let polled = parent.and_then(|parent| Resource::of(&parent)).is_some_and(|row| row.minutes.is_none());
-    Ok(Item {
-        subscription: text("subscriptionId").unwrap_or_default().to_owned(),
-        tenant: text("tenantId").or_else(|| text("organizationId")).map(str::to_owned),
-        resource,
-        notification,
-        ..Item::new(if polled { Origin::Poll } else { Origin::Graph }, now, event)
-    })
+    Item { origin: if polled { Origin::Poll } else { item.origin }, ..item }
 }
 
 fn state(playbook: &Playbook) -> &'static str {
@@ -245,7 +235,7 @@ fn as_text(tried: &[Tried<'_>]) -> String {
                 Err(error) => writeln!(page, "  {}: matches, and FAILS: {error}", playbook.name),
             };
         }
-        if one.runs.is_empty() {
+        if one.runs.is_empty() && one.dropped.is_none() {
             page.push_str("  there is no playbook that can run\n");
         }
     }
@@ -320,8 +310,14 @@ fn as_json(path: &str, loaded: &Loaded, tried: &[Tried<'_>]) -> String {
         }
         shown
     };
-    let items: Vec<Value> =
-        tried.iter().map(|one| json!({"item": one.shown, "playbooks": one.runs.iter().map(run).collect::<Vec<_>>()})).collect();
+    let item = |one: &Tried<'_>| {
+        let mut shown = json!({"item": one.shown, "playbooks": one.runs.iter().map(run).collect::<Vec<_>>()});
+        if let Some(reason) = one.dropped {
+            shown["dropped"] = reason.to_string().into();
+        }
+        shown
+    };
+    let items: Vec<Value> = tried.iter().map(item).collect();
     let document = json!({"file": path, "problems": problems, "items": items});
     serde_json::to_string_pretty(&document).unwrap_or_default() + "\n"
 }

@@ -10,20 +10,14 @@ use super::{Exit, failed};
 use crate::app::receiver::Receiver;
 use crate::app::{App, Surroundings};
 use crate::standalone;
-use crate::storage::document::Document;
 
 pub(super) async fn run(listen: SocketAddr, app: App, around: &Surroundings) -> Exit {
-    let (client, clock) = (&around.client, &around.clock);
+    let clock = &around.clock;
     let listener = match TcpListener::bind(listen).await {
         Ok(listener) => listener,
         Err(error) => return failed(&format!("failed to listen on {listen}: {error}; choose another with --listen")),
     };
-    let settings = &app.settings;
-    let document = match Document::open(&settings.notifications.playbooks_file, &settings.storage, client, clock) {
-        Ok(document) => document,
-        Err(error) => return failed(&error),
-    };
-    let receiver = Receiver::new(Arc::clone(&app.queue), app.client_state_keys.clone(), Arc::clone(clock)).reading(document);
+    let receiver = Receiver::beside(&app, clock);
     let stop = match signal(SignalKind::terminate()) {
         Ok(mut terminate) => {
             async move {

@@ -363,7 +363,7 @@ impl Dispatcher {
                 continue;
             }
             turn.keep().await?;
-            let order = Order { action: &action, key: &key, playbook: &plan.name, ends: turn.ends() };
+            let order = Order { action: &action, key: &key, ends: turn.ends() };
             match self.performer.perform(&order).await {
                 Outcome::Done => done.push(key),
                 Outcome::Busy => later = later.or(Some((Some(FULL), false, "the target has no place free".to_owned()))),

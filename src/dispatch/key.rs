@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::notifications::item::{Event, Item};
 use crate::notifications::resources::{Resource, segments};
 use crate::notifications::wanted;
+use crate::platform::hex;
 
 /// SHA-256 in lower-case hex over parts, each with its length, so that no two lists of parts are one text.
 pub(super) fn hash(parts: &[&str]) -> String {
@@ -14,11 +15,7 @@ pub(super) fn hash(parts: &[&str]) -> String {
     for part in parts {
         let _ = write!(text, "{}:{part}", part.len());
     }
-    let mut hex = String::with_capacity(64);
-    for byte in digest(&SHA256, text.as_bytes()).as_ref() {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    hex::digits(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 /// The resource in one spelling, whatever the notification writes: `Users('x')/Messages('y')` and `/users/x/messages/y` are one.
@@ -132,19 +129,12 @@ mod tests {
 
     fn item(resource: &str, data: &Value) -> Item {
         let Value::Object(notification) = json!({ "resourceData": data }) else { unreachable!("an object") };
+        let received = "2026-11-24T09:00:00Z".parse().expect("a time");
         Item {
-            origin: Origin::Graph,
-            received: "2026-11-24T09:00:00Z".parse().expect("a time"),
-            event: Event::Change(ChangeType::Updated),
             subscription: "s".to_owned(),
-            group: None,
-            client_state: None,
-            tenant: None,
             resource: Some(resource.to_owned()),
             notification,
-            encrypted: None,
-            tokens: Vec::new(),
-            object: None,
+            ..Item::new(Origin::Graph, received, Event::Change(ChangeType::Updated))
         }
     }
 
@@ -195,6 +185,15 @@ mod tests {
         assert_eq!(by("old", &timed), by("new", &timed));
         let vague = json!({"id": "u1", "eventTime": "t"});
         assert_ne!(by("old", &vague), by("new", &vague), "a time alone is no change");
+    }
+
+    #[test]
+    fn a_key_is_of_one_action_of_one_change() {
+        let key = action_key("p", "1", "x");
+        assert_eq!((key.len(), &key), (64, &action_key("p", "1", "x")));
+        for other in [("p", "2", "x"), ("q", "1", "x"), ("p", "1", "y"), ("p1", "", "x"), ("", "p1", "x")] {
+            assert_ne!(key, action_key(other.0, other.1, other.2));
+        }
     }
 
     #[test]

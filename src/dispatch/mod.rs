@@ -128,6 +128,14 @@ pub struct Told {
     pub reason: String,
 }
 
+/// What a message of `queue` asks for.
+///
+/// # Errors
+/// [`DispatchError::Unreadable`].
+pub fn read(queue: &str, body: &[u8]) -> Result<Work, DispatchError> {
+    serde_json::from_slice(body).map_err(|error| DispatchError::Unreadable { queue: queue.to_owned(), cause: error.to_string() })
+}
+
 /// The worker.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -152,13 +160,11 @@ impl Dispatcher {
         Self { state, queue, clock, reader, performer, hooks }
     }
 
-    /// Handles one message of `queue`; it may be deleted when this returns.
+    /// Handles what one message of `queue` asks for; it may be deleted when this returns.
     ///
     /// # Errors
     /// [`DispatchError`]: the message must come again.
-    pub async fn handle(&self, queue: &str, body: &[u8]) -> Result<Handled, DispatchError> {
-        let work = serde_json::from_slice::<Work>(body)
-            .map_err(|error| DispatchError::Unreadable { queue: queue.to_owned(), cause: error.to_string() })?;
+    pub async fn handle(&self, queue: &str, work: Work) -> Result<Handled, DispatchError> {
         match work {
             Work::Batch(items) => self.split(queue, items).await,
             Work::Item(task) => self.item(queue, *task).await,

@@ -132,20 +132,8 @@ mod tests {
 
     fn item(data: &Value) -> Item {
         let Value::Object(notification) = json!({ "resourceData": data }) else { unreachable!("an object") };
-        Item {
-            origin: Origin::Graph,
-            received: "2026-11-24T09:00:00Z".parse().expect("a time"),
-            event: Event::Change(ChangeType::Updated),
-            subscription: "s".to_owned(),
-            group: None,
-            client_state: None,
-            tenant: None,
-            resource: None,
-            notification,
-            encrypted: None,
-            tokens: Vec::new(),
-            object: None,
-        }
+        let received = "2026-11-24T09:00:00Z".parse().expect("a time");
+        Item { notification, ..Item::new(Origin::Graph, received, Event::Change(ChangeType::Updated)) }
     }
 
     fn path(subscribed: &str, data: &Value) -> Result<String, Refused> {

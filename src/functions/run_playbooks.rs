@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
-use crate::dispatch::{Handled, Hold};
+use crate::dispatch::{self, Handled, Hold};
 use crate::notifications::item::{Item, Origin, QUEUE, URGENT_QUEUE, Work};
 
 const BINDING: &str = "message";
@@ -27,13 +27,16 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Re
         tracing::warn!("the message's body is gone from the storage: it was handled before, or somebody has deleted it");
         return Ok(());
     };
-    let told = first(&opened.body);
-    if let Some(group) = told.as_ref().and_then(|item| item.group.as_deref()) {
+    let work = dispatch::read(name, &opened.body).map_err(Failure::new)?;
+    let told = first(&work);
+    if let Some(group) = told.and_then(|item| item.group.as_deref()) {
         app.playbooks.meet(group).await;
     }
-    let handled = app.dispatcher.handle(name, &opened.body).await.map_err(Failure::new)?;
-    if let Some(item) = told.filter(|item| item.origin == Origin::Graph && !item.subscription.is_empty()) {
-        app.playbooks.heard(&item.subscription).await;
+    let told = told.filter(|item| item.origin == Origin::Graph && !item.subscription.is_empty());
+    let subscription = told.map(|item| item.subscription.clone());
+    let handled = app.dispatcher.handle(name, work).await.map_err(Failure::new)?;
+    if let Some(subscription) = subscription {
+        app.playbooks.heard(&subscription).await;
     }
     // The host deletes the message when we answer; its body is ours. The work is done, whatever becomes of it.
     if let Err(error) = app.queue.discard(&opened).await {
@@ -44,10 +47,10 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Re
 }
 
 /// The notification; of a large delivery the first.
-fn first(body: &[u8]) -> Option<Item> {
-    match serde_json::from_slice::<Work>(body).ok()? {
-        Work::Item(task) => Some(task.item),
-        Work::Batch(items) => items.into_iter().next(),
+fn first(work: &Work) -> Option<&Item> {
+    match work {
+        Work::Item(task) => Some(&task.item),
+        Work::Batch(items) => items.first(),
     }
 }
 

@@ -163,15 +163,6 @@ impl Graph {
         }
     }
 
-    /// Reads whatever a path below the address of Graph holds, encoded as it is to go on the request line.
-    ///
-    /// # Errors
-    /// [`GraphError`].
-    pub async fn get(&self, operation: &'static str, path: &str) -> Result<Value, GraphError> {
-        let reply = self.call(&self.reading, about(operation, Method::GET, path, None)).await?;
-        serde_json::from_slice(&reply.body).map_err(|_| GraphError::astray(operation, &reply))
-    }
-
     /// One page of a list or of a delta query.
     ///
     /// # Errors

@@ -85,8 +85,6 @@ pub enum ActionToTake {
 }
 
 impl ActionToTake {
-    pub const ALL: [Self; 2] = [Self::Alert, Self::Block];
-
     /// The guide's word.
     #[must_use]
     pub fn name(self) -> &'static str {

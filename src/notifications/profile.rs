@@ -3,6 +3,8 @@
 //! Apart because playbooks name profiles and the receipt answers with them. An answer says nothing of what becomes of the
 //! items: any code from 200 to 299 tells Microsoft Graph that they are ours now.
 
+use crate::platform::header;
+
 /// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -19,10 +21,6 @@ impl Default for Profile {
     }
 }
 
-/// Headers that belong to the connection, or follow from the body.
-const OURS: [&str; 7] =
-    ["connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade", "proxy-connection"];
-
 impl Profile {
     /// What is wrong with it, and what to give instead; the first problem, one line.
     #[must_use]
@@ -36,23 +34,10 @@ impl Profile {
         if matches!(self.code, 204 | 205) && !self.body.is_empty() {
             return Some(format!("an answer with the code {} has no body: leave `body` out, or give 200 or 202", self.code));
         }
-        self.headers.iter().find_map(|(name, value)| header_problem(name, value))
+        let of_header =
+            |(name, value): &(String, String)| header::name_problem(name).or_else(|| header::value_problem(name, value));
+        self.headers.iter().find_map(of_header)
     }
-}
-
-fn header_problem(name: &str, value: &str) -> Option<String> {
-    // RFC 9110, section 5.1.
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(token) {
-        return Some(format!("`{}` is no name of a header", name.escape_debug()));
-    }
-    if OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
-        return Some(format!("the header `{name}` is set by the server: leave it out"));
-    }
-    if !value.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
-        return Some(format!("the value of the header `{name}` holds more than printable ASCII"));
-    }
-    None
 }
 
 #[cfg(test)]
@@ -72,11 +57,8 @@ mod tests {
             (of(302, &[], ""), "302"),
             (of(500, &[], ""), "500"),
             (of(204, &[], "x"), "no body"),
-            (of(200, &[("", "x")], ""), "no name"),
-            (of(200, &[("a b", "x")], ""), "no name"),
-            (of(200, &[("Content-Length", "3")], ""), "Content-Length"),
+            (of(200, &[("X-Flow", "x"), ("a b", "x")], ""), "no name"),
             (of(200, &[("X-A", "a\r\nSet-Cookie: b")], ""), "X-A"),
-            (of(200, &[("X-A", "ü")], ""), "X-A"),
         ] {
             assert!(problem.as_ref().is_some_and(|text| text.contains(word)), "{word}: {problem:?}");
         }

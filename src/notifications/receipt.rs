@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::client_state::{self, Keys, Verdict};
 use super::item::{ChangeType, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work};
-use super::wire::{self, Malformed, Unreadable};
+use super::wire::{self, Malformed, Unread, Unreadable};
 
 /// Items of one delivery that get a message each; more than these are one message for each queue, so that the answer is in time.
 pub const SINGLE_ITEMS: usize = 32;
@@ -35,24 +35,29 @@ pub struct Put {
 }
 
 /// Why an item, or a whole delivery, is not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Drop {
     /// Neither token nor body: something in front of us loses bodies, and notifications with them.
+    #[error("there is no body")]
     EmptyBody,
     /// The same bytes would come again.
+    #[error("it is no JSON")]
     NotJson,
-    /// JSON without an array `value`.
+    #[error("it is JSON without an array `value`, or with nothing in it")]
     NoItems,
+    #[error("it is no object")]
     NoObject,
-    /// Too deep, or with a text or number that cannot be held.
+    #[error("it is too deep, or has a text or number that cannot be held")]
     Unreadable,
-    /// None, or one that is not of our form: of a subscription that is not ours, or no notification at all.
+    /// Of a subscription that is not ours, or no notification at all.
+    #[error("it has no client state, or one that is not of our form")]
     ForeignClientState,
-    /// Of our form, but made with no key that we know.
+    #[error("its client state is of our form, but made with no key that we know")]
     WrongClientState,
-    /// Neither a change nor a lifecycle event that is known: `unknownFutureValue` and probes.
+    /// `unknownFutureValue` and probes.
+    #[error("it has neither a `changeType` nor a `lifecycleEvent` that is known")]
     UnknownEvent,
-    /// Encrypted, in a delivery with more tokens than can be kept.
+    #[error("it is encrypted, in a delivery with more tokens than can be kept")]
     TooManyTokens,
 }
 
@@ -112,12 +117,28 @@ pub fn receive(body: &[u8], keys: Option<&Keys>, now: Timestamp) -> Receipt {
     receipt
 }
 
+/// The items of a file as a delivery of them would be read, each of them or why it would be dropped. Nobody has sent a file:
+/// client states are not looked at, and what is encrypted comes without the tokens that prove it.
+///
+/// # Errors
+/// It is no JSON.
+pub fn read_file(bytes: &[u8], now: Timestamp) -> Result<Vec<Result<Item, Drop>>, serde_json::Error> {
+    let text = String::from_utf8_lossy(bytes);
+    let items = wire::items_of_file(&text)?;
+    Ok(items.into_iter().map(|raw| item(&wire::item(raw)?, now)).collect())
+}
+
+impl From<Unreadable> for Drop {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::NoObject => Self::NoObject,
+            Unreadable::Broken => Self::Unreadable,
+        }
+    }
+}
+
 fn judge(raw: &RawValue, keys: Option<&Keys>, now: Timestamp) -> Result<Item, Drop> {
-    let dropped = |unreadable| match unreadable {
-        Unreadable::NoObject => Drop::NoObject,
-        Unreadable::Broken => Drop::Unreadable,
-    };
-    let unread = wire::item(raw).map_err(dropped)?;
+    let unread = wire::item(raw)?;
     let claim = unread.client_state().filter(|text| client_state::claimed(text).is_some());
     let claim = claim.ok_or(Drop::ForeignClientState)?;
     let (group, client_state) = match keys.map(|keys| client_state::check(keys, Some(&claim))) {
@@ -125,15 +146,18 @@ fn judge(raw: &RawValue, keys: Option<&Keys>, now: Timestamp) -> Result<Item, Dr
         Some(Verdict::Wrong) => return Err(Drop::WrongClientState),
         None => (None, Some(claim)),
     };
-    let foreign = unread.read().map_err(dropped)?;
+    Ok(Item { group, client_state, ..item(&unread, now)? })
+}
+
+/// What it says, whoever says so.
+fn item(unread: &Unread<'_>, now: Timestamp) -> Result<Item, Drop> {
+    let foreign = unread.read()?;
     let text = |name: &str| foreign.notification.get(name).and_then(Value::as_str);
     let lifecycle = text("lifecycleEvent").and_then(LifecycleEvent::parse).map(Event::Lifecycle);
     let change = || text("changeType").and_then(ChangeType::parse).map(Event::Change);
     let event = lifecycle.or_else(change).ok_or(Drop::UnknownEvent)?;
     Ok(Item {
         subscription: text("subscriptionId").unwrap_or_default().to_owned(),
-        group,
-        client_state,
         tenant: text("tenantId").or_else(|| text("organizationId")).map(str::to_owned),
         resource: text("resource").map(str::to_owned),
         encrypted: foreign.encrypted,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::item::ChangeType;
 use super::resources::{Resource, pattern_of, segments};
+use crate::platform::hex;
 
 /// A subscription that playbooks want; playbooks with the same resource, change types and kind share one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ impl Wanted {
         let text = format!("{}\n{}\n{}\n{}", self.tenant, normalised(&self.resource), changes.join(","), self.rich);
         let hash = digest(&SHA256, text.as_bytes());
         let queue = if self.urgent { "u" } else { "n" };
-        hash.as_ref().iter().take(6).fold(queue.to_owned(), |text, byte| text + &format!("{byte:02x}"))
+        format!("{queue}{}", hex::digits(&hash.as_ref()[..6]))
     }
 
     /// As Graph writes it, in lower case and sorted.

@@ -71,11 +71,28 @@ pub(super) enum Unreadable {
 }
 
 pub(super) fn delivery(text: &str) -> Result<Delivery<'_>, Malformed> {
-    let text = text.trim_start_matches('\u{feff}');
+    let text = without_mark(text);
     let members: Members<'_> =
         serde_json::from_str(text).map_err(|e| if e.is_data() { Malformed::NoItems } else { Malformed::NotJson })?;
     let items = members.last("value").and_then(|raw| serde_json::from_str(raw.get()).ok()).ok_or(Malformed::NoItems)?;
     Ok(Delivery { items, tokens: members.last("validationTokens").map(tokens).unwrap_or_default() })
+}
+
+/// What a person may have in a file: a delivery, a list of items, or one item.
+///
+/// # Errors
+/// It is no JSON.
+pub(super) fn items_of_file(text: &str) -> Result<Vec<&RawValue>, serde_json::Error> {
+    if let Ok(delivery) = delivery(text) {
+        return Ok(delivery.items);
+    }
+    let whole: &RawValue = serde_json::from_str(without_mark(text))?;
+    Ok(serde_json::from_str(whole.get()).unwrap_or_else(|_| vec![whole]))
+}
+
+/// Some editors and tools begin a text with a mark of its byte order.
+fn without_mark(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
 }
 
 /// One entry of `value`.
@@ -317,6 +334,22 @@ mod tests {
         for text in ["<html>", "{", r#"{"value":[{]}"#, r#"{"value":[]} x"#, "validationToken=x", "{'value':[]}"] {
             assert_eq!(of(text), Err(Malformed::NotJson), "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_may_hold_a_delivery_a_list_or_one_item() {
+        let of = |text: &str| items_of_file(text).map(|items| items.len()).map_err(|error| error.line());
+        for (text, items) in [
+            (r#"{"Value":[{},1]}"#, 2),
+            ("\u{feff}[{},{},5]", 3),
+            ("[]", 0),
+            (r#"{"changeType":"updated"}"#, 1),
+            (r#"{"value":null}"#, 1),
+            ("5", 1),
+        ] {
+            assert_eq!(of(text), Ok(items), "{text}");
+        }
+        assert_eq!(of("{\n\"value\": [{]}"), Err(2));
     }
 
     fn any_member() -> impl Strategy<Value = (String, Value)> {

@@ -492,12 +492,6 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Plain HTTP is for this machine only.
-#[must_use]
-pub fn transport_allowed(url: &Url) -> bool {
-    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -542,14 +536,5 @@ mod tests {
         assert_eq!(error_code(br#"{"error":"invalid_client"}"#), None);
         assert_eq!(error_code(br#"{"odata.error":{"code":"TableNotFound"}}"#).as_deref(), Some("TableNotFound"));
         assert_eq!(error_code(b"<html>"), None);
-    }
-
-    #[test]
-    fn plain_http_is_for_this_machine_only() {
-        let allowed = |text: &str| transport_allowed(&Url::parse(text).expect("a URL"));
-        assert!(
-            allowed("https://app.threatconnect.com/api") && allowed("http://127.0.0.1:8080/api") && allowed("http://[::1]/api")
-        );
-        assert!(!allowed("http://app.threatconnect.com/api") && !allowed("http://10.0.0.1/api"));
     }
 }

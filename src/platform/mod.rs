@@ -1,6 +1,8 @@
 //! What every edge stands on: time, HTTP, pace, identity, secrets. No product words here.
 
 pub mod clock;
+pub mod header;
+pub mod hex;
 pub mod http;
 pub mod identity;
 pub mod pacer;

@@ -2,8 +2,6 @@
 //!
 //! Nothing is done here, and secrets are names only.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::digest;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -12,6 +10,7 @@ use thiserror::Error;
 use super::evaluate::{Selected, Variables};
 use super::keys::SEVERITIES;
 use super::template::{Shape, Template};
+use crate::platform::hex;
 
 /// Something to do, with everything filled in.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -285,14 +284,6 @@ fn cut(text: &str, characters: usize) -> String {
     text.chars().take(characters).collect()
 }
 
-/// The same for the same action of the same change, and for no other: 64 hexadecimal digits.
-///
-/// `discriminator` names the change, as who works off the queue knows it.
-#[must_use]
-pub fn idempotency_key(playbook: &str, label: &str, discriminator: &str) -> String {
-    hash(&[playbook, label, discriminator])
-}
-
 pub(super) fn hash(parts: &[&str]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
@@ -300,25 +291,12 @@ pub(super) fn hash(parts: &[&str]) -> String {
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(part.as_bytes());
     }
-    context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::digits(context.finish().as_ref())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_of_one_action_of_one_change() {
-        let key = idempotency_key("p", "1", "x");
-        assert_eq!(key.len(), 64);
-        assert_eq!(key, idempotency_key("p", "1", "x"));
-        for other in [("p", "2", "x"), ("q", "1", "x"), ("p", "1", "y"), ("p1", "", "x"), ("", "p1", "x")] {
-            assert_ne!(key, idempotency_key(other.0, other.1, other.2));
-        }
-    }
 
     #[test]
     fn severities_are_read_as_microsoft_writes_them() {

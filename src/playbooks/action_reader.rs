@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::action::{ActionSpec, Address, Auth, BodySpec, Work, severity_of};
 use super::address;
-use super::document::{headers, is_header};
+use super::document::headers;
 use super::evaluate::{META, Variables};
 use super::keys::{self, ACTION_KINDS, CASE_STATUSES, INDICATOR_TYPES, Key, Scope};
 use super::near::nearest;
@@ -12,6 +12,7 @@ use super::reader::{At, Problems, Section, is_name};
 use super::template::{Shape, Template};
 use super::tree::{Node, Value};
 use crate::notifications::item;
+use crate::platform::header;
 
 /// What is put there must be of our own making; that of exports is known above this room only by its name.
 const OWN_QUEUES: [&str; 3] = [item::QUEUE, item::URGENT_QUEUE, "export-runs"];
@@ -154,7 +155,7 @@ impl Reading<'_, '_, '_> {
             secrets.extend(self.secret(key));
         }
         let header = if way == 2 { self.section.text(&keys::HEADER, self.problems) } else { None };
-        if let Some(header) = header.filter(|header| !is_header(header.value)) {
+        if let Some(header) = header.filter(|header| !header::is_name(header.value)) {
             self.problems.error(header.at, "`header` is no name of a header");
         }
         let mut secrets = secrets.into_iter();

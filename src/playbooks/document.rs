@@ -12,12 +12,10 @@ use super::tree::{Entry, Node, parse};
 use super::{Loaded, Playbook, Priority, Root, source};
 use crate::notifications::profile::Profile;
 use crate::notifications::wanted::normalised;
+use crate::platform::header;
 
 /// With waits that double from 2 s to an hour, some four hours: as long as Microsoft Graph itself tries.
 const DEFAULT_ATTEMPTS: u32 = 16;
-
-/// Headers that the transport writes itself.
-const OWN_HEADERS: [&str; 5] = ["connection", "content-length", "date", "keep-alive", "transfer-encoding"];
 
 /// Reads a document, TOML or JSON. `secrets` tells whether a secret of a name is there.
 #[must_use]
@@ -188,23 +186,15 @@ fn profile(entry: &Entry, problems: &mut Problems<'_>) -> Option<Profile> {
 pub(super) fn headers(section: &Section<'_>, key: &keys::Key, problems: &mut Problems<'_>) -> Vec<(String, String)> {
     let mut headers = Vec::new();
     for (entry, value) in section.named_texts(key, problems) {
-        if !is_header(&entry.key) {
-            problems.error(entry.at, format!("`{}` is no name of a header", entry.key));
-        } else if OWN_HEADERS.contains(&entry.key.to_ascii_lowercase().as_str()) {
-            problems.error(entry.at, format!("the header `{}` is written by the transport; leave it out", entry.key));
-        } else if value.chars().any(char::is_control) || !value.is_ascii() {
-            let text = format!("the header `{}` holds a line break, control or non-ASCII character; leave it out", entry.key);
-            problems.error(entry.node.at, text);
+        if let Some(problem) = header::name_problem(&entry.key) {
+            problems.error(entry.at, problem);
+        } else if let Some(problem) = header::value_problem(&entry.key, value) {
+            problems.error(entry.node.at, problem);
         } else {
             headers.push((entry.key.clone(), value.to_owned()));
         }
     }
     headers
-}
-
-/// A token (RFC 9110, 5.6.2).
-pub(super) fn is_header(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
 }
 
 fn select(section: &Section<'_>, problems: &mut Problems<'_>) -> (Select, Names) {

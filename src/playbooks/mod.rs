@@ -193,12 +193,6 @@ impl Playbook {
         }
     }
 
-    /// The key of one of its actions for one change (`evaluate` keeps their order).
-    #[must_use]
-    pub fn key(&self, action: &ActionSpec, discriminator: &str) -> String {
-        action::idempotency_key(&self.name, &action.label, discriminator)
-    }
-
     /// The external id of the case for an item: the same for every change of one resource of one tenant.
     fn case_id(&self, context: &Context<'_>) -> Option<String> {
         let item = context.item;

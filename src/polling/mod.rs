@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::notifications::item::{ChangeType, Item, QUEUE, URGENT_QUEUE, Work};
 use crate::platform::clock::Clock;
+use crate::platform::hex;
 use crate::platform::http::{Bounds, ENCODED, Failure, Http, Reply, Request, excerpt, http_date, path_below};
 use crate::platform::pacer::Pacer;
 use crate::storage::{CommitError, Queue, Row, StateStore, StoreError, TRANSACTION_ROWS, Version, Write};
@@ -329,13 +330,7 @@ fn before(at: Timestamp, by: SignedDuration) -> Timestamp {
 }
 
 fn hash(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut hex = String::with_capacity(64);
-    for byte in digest(&SHA256, text.as_bytes()).as_ref() {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex.truncate(40);
-    hex
+    hex::digits(&digest(&SHA256, text.as_bytes()).as_ref()[..20])
 }
 
 fn read<T: for<'a> Deserialize<'a>>(row: Option<&Row>) -> Option<T> {

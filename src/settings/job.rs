@@ -12,6 +12,7 @@ use super::params::{self, Param, SignIn, TABLE};
 use super::{Job, LoggingLevel, parse, storage, target};
 use crate::export::{LastRun, Policy};
 use crate::indicator::{Confidence, Kind, NeverSend, ThreatAssessScore};
+use crate::platform::hex;
 use crate::platform::identity::Identity;
 use crate::platform::schedule::Schedule;
 use crate::platform::secret::Secret;
@@ -257,7 +258,7 @@ fn fingerprint(reader: &Reader<'_>) -> String {
         }
         context.update(format!("{}={}:{text};", row.key, text.len()).as_bytes());
     }
-    context.finish().as_ref().iter().take(16).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hex::digits(&context.finish().as_ref()[..16])
 }
 
 fn whole(reader: &mut Reader<'_>, row: &Param) -> Option<u64> {

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use crate::indicator::{ActionToTake, Group, Indicator, Kind, NeverSend, Observable, ObservableKey, Tlp};
 use crate::platform::clock::BoxFuture;
+use crate::platform::hex;
 use crate::platform::http::{Failure, Traffic};
 pub use target::Target;
 
@@ -456,7 +457,7 @@ pub(crate) fn body_of<'a>(head: &[u8], payloads: impl Iterator<Item = &'a [u8]> 
 /// Names a destination in stored keys: the product's short name and a hash of what tells it from others.
 pub(crate) fn fingerprint(product: &str, parts: &[&str]) -> String {
     let hash = digest::digest(&digest::SHA256, parts.join("\n").as_bytes());
-    hash.as_ref().iter().take(8).fold(format!("{product}-"), |text, byte| text + &format!("{byte:02x}"))
+    format!("{product}-{}", hex::digits(&hash.as_ref()[..8]))
 }
 
 /// A refusal that says that the tenant holds no more indicators, which is no matter of the item.

@@ -133,9 +133,6 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Deletes; false if the message was received again by somebody else, or is gone.
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Moves it to `{queue}-poison`, in one step where the store can.
-    fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>>;
-
     /// What the text of a message stands for, where somebody else received it (the Functions host) and will delete it.
     /// None: it was handled already, and its body is gone.
     fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>>;

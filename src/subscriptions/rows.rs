@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::SubscriptionError;
 use crate::graph::{GraphError, Subscription, Trouble};
 use crate::notifications::wanted::Wanted;
+use crate::platform::hex;
 use crate::storage::{CommitError, StateStore, Version, Write};
 
 pub(super) const PARTITION: &str = "subscriptions";
@@ -231,8 +232,7 @@ pub(super) fn keyed(prefix: char, text: &str) -> String {
     if plain {
         return format!("{prefix}.{text}");
     }
-    let hash = digest(&SHA256, text.as_bytes());
-    hash.as_ref().iter().fold(format!("{prefix}."), |key, byte| key + &format!("{byte:02x}"))
+    format!("{prefix}.{}", hex::digits(digest(&SHA256, text.as_bytes()).as_ref()))
 }
 
 pub(super) fn held_key(id: &str) -> String {

@@ -10,7 +10,8 @@ use indicator_relay::playbooks::action::{Action, Address, Auth, Body};
 use indicator_relay::storage::Queue as _;
 use serde_json::{Value, json};
 
-use crate::worker::{Answer, Call, Mortal, World, in_turn, ok};
+use crate::between::Mortal;
+use crate::worker::{Answer, Call, World, in_turn, ok};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -20,7 +21,7 @@ fn performer(world: &World) -> Performer {
 
 async fn perform(world: &World, action: &Action) -> Outcome {
     let ends = world.clock.monotonic() + Duration::from_secs(180);
-    performer(world).perform(&Order { action, key: KEY, playbook: "p", ends }).await
+    performer(world).perform(&Order { action, key: KEY, ends }).await
 }
 
 fn hook(address: Address, auth: Auth, body: Body) -> Action {
@@ -140,7 +141,7 @@ async fn a_webhook_is_not_called_once_its_secrets_have_used_up_the_time() {
     let auth = Auth::Header { header: "X-Key".to_owned(), header_secret: "PASSWORD".to_owned() };
     let action = hook(Address::Url(world.server.url("/x")), auth, Body::Json(json!({})));
     let ends = world.clock.monotonic() + Duration::from_secs(180);
-    let outcome = Performer::new(tools).perform(&Order { action: &action, key: KEY, playbook: "p", ends }).await;
+    let outcome = Performer::new(tools).perform(&Order { action: &action, key: KEY, ends }).await;
     assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
     assert!(world.server.calls().is_empty(), "somebody else may have the turn by then");
 }
@@ -326,7 +327,7 @@ async fn whichever_call_fails_the_next_try_ends_with_the_same_case() {
 #[tokio::test]
 async fn a_case_that_takes_longer_than_the_turn_goes_on_later() {
     let (world, cases) = with_cases(Cases::default()).await;
-    let order = Order { action: &case("Low"), key: KEY, playbook: "p", ends: world.clock.monotonic() };
+    let order = Order { action: &case("Low"), key: KEY, ends: world.clock.monotonic() };
     assert!(matches!(performer(&world).perform(&order).await, Outcome::Later { .. }));
     assert!(cases.lock().unwrap_or_else(PoisonError::into_inner).made.is_empty());
 }
@@ -366,7 +367,7 @@ async fn an_export_that_is_asked_for_comes_wherever_the_process_dies() {
         let mortal = Mortal::at(&world.store, writes, after);
         let dying = Performer::new(world.tools(Arc::clone(&mortal) as _, Arc::clone(&mortal) as _));
         let action = Action::TriggerExport { job: Some("default".to_owned()), coalesce_seconds: 60 };
-        let order = Order { action: &action, key: KEY, playbook: "p", ends: Duration::MAX };
+        let order = Order { action: &action, key: KEY, ends: Duration::MAX };
         let outcome = dying.perform(&order).await;
         assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
         assert_eq!(perform(&world, &action).await, Outcome::Done);

@@ -7,7 +7,7 @@ use emulator::TENANT;
 use indicator_relay::export::{Mode, Request};
 use indicator_relay::storage::StateStore;
 
-use crate::crash::Dying;
+use crate::between::Mortal;
 use crate::rig::{HOUR, Rig};
 use crate::targets::At;
 
@@ -290,7 +290,7 @@ async fn killed_at_every_write_the_best_are_there_and_never_too_many() {
             }
             rig.set("ACTION_TO_TAKE", if after { "Block" } else { "Alert" });
             rig.clock.advance(HOUR);
-            let dying = Dying::at(Arc::clone(&rig.store), writes, after);
+            let dying = Mortal::at(&rig.store, writes, after);
             rig.run_over(Arc::clone(&dying) as Arc<dyn StateStore>, "default", Request::default()).await;
             if dying.is_dead() {
                 (survived, kills) = (false, kills + 1);

@@ -1,73 +1,12 @@
 //! The process killed at every state write, before it and after it: nothing is lost, and what is sent twice is little.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use indicator_relay::export::Request;
-use indicator_relay::platform::clock::BoxFuture;
-use indicator_relay::storage::{CommitError, Row, StateStore, StoreError, Version, Write};
+use indicator_relay::storage::StateStore;
 
+use crate::between::Mortal;
 use crate::rig::{HOUR, Rig};
-
-/// A store that goes away at its n-th transaction, as a process does that is killed there.
-#[derive(Debug)]
-pub(crate) struct Dying {
-    inner: Arc<dyn StateStore>,
-    left: AtomicI64,
-    /// The last transaction happens, but nobody hears of it.
-    after: bool,
-}
-
-impl Dying {
-    pub(crate) fn at(inner: Arc<dyn StateStore>, writes: i64, after: bool) -> Arc<Self> {
-        Arc::new(Self { inner, left: AtomicI64::new(writes), after })
-    }
-
-    pub(crate) fn is_dead(&self) -> bool {
-        self.left.load(Ordering::SeqCst) <= 0
-    }
-}
-
-fn dead() -> StoreError {
-    StoreError { operation: "reach", place: "a test".to_owned(), cause: "the process was killed".to_owned() }
-}
-
-impl StateStore for Dying {
-    fn get<'a>(&'a self, partition: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
-        if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.get(partition, key) }
-    }
-
-    fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>> {
-        if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.get_many(partition, keys) }
-    }
-
-    fn scan<'a>(
-        &'a self,
-        partition: &'a str,
-        from: &'a str,
-        to: &'a str,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
-        if self.is_dead() { Box::pin(async { Err(dead()) }) } else { self.inner.scan(partition, from, to, limit) }
-    }
-
-    fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>> {
-        let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        if left < 1 {
-            return Box::pin(async { Err(dead().into()) });
-        }
-        if left == 1 {
-            let (inner, after) = (&self.inner, self.after);
-            return Box::pin(async move {
-                if after {
-                    drop(inner.commit(partition, writes).await);
-                }
-                Err(dead().into())
-            });
-        }
-        self.inner.commit(partition, writes)
-    }
-}
 
 /// A world with something to add, change, hand over and withdraw.
 async fn world() -> (Rig, Vec<u64>) {
@@ -97,7 +36,7 @@ async fn world() -> (Rig, Vec<u64>) {
 async fn killed_at(writes: i64, after: bool) -> bool {
     let (mut rig, _) = world().await;
     let uploaded = rig.emulator.world().sentinel.uploaded;
-    let dying = Dying::at(Arc::clone(&rig.store), writes, after);
+    let dying = Mortal::at(&rig.store, writes, after);
     let killed = rig.run_over(Arc::clone(&dying) as Arc<dyn StateStore>, "default", Request::default()).await;
     let died = dying.is_dead();
     assert_eq!(killed.complete, !died || killed.complete);
@@ -147,7 +86,7 @@ async fn killed_a_hundred_times_a_large_export_still_arrives_whole() {
     let report = loop {
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let writes = if kills < 100 { 5 + i64::try_from(dice >> 61).expect("small") } else { i64::MAX };
-        let dying = Dying::at(Arc::clone(&rig.store), writes, dice & (1 << 40) != 0);
+        let dying = Mortal::at(&rig.store, writes, dice & (1 << 40) != 0);
         let report = rig.run_over(Arc::clone(&dying) as Arc<dyn StateStore>, "default", Request::default()).await;
         if !dying.is_dead() {
             break report;

@@ -17,9 +17,10 @@ use indicator_relay::polling::{Poller, Source};
 use indicator_relay::storage::{Queue as _, StateStore as _, poison_of};
 use serde_json::{Value, json};
 
+use crate::between::Mortal;
 use crate::functions::{Handler, ready, timer};
 use crate::rig::Rig;
-use crate::worker::{Answer, Call, Mortal, World, graph, in_turn, ok, plan, reading, webhook};
+use crate::worker::{Answer, Call, World, graph, in_turn, ok, plan, reading, webhook};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -228,9 +229,8 @@ async fn a_target_that_hangs_holds_up_no_other() {
     world.plans = vec![plan("p", Fetch::Nothing, 20, to)];
     let dispatcher = world.dispatcher();
     let handle = |id: &str| {
-        let body = serde_json::to_vec(&Work::first(world.item("users", id, "e"))).expect("JSON");
-        let dispatcher = &dispatcher;
-        async move { dispatcher.handle(QUEUE, &body).await.expect("handled") }
+        let (dispatcher, work) = (&dispatcher, Work::first(world.item("users", id, "e")));
+        async move { dispatcher.handle(QUEUE, work).await.expect("handled") }
     };
     let moving = async {
         world.server.called().await;
@@ -478,8 +478,8 @@ async fn what_is_quiet_is_forgotten_and_what_is_not_is_kept() {
     let mut world = World::new(|_| ok()).await;
     world.plans = vec![world.hook("plain")];
     for i in 0..1_100 {
-        let body = serde_json::to_vec(&Work::first(world.item("users", &format!("u{i}"), "e"))).expect("JSON");
-        world.dispatcher().handle(QUEUE, &body).await.expect("handled");
+        let work = Work::first(world.item("users", &format!("u{i}"), "e"));
+        world.dispatcher().handle(QUEUE, work).await.expect("handled");
     }
     world.clock.advance(8 * HOUR);
     world.deliver(&world.item("users", "u7", "e2")).await;

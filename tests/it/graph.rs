@@ -10,7 +10,7 @@ use indicator_relay::storage::StateStore;
 use indicator_relay::storage::sqlite::SqliteStore;
 use serde_json::{Value, json};
 
-use crate::crash::Dying;
+use crate::between::Mortal;
 use crate::rig::{DEFENDER, HOUR, Rig, SENTINEL, assert_sent};
 
 const PRODUCTS: [&str; 2] = [SENTINEL, DEFENDER];
@@ -652,7 +652,7 @@ async fn world_to_kill(product: &str) -> Rig {
 async fn killed_at(product: &str, writes: i64, after: bool) -> bool {
     let about = format!("{product}: killed at {writes} (after: {after})");
     let mut rig = world_to_kill(product).await;
-    let dying = Dying::at(Arc::clone(&rig.store), writes, after);
+    let dying = Mortal::at(&rig.store, writes, after);
     rig.run_over(Arc::clone(&dying) as Arc<dyn StateStore>, "default", Request::default()).await;
     for _ in 0..2 {
         rig.clock.advance(HOUR);
@@ -804,7 +804,7 @@ async fn ten_places_killed_at_every_write_are_never_overrun() {
                 rig.emulator.world().edit(*id, |indicator| indicator.tags.push("new".to_owned()));
             }
             rig.clock.advance(HOUR);
-            let dying = Dying::at(Arc::clone(&rig.store), writes, after);
+            let dying = Mortal::at(&rig.store, writes, after);
             rig.run_over(Arc::clone(&dying) as Arc<dyn StateStore>, "default", Request::default()).await;
             died |= dying.is_dead();
             // What was sent before the end becomes another object at once.

@@ -11,7 +11,8 @@ use indicator_relay::storage::{Queue as _, poison_of};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::worker::{Answer, Call, Mortal, World, ok};
+use crate::between::Mortal;
+use crate::worker::{Answer, Call, World, ok};
 
 /// What happens next.
 #[derive(Debug, Clone)]

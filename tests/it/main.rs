@@ -4,6 +4,7 @@
 mod actions;
 mod azure;
 mod azurite;
+mod between;
 mod cap;
 mod collector;
 mod crash;

@@ -12,7 +12,7 @@ use indicator_relay::export::{Report, Request};
 use indicator_relay::storage::StateStore;
 use proptest::prelude::*;
 
-use crate::crash::Dying;
+use crate::between::Mortal;
 use crate::rig::Rig;
 use crate::targets::At;
 
@@ -232,13 +232,13 @@ impl History {
                 drop(self.rig.run_job(JOBS[job], request).await);
             }
             Step::Crash { job, full, writes, after } => {
-                let dying = Dying::at(Arc::clone(&self.rig.store), writes, after);
+                let dying = Mortal::at(&self.rig.store, writes, after);
                 let request = Request { full, ..Request::default() };
                 drop(self.rig.run_over(dying as Arc<dyn StateStore>, JOBS[job], request).await);
             }
             Step::Blink { which, job, writes } => {
                 self.change(which, false, |i| i.active = false);
-                let dying = Dying::at(Arc::clone(&self.rig.store), writes, true);
+                let dying = Mortal::at(&self.rig.store, writes, true);
                 let request = Request { full: true, ..Request::default() };
                 drop(self.rig.run_over(dying as Arc<dyn StateStore>, JOBS[job], request).await);
                 self.change(which, false, |i| i.active = true);

@@ -20,13 +20,14 @@ use indicator_relay::platform::identity::Resident;
 use indicator_relay::platform::secret::Secret;
 use indicator_relay::platform::vault::{SecretSource, Vault};
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{Message, Opened, Queue, StoreError};
+use indicator_relay::storage::{Queue, StoreError};
 use indicator_relay::telemetry::Telemetry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
+use crate::between::{Between, Fate, Hooks};
 use crate::functions::{Handler, ready, vectors};
 use crate::handler::{line, listen};
 use crate::rig::{HOUR, TestClock};
@@ -74,29 +75,28 @@ enum Mode {
 
 /// A queue that has its bad days.
 #[derive(Debug)]
-struct Moody {
-    inner: SqliteStore,
+struct Moods {
     mode: Mutex<Mode>,
     asked: AtomicUsize,
     at_the_gate: Notify,
     gate: Notify,
 }
 
-impl Moody {
+impl Moods {
     fn set(&self, mode: Mode) {
         *self.mode.lock().expect("no panic") = mode;
     }
 }
 
-impl Queue for Moody {
-    fn put<'a>(&'a self, queue: &'a str, body: Vec<u8>, delay: Duration) -> BoxFuture<'a, Result<(), StoreError>> {
+impl Hooks for Moods {
+    fn write(&self) -> BoxFuture<'_, Fate> {
         let mode = *self.mode.lock().expect("no panic");
         let first = self.asked.fetch_add(1, Ordering::SeqCst) == 0;
         Box::pin(async move {
             match mode {
                 Mode::Fails if !first => {
                     let (place, cause) = ("memory".to_owned(), "no space is left".to_owned());
-                    return Err(StoreError { operation: "write", place, cause });
+                    return Fate::Refused(StoreError { operation: "write", place, cause });
                 }
                 Mode::Hangs => return std::future::pending().await,
                 Mode::Panics => panic!("a bug of this test"),
@@ -106,39 +106,15 @@ impl Queue for Moody {
                 }
                 Mode::Works | Mode::Fails => {}
             }
-            self.inner.put(queue, body, delay).await
+            Fate::Happens
         })
-    }
-    fn receive<'a>(&'a self, queue: &'a str, limit: usize, hidden: Duration) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
-        self.inner.receive(queue, limit, hidden)
-    }
-    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
-        self.inner.peek(queue, limit)
-    }
-    fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.inner.delete(queue, message)
-    }
-    fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.poison(queue, message)
-    }
-    fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {
-        self.inner.open(text)
-    }
-    fn discard<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.discard(opened)
-    }
-    fn count<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, StoreError>> {
-        self.inner.count(queue)
-    }
-    fn probe<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.probe(queue)
     }
 }
 
 /// A handler that receives, and the queues behind it.
 struct Desk {
     handler: Handler,
-    queue: Arc<Moody>,
+    queue: Arc<Between<SqliteStore, Moods>>,
     clock: TestClock,
     alarms: mpsc::UnboundedReceiver<Duration>,
     client: reqwest::Client,
@@ -154,13 +130,9 @@ impl Desk {
         let (alarms, heard) = mpsc::unbounded_channel();
         let told: Arc<dyn Clock> = Arc::new(Told { clock: clock.clone(), alarms });
         let inner = SqliteStore::open_in_memory(Arc::clone(&told)).expect("SQLite");
-        let queue = Arc::new(Moody {
-            inner,
-            mode: Mutex::new(Mode::Works),
-            asked: AtomicUsize::new(0),
-            at_the_gate: Notify::new(),
-            gate: Notify::new(),
-        });
+        let moods =
+            Moods { mode: Mutex::new(Mode::Works), asked: AtomicUsize::new(0), at_the_gate: Notify::new(), gate: Notify::new() };
+        let queue = Between::new(&Arc::new(inner), moods);
         let receiver =
             Receiver::new(Arc::clone(&queue) as Arc<dyn Queue>, KeyRing::new(keys, Arc::clone(&told)), Arc::clone(&told));
         receiver.answer_with(profiles);
@@ -350,16 +322,16 @@ async fn what_is_dropped_on_purpose_is_answered_like_what_is_kept_and_counted() 
 async fn what_is_not_kept_is_never_answered_as_kept() {
     let (_guard, lines) = listen();
     let mut desk = Desk::new().await;
-    desk.queue.set(Mode::Fails);
+    desk.queue.hooks.set(Mode::Fails);
     let (status, _, body) = desk.post("", delivery(&changes(3))).await;
     assert_eq!((status, body.as_str()), (503, "not kept; send it again"));
     let told = line(&lines, |line| line["event"] == "notification.not_kept").await;
     assert!(told["level"] == "ERROR" && told["error"].as_str().is_some_and(|error| error.contains("no space")), "{told}");
 
-    desk.queue.set(Mode::Panics);
+    desk.queue.hooks.set(Mode::Panics);
     assert_eq!(desk.deliver(&changes(1)).await, 503);
 
-    desk.queue.set(Mode::Hangs);
+    desk.queue.hooks.set(Mode::Hangs);
     desk.forget_alarms();
     let (client, url) = (desk.client.clone(), desk.url(""));
     let waiting =
@@ -370,7 +342,7 @@ async fn what_is_not_kept_is_never_answered_as_kept() {
     // What Microsoft Graph sends again comes whole; what was put before comes twice.
     desk.take(QUEUE).await;
     desk.take(URGENT_QUEUE).await;
-    desk.queue.set(Mode::Works);
+    desk.queue.hooks.set(Mode::Works);
     assert_eq!(desk.deliver(&changes(3)).await, 202);
     let (normal, urgent) = (desk.take(QUEUE).await.1, desk.take(URGENT_QUEUE).await.1);
     assert_eq!((ids(&normal), ids(&urgent)), (BTreeSet::from(["1", "2"]), BTreeSet::from(["0"])));
@@ -379,14 +351,14 @@ async fn what_is_not_kept_is_never_answered_as_kept() {
 #[tokio::test]
 async fn a_sender_that_goes_away_ends_nothing() {
     let desk = Desk::new().await;
-    desk.queue.set(Mode::Waits);
+    desk.queue.hooks.set(Mode::Waits);
     let mut stream = TcpStream::connect(desk.handler.address).await.expect("a connection");
     let body = delivery(&[change("a", NORMAL)]);
     let head = format!("POST /api/notifications HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(head.as_bytes()).await.expect("written");
-    desk.queue.at_the_gate.notified().await;
+    desk.queue.hooks.at_the_gate.notified().await;
     drop(stream);
-    desk.queue.gate.notify_one();
+    desk.queue.hooks.gate.notify_one();
     while desk.queue.count(QUEUE).await.expect("a queue") == 0 {
         tokio::task::yield_now().await;
     }
@@ -437,7 +409,7 @@ async fn a_playbook_says_how_its_deliveries_are_answered() {
         let (status, _, body) = desk.post(rest, delivery(&changes(1))).await;
         assert_eq!((status, body.as_str()), (202, ""), "{rest}: kept all the same");
     }
-    desk.queue.set(Mode::Panics);
+    desk.queue.hooks.set(Mode::Panics);
     assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 503, "no profile says that something was kept");
 }
 

@@ -114,3 +114,71 @@ async fn problems_come_with_file_line_and_column() {
         assert!(code == 2 && out.is_empty() && err.contains(expected), "{arguments:?}: {code} {err}");
     }
 }
+
+/// A playbook that shows what it is given.
+const SHOWS: &str = r#"
+version = 1
+
+[[playbook]]
+name = "shows"
+source = { resource = "users", change_types = ["updated"] }
+select = { string = { all = "notification", name = "resource.displayName" } }
+action = [{ kind = "trigger_export" }]
+"#;
+
+/// Each as the endpoint reads it: names in any case, members twice, members that nobody knows, both kinds of events, and what
+/// would be dropped.
+#[tokio::test]
+async fn what_varies_in_deliveries_is_read_as_the_endpoint_reads_it() {
+    let delivery = r##"{"validationTokens": null, "Value": [
+        {"SUBSCRIPTIONID": "a", "subscriptionId": "b", "ClientState": "NEVER", "changetype": "UPDATED", "Resource": "Users/3f6c", "more": {"x": 1},
+         "subscriptionExpirationDateTime": "NA", "ResourceData": {"@Odata.Type": "#Microsoft.Graph.User", "ID": "3f6c", "own": [1]}},
+        {"subscriptionId": "b", "lifecycleEvent": "Missed", "changeType": "updated", "resource": "Users/3f6c"},
+        {"subscriptionId": "b", "changeType": "unknownFutureValue", "resource": "Users/3f6c"},
+        5
+    ]}"##;
+    let marked = format!("\u{feff}{delivery}");
+    let folder = folder(&[("delivery.json", &marked), ("playbooks.toml", SHOWS)]);
+    let (code, out, err) = run(&["delivery.json"], &[], folder.path()).await;
+    assert_eq!((code, err.as_str()), (1, ""), "what would be dropped is no success: {out}");
+    insta::assert_snapshot!(out, @r##"
+    Item 1: updated Users/3f6c
+      shows: matches; fetch: resource
+        all  = "{\"changeType\":\"updated\",\"more\":{\"x\":1},\"resource\":\"Users/3f6c\",\"resourceData\":{\"@odata.type\":\"#Microsoft.Graph.User\",\"id\":\"3f6c\",\"own\":[1]},\"subscriptionExpirationDateTime\":null,\"subscriptionId\":\"b\"}"
+        name = ""
+        → 1 trigger_export: an export of all jobs at most every 60 s
+    Item 2: missed Users/3f6c
+      shows: does not match
+    Item 3: dropped: it has neither a `changeType` nor a `lifecycleEvent` that is known
+    Item 4: dropped: it is no object
+    "##);
+    let (code, out, _) = run(&["delivery.json", "--json"], &[], folder.path()).await;
+    let document: Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!((code, &document["items"][0]["dropped"]), (1, &Value::Null));
+    assert_eq!(document["items"][3]["dropped"], "it is no object");
+}
+
+#[tokio::test]
+async fn a_list_or_one_item_is_as_good_as_a_delivery() {
+    let one = r#"{"changeType": "updated", "resource": "users/3f6c", "resourceData": {"id": "3f6c"}}"#;
+    let list = format!("[{one}, {one}]");
+    let folder = folder(&[("one.json", one), ("list.json", &list), ("none.json", r#"{"value": []}"#), ("playbooks.toml", SHOWS)]);
+    for (file, items) in [("one.json", 1), ("list.json", 2)] {
+        let (code, out, err) = run(&[file], &[], folder.path()).await;
+        assert_eq!((code, err.as_str(), out.matches("shows: matches; fetch: resource").count()), (0, "", items), "{out}");
+    }
+    let (code, out, err) = run(&["none.json"], &[], folder.path()).await;
+    assert!(code == 2 && out.is_empty() && err.contains("none.json holds no notification"), "{err}");
+}
+
+#[tokio::test]
+async fn an_encrypted_item_is_not_opened_and_says_what_stands_for_it() {
+    let delivery = r#"{"value": [{"changeType": "updated", "resource": "users/3f6c", "resourceData": {"id": "3f6c"},
+        "EncryptedContent": {"data": "c2VjcmV0", "dataKey": "a2V5", "dataSignature": "c2ln", "encryptionCertificateId": "c"}}]}"#;
+    let folder = folder(&[("rich.json", delivery), ("user.json", r#"{"displayName": "Jane"}"#), ("playbooks.toml", SHOWS)]);
+    let (code, out, _) = run(&["rich.json"], &[], folder.path()).await;
+    assert!(code == 0 && out.starts_with("Item 1: updated users/3f6c (encrypted: it is not opened here; "), "{out}");
+    assert!(!out.contains("c2VjcmV0") && out.contains(r#"name = """#), "{out}");
+    let (code, out, _) = run(&["rich.json", "--fetched", "user.json"], &[], folder.path()).await;
+    assert!(code == 0 && out.contains("--fetched stands for what it holds") && out.contains(r#"name = "Jane""#), "{out}");
+}

@@ -7,13 +7,15 @@ use std::time::Duration;
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin, QUEUE, URGENT_QUEUE, Work};
 use indicator_relay::platform::clock::Clock as _;
 use indicator_relay::polling::{PollError, Polled, Poller, Source};
+use indicator_relay::storage::sqlite::SqliteStore;
 use indicator_relay::storage::{Queue as _, StateStore as _};
 use jiff::{SignedDuration, Timestamp};
 use percent_encoding::percent_decode_str;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::worker::{Answer, Call, Mortal, World, graph, ok};
+use crate::between::Mortal;
+use crate::worker::{Answer, Call, World, graph, ok};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -117,7 +119,7 @@ impl Desk {
         self.poller_over(&Mortal::at(&self.world.store, i64::MAX, false))
     }
 
-    fn poller_over(&self, mortal: &Arc<Mortal>) -> Poller {
+    fn poller_over(&self, mortal: &Arc<Mortal<SqliteStore>>) -> Poller {
         let base = self.world.server.base("/v1.0");
         let http = graph(&self.world.clock, &base);
         let clock = Arc::new(self.world.clock.clone());

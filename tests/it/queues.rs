@@ -63,17 +63,17 @@ async fn subjects() -> [Subject; 2] {
 async fn a_message_is_received_until_it_is_deleted_and_five_times_at_most() {
     for subject in subjects().await {
         let (name, queue, q) = (subject.name, &subject.queue, fresh_queue());
-        queue.put(&q, b"now".to_vec(), Duration::ZERO).await.expect("put");
+        // No message holds it: its blob goes where the message goes.
+        let now = vec![b'x'; 100_000];
+        queue.put(&q, now.clone(), Duration::ZERO).await.expect("put");
         queue.put(&q, b"later".to_vec(), LONG).await.expect("put");
         let first = queue.receive(&q, 10, SHORT).await.expect("received");
-        assert_eq!((first.len(), first[0].tries, first[0].body.as_slice()), (1, 1, b"now".as_slice()), "{name}");
+        assert_eq!((first.len(), first[0].tries, first[0].body == now), (1, 1, true), "{name}");
         assert!(queue.receive(&q, 10, LONG).await.expect("received").is_empty(), "{name}: hidden from others");
         for tries in 2..=5 {
             let again = subject.again(&q).await;
-            assert_eq!((again.tries, again.body.as_slice()), (tries, b"now".as_slice()), "{name}");
+            assert_eq!((again.tries, again.body == now), (tries, true), "{name}");
             assert!(!queue.delete(&q, &first[0]).await.expect("answered"), "{name}: an old receipt deletes nothing");
-            queue.poison(&q, &first[0]).await.expect("answered");
-            assert_eq!(queue.count(&format!("{q}-poison")).await.expect("counted"), 0, "{name}: and moves nothing");
         }
         let mut poison = Vec::new();
         if let Some(clock) = &subject.clock {
@@ -86,27 +86,10 @@ async fn a_message_is_received_until_it_is_deleted_and_five_times_at_most() {
                 break;
             }
         }
-        assert_eq!(poison[0].body, b"now", "{name}");
+        assert!(poison[0].body == now && poison[0].tries == 1, "{name}");
         assert!(queue.delete(&format!("{q}-poison"), &poison[0]).await.expect("deleted"), "{name}");
         assert!(!queue.delete(&format!("{q}-poison"), &poison[0]).await.expect("answered"), "{name}: once");
         assert_eq!(queue.count(&q).await.expect("counted"), 1, "{name}: what is delayed is still there");
-    }
-}
-
-#[tokio::test]
-async fn what_cannot_be_handled_is_moved_away_by_who_holds_it() {
-    for subject in subjects().await {
-        let (name, queue, q) = (subject.name, &subject.queue, fresh_queue());
-        let large = vec![b'x'; 100_000];
-        for body in [b"small".to_vec(), large] {
-            queue.put(&q, body.clone(), Duration::ZERO).await.expect("put");
-            let message = queue.receive(&q, 1, LONG).await.expect("received").remove(0);
-            queue.poison(&q, &message).await.expect("moved");
-            subject.drained(&q).await;
-            let moved = queue.receive(&format!("{q}-poison"), 10, LONG).await.expect("received").remove(0);
-            assert!(moved.body == body && moved.tries == 1, "{name}");
-            assert!(queue.delete(&format!("{q}-poison"), &moved).await.expect("deleted"), "{name}");
-        }
     }
 }
 

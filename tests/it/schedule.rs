@@ -10,8 +10,9 @@ use indicator_relay::app::App;
 use indicator_relay::export::{Handled, Message, Progress, QUEUE};
 use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{CommitError, Queue, Row, StateStore, StoreError, Version, Write};
+use indicator_relay::storage::{Queue, StoreError, Write};
 
+use crate::between::{Between, Fate, Hooks, Mortal};
 use crate::rig::{HOUR, Rig};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -162,7 +163,7 @@ async fn a_store_that_fails_in_the_middle_makes_the_message_come_again() {
         assert_eq!(it.tick().await, 1);
         let message = it.take().await.expect("a message");
         let body = serde_json::to_vec(&message).expect("JSON");
-        let dying = crate::crash::Dying::at(Arc::clone(&it.rig.store), writes, false);
+        let dying = Mortal::at(&it.rig.store, writes, false);
         let app = it.rig.app_over(dying);
         let handled = app.exporter.handle(&it.queue, &body, ("n", "w"), None, &Progress::default()).await;
         assert!(handled.is_err(), "{writes}: {handled:?}");
@@ -175,7 +176,7 @@ async fn a_store_that_fails_in_the_middle_makes_the_message_come_again() {
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_seen_to_have_happened() {
     let it = Scheduled::new(60, |rig| rig.set("THREATCONNECT_PAGE_SIZE", "20")).await;
-    let deaf = Arc::new(Deaf { inner: Arc::clone(&it.rig.store), commits: AtomicU32::new(0) });
+    let deaf = Between::new(&it.rig.store, Deaf { commits: AtomicU32::new(0) });
     let app = it.rig.app_over(deaf);
     let message = br#"{"job": "default"}"#;
     let handled = app.exporter.handle(&it.queue, message, ("n", "w"), None, &Progress::default()).await.expect("handled");
@@ -219,41 +220,19 @@ async fn when_the_time_is_over_what_was_read_does_not_keep_a_run_for_minutes() {
     assert!(there.len() == 8_000 && there.values().all(|entity| entity["confidence"] == 77));
 }
 
-/// A store that writes, and says of every third transaction that it does not know.
+/// Writes, and every third answer is lost.
 #[derive(Debug)]
 struct Deaf {
-    inner: Arc<dyn StateStore>,
     commits: AtomicU32,
 }
 
-impl StateStore for Deaf {
-    fn get<'a>(&'a self, partition: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
-        self.inner.get(partition, key)
-    }
-
-    fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>> {
-        self.inner.get_many(partition, keys)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        partition: &'a str,
-        from: &'a str,
-        to: &'a str,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
-        self.inner.scan(partition, from, to, limit)
-    }
-
-    fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>> {
+impl Hooks for Deaf {
+    fn write(&self) -> BoxFuture<'_, Fate> {
         // The first ones register the job and take the lease; nobody can tell of those whether they happened.
         let silent = self.commits.fetch_add(1, Ordering::SeqCst) % 3 == 2;
-        Box::pin(async move {
-            let done = self.inner.commit(partition, writes).await;
-            let cause = "the answer was lost".to_owned();
-            let lost = StoreError { operation: "write", place: "a test".to_owned(), cause };
-            if silent && done.is_ok() { Err(lost.into()) } else { done }
-        })
+        let cause = "the answer was lost".to_owned();
+        let lost = StoreError { operation: "write", place: "a test".to_owned(), cause };
+        Box::pin(std::future::ready(if silent { Fate::Unheard(lost) } else { Fate::Happens }))
     }
 }
 

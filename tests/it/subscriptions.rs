@@ -2,7 +2,6 @@
 
 mod world;
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,14 +10,14 @@ use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin, URGENT_QUEUE, Work};
 use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::platform::clock::{BoxFuture, Clock};
-use indicator_relay::storage::{CommitError, Row, StateStore, StoreError, Version, Write};
 use indicator_relay::subscriptions::catch_up::CaughtUp;
 use indicator_relay::subscriptions::lifecycle::Answered;
 use indicator_relay::subscriptions::{Change, Reason, Report, SubscriptionError, Unwanted};
 use proptest::prelude::*;
 use reqwest::Method;
-use serde_json::{Map, json};
+use serde_json::json;
 
+use crate::between::Mortal;
 use crate::functions::{Handler, timer};
 use crate::rig::Rig;
 use world::{Bench, Fault, GOOD, error, wanted};
@@ -32,20 +31,9 @@ fn failures(report: &Report) -> String {
 }
 
 fn lifecycle(subscription: &str, event: LifecycleEvent, group: Option<String>) -> Item {
-    Item {
-        origin: Origin::Graph,
-        received: "2026-11-24T09:00:00Z".parse().expect("a time"),
-        event: Event::Lifecycle(event),
-        subscription: subscription.to_owned(),
-        group,
-        client_state: None,
-        tenant: None,
-        resource: None,
-        notification: Map::new(),
-        encrypted: None,
-        tokens: Vec::new(),
-        object: None,
-    }
+    let received = "2026-11-24T09:00:00Z".parse().expect("a time");
+    let item = Item::new(Origin::Graph, received, Event::Lifecycle(event));
+    Item { subscription: subscription.to_owned(), group, ..item }
 }
 
 #[tokio::test]
@@ -657,61 +645,6 @@ async fn the_timer_reconciles_and_puts_what_was_missed_into_the_queue_of_its_pri
     assert_eq!(queue.count(URGENT_QUEUE).await.expect("counted"), 1, "once");
 }
 
-/// A process that is killed at its n-th write: before it, or after it without knowing.
-#[derive(Debug)]
-struct Dying {
-    inner: Arc<dyn StateStore>,
-    left: AtomicI64,
-    written: bool,
-}
-
-impl Dying {
-    fn dead(&self) -> Result<(), StoreError> {
-        let alive = self.left.load(Ordering::SeqCst) >= 0;
-        let killed = || StoreError { operation: "write", place: "here".to_owned(), cause: "killed".to_owned() };
-        if alive { Ok(()) } else { Err(killed()) }
-    }
-}
-
-impl StateStore for Dying {
-    fn get<'a>(&'a self, partition: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
-        Box::pin(async move {
-            self.dead()?;
-            self.inner.get(partition, key).await
-        })
-    }
-
-    fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>> {
-        self.inner.get_many(partition, keys)
-    }
-
-    fn scan<'a>(
-        &'a self,
-        partition: &'a str,
-        from: &'a str,
-        to: &'a str,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
-        Box::pin(async move {
-            self.dead()?;
-            self.inner.scan(partition, from, to, limit).await
-        })
-    }
-
-    fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>> {
-        Box::pin(async move {
-            self.dead()?;
-            if self.left.fetch_sub(1, Ordering::SeqCst) == 0 && self.written {
-                self.inner.commit(partition, writes).await?;
-                self.dead()?;
-                return Ok(Vec::new());
-            }
-            self.dead()?;
-            self.inner.commit(partition, writes).await
-        })
-    }
-}
-
 /// Made, then with another key and without one of the two, each time killed at the n-th write.
 async fn killed_at(n: i64, written: bool, jealous: bool, tells_state: bool) -> bool {
     let mut bench = Bench::new().await;
@@ -720,7 +653,7 @@ async fn killed_at(n: i64, written: bool, jealous: bool, tells_state: bool) -> b
     let both = [Wanted { minutes: Some(600), ..wanted("users") }, wanted("groups")];
     for (key, all) in [("one", &both[..]), ("two", &both[..1])] {
         bench.key = key;
-        bench.store = Arc::new(Dying { inner: Arc::clone(&store), left: AtomicI64::new(n), written });
+        bench.store = Mortal::at(&store, n, written);
         died |= bench.reconciler().run(all, Unwanted::Delete, false).await.is_err();
         bench.store = Arc::clone(&store);
         bench.run_for(all, 20).await;
@@ -742,7 +675,7 @@ async fn a_process_killed_at_any_write_leaves_each_subscription_once_and_nothing
     let mut deaths = 0;
     for (written, jealous, tells_state) in [(false, true, true), (true, true, false), (true, false, false), (false, false, true)]
     {
-        for n in 0..16 {
+        for n in 1..=16 {
             deaths += u32::from(killed_at(n, written, jealous, tells_state).await);
         }
     }

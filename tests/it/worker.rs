@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use indicator_relay::actions::{Performer, TIMEOUT, Tools};
-use indicator_relay::dispatch::{Decision, DispatchError, Dispatcher, Fetch, Handled, Hooks, Plan, Reader, Reading};
+use indicator_relay::dispatch::{self, Decision, DispatchError, Dispatcher, Fetch, Handled, Hooks, Plan, Reader, Reading};
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin, QUEUE, Work};
 use indicator_relay::platform::clock::{BoxFuture, Clock};
 use indicator_relay::platform::http::{Authorize, Authorized, Http};
@@ -20,7 +19,7 @@ use indicator_relay::platform::vault::SecretSource;
 use indicator_relay::playbooks::action::{Action, Address, Auth, Body};
 use indicator_relay::playbooks::{NotFound, OnFailure};
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{CommitError, Message, Opened, Queue, Row, StateStore, StoreError, Version, Write};
+use indicator_relay::storage::{Queue, StateStore};
 use indicator_relay::threatconnect::{Client, Config, Credentials};
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -142,127 +141,6 @@ pub(crate) fn graph(clock: &TestClock, base: &Url) -> Http {
     Http::new("Microsoft Graph", client(), Arc::new(clock.clone()), base.clone(), Arc::new(Anonymous))
 }
 
-/// State and queues of a process that ends at its n-th write, whichever of the two it is.
-#[derive(Debug)]
-pub(crate) struct Mortal {
-    inner: Arc<SqliteStore>,
-    left: AtomicI64,
-    /// The last write happens, but nobody hears of it.
-    after: bool,
-}
-
-impl Mortal {
-    pub(crate) fn at(inner: &Arc<SqliteStore>, writes: i64, after: bool) -> Arc<Self> {
-        Arc::new(Self { inner: Arc::clone(inner), left: AtomicI64::new(writes), after })
-    }
-
-    pub(crate) fn is_dead(&self) -> bool {
-        self.left.load(Ordering::SeqCst) <= 0
-    }
-
-    /// None: it lives on. Else whether this write still happens.
-    fn last(&self) -> Option<bool> {
-        match self.left.fetch_sub(1, Ordering::SeqCst) {
-            2.. => None,
-            1 => Some(self.after),
-            _ => Some(false),
-        }
-    }
-
-    fn alive(&self) -> Result<(), StoreError> {
-        if self.is_dead() { Err(dead()) } else { Ok(()) }
-    }
-}
-
-fn dead() -> StoreError {
-    StoreError { operation: "reach", place: "a test".to_owned(), cause: "the process was killed".to_owned() }
-}
-
-impl StateStore for Mortal {
-    fn get<'a>(&'a self, partition: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
-        Box::pin(async move {
-            self.alive()?;
-            self.inner.get(partition, key).await
-        })
-    }
-    fn get_many<'a>(&'a self, partition: &'a str, keys: Vec<String>) -> BoxFuture<'a, Result<Vec<Option<Row>>, StoreError>> {
-        Box::pin(async move {
-            self.alive()?;
-            self.inner.get_many(partition, keys).await
-        })
-    }
-    fn scan<'a>(
-        &'a self,
-        partition: &'a str,
-        from: &'a str,
-        to: &'a str,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
-        Box::pin(async move {
-            self.alive()?;
-            self.inner.scan(partition, from, to, limit).await
-        })
-    }
-    fn commit<'a>(&'a self, partition: &'a str, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Version>, CommitError>> {
-        Box::pin(async move {
-            match self.last() {
-                None => self.inner.commit(partition, writes).await,
-                Some(happens) => {
-                    if happens {
-                        drop(self.inner.commit(partition, writes).await);
-                    }
-                    Err(dead().into())
-                }
-            }
-        })
-    }
-}
-
-impl Queue for Mortal {
-    fn put<'a>(&'a self, queue: &'a str, body: Vec<u8>, delay: Duration) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            match self.last() {
-                None => self.inner.put(queue, body, delay).await,
-                Some(happens) => {
-                    if happens {
-                        drop(self.inner.put(queue, body, delay).await);
-                    }
-                    Err(dead())
-                }
-            }
-        })
-    }
-    fn receive<'a>(
-        &'a self,
-        queue: &'a str,
-        limit: usize,
-        visibility: Duration,
-    ) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
-        self.inner.receive(queue, limit, visibility)
-    }
-    fn peek<'a>(&'a self, queue: &'a str, limit: usize) -> BoxFuture<'a, Result<Vec<Message>, StoreError>> {
-        self.inner.peek(queue, limit)
-    }
-    fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.inner.delete(queue, message)
-    }
-    fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.poison(queue, message)
-    }
-    fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {
-        self.inner.open(text)
-    }
-    fn discard<'a>(&'a self, opened: &'a Opened) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.discard(opened)
-    }
-    fn count<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, StoreError>> {
-        self.inner.count(queue)
-    }
-    fn probe<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.probe(queue)
-    }
-}
-
 /// Dispatch over a store of its own, with a server that is both Microsoft Graph (`/v1.0`) and the webhooks' target (`/hook`).
 pub(crate) struct World {
     pub(crate) clock: TestClock,
@@ -335,7 +213,10 @@ impl World {
     /// Takes one message, handles it, and deletes it if that went well, as the host does. None: none is visible.
     pub(crate) async fn handle_one(&self, dispatcher: &Dispatcher) -> Option<Result<Handled, DispatchError>> {
         let message = self.store.receive(QUEUE, 1, Duration::from_secs(60)).await.expect("a queue").pop()?;
-        let handled = dispatcher.handle(QUEUE, &message.body).await;
+        let handled = match dispatch::read(QUEUE, &message.body) {
+            Ok(work) => dispatcher.handle(QUEUE, work).await,
+            Err(error) => Err(error),
+        };
         if handled.is_ok() {
             assert!(self.store.delete(QUEUE, &message).await.expect("a queue"));
         }
@@ -375,8 +256,8 @@ impl World {
         item(&self.clock, resource, id, tag)
     }
 
-    pub(crate) async fn dead(&self) -> Vec<(String, indicator_relay::dispatch::Dead)> {
-        let rows = indicator_relay::dispatch::list(self.store.as_ref(), None).await.expect("readable");
+    pub(crate) async fn dead(&self) -> Vec<(String, dispatch::Dead)> {
+        let rows = dispatch::list(self.store.as_ref(), None).await.expect("readable");
         rows.into_iter().map(|(key, dead)| (key, dead.expect("a row that can be read"))).collect()
     }
 

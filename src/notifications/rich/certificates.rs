@@ -3,7 +3,7 @@
 //! Must not know where the text is kept. A label names one certificate for ever: it goes to Microsoft Graph with the public
 //! part and comes back with each notification, so that old and new certificates are told apart while they change over.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use aws_lc_rs::digest;
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
@@ -15,6 +15,7 @@ use x509_parser::parse_x509_certificate;
 use x509_parser::pem::Pem;
 
 use super::pkcs12;
+use crate::platform::hex;
 
 /// Characters of the longest label that Microsoft Graph takes.
 const LABEL: usize = 128;
@@ -212,8 +213,6 @@ fn label(name: &str, der: &[u8]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
     let mut label: String = name.chars().map(plain).take(LABEL - 1 - 2 * DIGEST).collect();
     label.push('.');
-    for byte in digest::digest(&digest::SHA256, der).as_ref().iter().take(DIGEST) {
-        let _ = write!(label, "{byte:02x}");
-    }
+    label.push_str(&hex::digits(&digest::digest(&digest::SHA256, der).as_ref()[..DIGEST]));
     label
 }

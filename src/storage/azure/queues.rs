@@ -31,8 +31,6 @@ const BODY_BYTES: usize = 48 << 10;
 const MESSAGES: usize = 32;
 /// Kept until it is deleted; the default would lose it after seven days.
 const FOR_GOOD: i32 = -1;
-/// While a message is moved to its poison queue.
-const HELD_SECONDS: i32 = 60;
 /// The receipt is not the latest, or the message is gone, or the receipt is none.
 const ANOTHERS: &[&str] = &["PopReceiptMismatch", "MessageNotFound", "InvalidQueryParameterValue"];
 /// A body that begins so is a pointer: nothing else may, so such a body becomes a blob itself.
@@ -209,21 +207,6 @@ impl Queues {
         Ok(messages)
     }
 
-    /// The message under a new receipt; none if its receipt is not the latest.
-    async fn hold(&self, queue: &str, message: &Message) -> Result<Option<Message>, StoreError> {
-        let client = self.client(queue).map_err(|refusal| self.failed("write", Part::Queue(queue), &refusal))?;
-        match client.update_message(&message.id, &message.receipt, HELD_SECONDS, None).await {
-            Ok(held) => {
-                let receipt = held.headers().get_optional_str(&"x-ms-popreceipt".into()).unwrap_or(&message.receipt).to_owned();
-                Ok(Some(Message { receipt, ..message.clone() }))
-            }
-            Err(error) => {
-                let refusal = Refusal::from(&error);
-                if refusal.is(ANOTHERS) { Ok(None) } else { Err(self.failed("write", Part::Queue(queue), &refusal)) }
-            }
-        }
-    }
-
     /// False if the receipt is not the latest, or the message is gone.
     async fn remove(&self, queue: &str, message: &Message) -> Result<bool, StoreError> {
         let client = self.client(queue).map_err(|refusal| self.failed("delete", Part::Queue(queue), &refusal))?;
@@ -303,17 +286,6 @@ impl Queue for Queues {
                 self.unload(message.blob.as_deref()).await?;
             }
             Ok(deleted)
-        })
-    }
-
-    fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let text = message.blob.as_deref().map_or_else(|| message.body.clone(), pointer);
-            // A receipt that is not the latest moves nothing: taking the message once more tells.
-            match self.hold(queue, message).await? {
-                Some(held) => self.move_away(queue, &held, &text).await,
-                None => Ok(()),
-            }
         })
     }
 

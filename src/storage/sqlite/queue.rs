@@ -78,18 +78,6 @@ impl Queue for SqliteStore {
         })
     }
 
-    fn poison<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<(), StoreError>> {
-        let (queue, id, receipt, now) = (queue.to_owned(), number(&message.id), number(&message.receipt), self.now_ms());
-        self.writer.write("write", 0, move |connection| {
-            connection
-                .prepare_cached(
-                    "UPDATE messages SET queue = ?1 || '-poison', tries = 0, visible_at = ?4 WHERE queue = ?1 AND id = ?2 AND receipt = ?3",
-                )?
-                .execute(params![queue, id, receipt, now])?;
-            Ok(())
-        })
-    }
-
     fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {
         Box::pin(std::future::ready(Ok(Some(Opened { body: text.as_bytes().to_vec(), blob: None }))))
     }

@@ -189,17 +189,11 @@ pub(super) fn token(version: &str, change: impl FnOnce(&mut Map<String, Value>))
 /// A notification that is proven and opens.
 pub(super) fn item() -> Item {
     Item {
-        origin: Origin::Graph,
-        received: now(),
-        event: Event::Change(ChangeType::Created),
         subscription: "7d0c0000-0000-0000-0000-000000000001".to_owned(),
-        group: None,
-        client_state: None,
         tenant: Some(TENANT.to_owned()),
         resource: Some("users/u/messages/AAMk".to_owned()),
-        notification: Map::new(),
         encrypted: Some(content(4_096, &label(NEW))),
         tokens: vec![fixture("token-2.txt")],
-        object: None,
+        ..Item::new(Origin::Graph, now(), Event::Change(ChangeType::Created))
     }
 }
