@@ -619,6 +619,58 @@ async fn a_pause_that_one_look_is_asked_for_holds_up_nothing_else() {
     assert!(bench.run(&all).await.paused_until.is_some_and(|until| until <= bench.clock.now() + Duration::from_secs(3_600)));
 }
 
+/// A run of three minutes, in which each page with items takes one to hand on: the resources that were read, page by page.
+async fn three_minutes(bench: &Bench, all: &[Wanted]) -> (CaughtUp, Vec<String>) {
+    let before = bench.world().log.len();
+    let hand_on = |_: Vec<Item>| -> BoxFuture<'_, Result<(), String>> {
+        bench.advance(1);
+        Box::pin(std::future::ready(Ok(())))
+    };
+    let told = bench.reconciler().catch_up(all, Some(Duration::from_secs(180)), &hand_on).await.expect("looked");
+    let world = bench.world();
+    let read = world.log[before..].iter().filter_map(|(_, line)| line.strip_prefix("GET /v1.0/users/")?.split_once('/'));
+    (told, read.map(|(user, _)| user.to_owned()).collect())
+}
+
+#[tokio::test]
+async fn a_resource_that_has_no_end_holds_up_no_other() {
+    let bench = Bench::new().await;
+    let of = |user: &str| wanted(&format!("users/{user}/messages"));
+    let page = |user: &str, more: bool| {
+        let mut page = json!({"value": [{"id": "m"}]});
+        if more {
+            page["@odata.nextLink"] = json!(format!("{{base}}/v1.0/users/{user}/messages?$skiptoken=more"));
+        }
+        bench.world().pages.insert(format!("/v1.0/users/{user}/messages"), (200, page));
+    };
+    // Two without an end come first, and all the others together are more than one run has time for.
+    let all = ["big", "huge", "a", "b", "c", "d"].map(of);
+    for (user, more) in [("big", true), ("huge", true), ("a", false), ("b", false), ("c", false), ("d", false)] {
+        page(user, more);
+    }
+    bench.run(&all).await;
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(three_minutes(&bench, &all).await.1.join(" "));
+        bench.advance(2);
+    }
+    assert_eq!(runs, ["big huge a", "b c d", "big huge big"], "each in its turn, whoever never ends as well");
+    // What is asked for goes before what has just had its turn, for its first page; then it has its turn like all others.
+    page("d", true);
+    let id = |user: &str| {
+        let world = bench.world();
+        let found = world.subscriptions.iter().find(|(_, one)| one.body["resource"] == format!("users/{user}/messages"));
+        found.expect("there").0.clone()
+    };
+    for user in ["d", "c"] {
+        bench.reconciler().lifecycle(&lifecycle(&id(user), LifecycleEvent::Missed, None)).await.expect("answered");
+    }
+    let (told, read) = three_minutes(&bench, &all).await;
+    assert_eq!((read.join(" ").as_str(), told.looked), ("c d huge", vec!["users/c/messages".to_owned()]));
+    bench.advance(2);
+    assert_eq!(three_minutes(&bench, &all).await.1.join(" "), "big d huge");
+}
+
 #[tokio::test]
 async fn a_notification_is_noted_at_most_once_in_five_minutes() {
     let bench = Bench::new().await;
