@@ -126,7 +126,7 @@ fn try_item<'a>(playbooks: &[&'a Playbook], item: &Item, fetched: Option<&Value>
     let shown = format!("{change} {}", render::printable(item.resource.as_deref().unwrap_or("(no resource)")));
     let run = |playbook: &'a Playbook| {
         let mode = playbook.fetch_for(item);
-        if !playbook.matches(item) {
+        if !playbook.matches(item, None) {
             return Run { playbook, fetch: fetch(mode), result: Ok(None) };
         }
         let reads = mode != FetchMode::None || item.origin == Origin::Poll || playbook.source.rich;

@@ -82,8 +82,19 @@ pub struct Playbook {
     pub max_attempts: u32,
     /// The digits of its subscription's group; playbooks on one resource share a subscription.
     pub group: String,
-    /// Those of all playbooks of the document: an item of another group is of a subscription that is being replaced.
-    pub groups: Arc<BTreeSet<String>>,
+    pub all: Arc<Together>,
+}
+
+/// What the playbooks of a document are together.
+#[derive(Debug, Default, PartialEq)]
+pub struct Together {
+    /// Groups of the subscriptions that are wanted: an item of another group is of one that is being replaced.
+    pub groups: BTreeSet<String>,
+    /// What is subscribed to, in one spelling, by disabled ones too.
+    resources: BTreeSet<String>,
+    pub names: BTreeSet<String>,
+    /// Nothing is left out because of a mistake.
+    whole: bool,
 }
 
 impl Loaded {
@@ -115,9 +126,15 @@ impl Loaded {
         }
         // What a disabled one once shared with others is the others'.
         let enabled = self.playbooks.iter().filter(|playbook| playbook.enabled);
-        let groups: Arc<BTreeSet<String>> = Arc::new(enabled.map(|playbook| playbook.group.clone()).collect());
+        let subscribing = self.playbooks.iter().filter(|playbook| playbook.source.kind == SourceKind::Graph);
+        let all = Arc::new(Together {
+            groups: enabled.map(|playbook| playbook.group.clone()).collect(),
+            resources: subscribing.map(|playbook| normalised(&playbook.source.resource)).collect(),
+            names: self.playbooks.iter().map(|playbook| playbook.name.clone()).collect(),
+            whole: !self.has_errors(),
+        });
         for playbook in &mut self.playbooks {
-            playbook.groups = Arc::clone(&groups);
+            playbook.all = Arc::clone(&all);
         }
     }
 
@@ -144,10 +161,11 @@ impl Loaded {
 }
 
 impl Playbook {
-    /// Whether an item is of this playbook's source: its change, and its subscription group where that is proven, else its
-    /// resource. Does not look at `enabled`, `paused` and `when`.
+    /// Whether an item is of this playbook's source: its change, and its subscription group where that is proven; where that is
+    /// of no playbook any more, what its subscription was made for; only else its path. Does not look at `enabled`, `paused` and
+    /// `when`.
     #[must_use]
-    pub fn matches(&self, item: &Item) -> bool {
+    pub fn matches(&self, item: &Item, made_for: Option<&Wanted>) -> bool {
         let Event::Change(change) = item.event else { return false };
         let polled = item.origin == Origin::Poll;
         if polled != (self.source.kind == SourceKind::Poll) {
@@ -159,10 +177,21 @@ impl Playbook {
             return false;
         }
         // The letter of the queue aside: playbooks of both priorities may share a subscription.
-        match item.group.as_ref().and_then(|group| group.get(1..)).filter(|group| self.groups.contains(*group)) {
+        match item.group.as_ref().and_then(|group| group.get(1..)).filter(|group| self.all.groups.contains(*group)) {
             Some(group) => group == self.group,
-            None => self.source.covers(item),
+            None => made_for.and_then(|made_for| self.inherits(made_for)).unwrap_or_else(|| self.source.covers(item)),
         }
+    }
+
+    /// Whether what a subscription tells that is being replaced is for this one: for those that are on the same resource now, its
+    /// filter included, else for those that wanted it, whatever they want instead. None: nobody is either, and all are read.
+    fn inherits(&self, made_for: &Wanted) -> Option<bool> {
+        let resource = normalised(&made_for.resource);
+        if self.all.resources.contains(&resource) {
+            return Some(normalised(&self.source.resource) == resource);
+        }
+        let named = made_for.playbooks.iter().any(|name| self.all.names.contains(name));
+        (named || !self.all.whole).then(|| made_for.playbooks.contains(&self.name))
     }
 
     /// How the object of an item is to be read: nothing is, where it comes along or is gone.

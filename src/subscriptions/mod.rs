@@ -216,6 +216,21 @@ impl Reconciler {
         Ok(standing::of(&self.rows.load().await?, &shared(wanted), self.clock.now()))
     }
 
+    /// What the subscription of this id and group is, was, or is just being made for; none: nobody remembers.
+    ///
+    /// # Errors
+    /// [`SubscriptionError`].
+    pub async fn made_for(&self, id: &str, group: &str) -> Result<Option<Wanted>, SubscriptionError> {
+        if let Some((held, _)) = self.rows.held(id).await?.filter(|(held, _)| held.group == group) {
+            return Ok(Some(held.wanted));
+        }
+        let buried = self.rows.read::<Tombstone>(&rows::keyed('t', id)).await?;
+        if let Some((tombstone, _)) = buried.filter(|(tombstone, _)| tombstone.group == group) {
+            return Ok(Some(tombstone.wanted));
+        }
+        Ok(self.rows.read::<Intent>(&rows::keyed('i', group)).await?.map(|(intent, _)| intent.wanted))
+    }
+
     /// A handshake with ourselves, as Graph would ask for it.
     ///
     /// # Errors

@@ -619,6 +619,21 @@ async fn a_pause_that_one_look_is_asked_for_holds_up_nothing_else() {
     assert!(bench.run(&all).await.paused_until.is_some_and(|until| until <= bench.clock.now() + Duration::from_secs(3_600)));
 }
 
+#[tokio::test]
+async fn what_a_subscription_was_made_for_is_known_as_long_as_its_items_may_come() {
+    let bench = Bench::new().await;
+    let before = wanted("users/x/messages?$filter=isRead eq false");
+    bench.run(std::slice::from_ref(&before)).await;
+    let id = bench.only().0;
+    let made_for = async |group: String| bench.reconciler().made_for(&id, &group).await.expect("rows");
+    assert_eq!(made_for(before.group()).await.map(|made| made.resource), Some(before.resource.clone()));
+    let after = Wanted { change_types: vec![ChangeType::Created, ChangeType::Updated], ..before.clone() };
+    bench.run(std::slice::from_ref(&after)).await;
+    assert_ne!(bench.only().0, id);
+    assert_eq!(made_for(before.group()).await.map(|made| made.resource), Some(before.resource.clone()), "it is gone");
+    assert_eq!(made_for(after.group()).await, None, "the proven group is of another one");
+}
+
 /// A run of three minutes, in which each page with items takes one to hand on: the resources that were read, page by page.
 async fn three_minutes(bench: &Bench, all: &[Wanted]) -> (CaughtUp, Vec<String>) {
     let before = bench.world().log.len();
