@@ -249,11 +249,13 @@ impl Dispatcher {
 
     async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, mut done: Vec<String>) -> Result<(), DispatchError> {
         done.retain(|key| !key.starts_with(REFUSED));
-        let again = Task { item: job.task.item.clone(), attempt: 0, playbook: Some(plan.name.clone()), done };
+        // Who would have wanted it is known once the document can be read: then all are asked.
+        let playbook = Some(plan.name.clone()).filter(|_| plan.held != Some(super::Hold::Mistaken));
+        let again = Task { item: job.task.item.clone(), attempt: 0, playbook: playbook.clone(), done };
         let dead = Dead {
             task: again,
             reason,
-            playbook: Some(plan.name.clone()),
+            playbook,
             at: self.clock.now(),
             queue: job.queue.to_owned(),
             attempts: job.task.attempt + 1,
