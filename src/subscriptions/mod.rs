@@ -162,7 +162,7 @@ impl Reconciler {
                 held.see(listed);
             }
         }
-        let (wanted, ours, now) = (shared(wanted), self.ours(), self.clock.now());
+        let (wanted, ours, now) = (self.desired(wanted, unwanted, &book), self.ours(), self.clock.now());
         let situation =
             Situation { wanted: &wanted, listed: Some(&listed), book: &book, ours: &ours, unwanted, eager: true, now };
         Ok(Planned { changes: plan::plan(&situation), standing: standing::of(&book, &wanted, now) })
@@ -237,6 +237,12 @@ impl Reconciler {
     /// One line: how the answer differs, and what to change.
     pub async fn probe(&self) -> Result<(), String> {
         probe::probe(&self.client, &self.clock, &self.config.receiver(), &(self.random)()).await
+    }
+
+    /// Each resource once.
+    fn desired(&self, wanted: &[Wanted], unwanted: Unwanted, book: &Book) -> Vec<Wanted> {
+        let wanted = shared(wanted);
+        if unwanted == Unwanted::Keep { plan::with_kept(wanted, book, &self.ours()) } else { wanted }
     }
 
     fn ours(&self) -> Ours {

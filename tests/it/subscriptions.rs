@@ -222,6 +222,28 @@ async fn what_nobody_wants_goes_unless_playbooks_could_not_be_read() {
 }
 
 #[tokio::test]
+async fn what_is_kept_and_what_is_wanted_of_one_resource_are_one_subscription() {
+    use ChangeType::{Created, Deleted, Updated};
+    let bench = Bench::new().await;
+    let of = |changes: &[ChangeType]| [Wanted { change_types: changes.to_vec(), ..wanted("users/x/messages") }];
+    let keep = async |all: &[Wanted]| bench.reconciler().run(all, Unwanted::Keep, true).await.expect("a report");
+    let change_type = || bench.only().1.body["changeType"].as_str().unwrap_or_default().to_owned();
+    bench.run(&of(&[Created, Updated])).await;
+    // The one that wants what is created cannot be read any more, and another one wants deletions.
+    bench.world().faults.push_back((Method::POST, "", Fault::Answer(403, error("Forbidden", "Insufficient privileges"))));
+    let refused = keep(&of(&[Updated, Deleted])).await;
+    assert_eq!(change_type(), "created,updated", "it is kept until there is another one: {refused:#?}");
+    let report = keep(&of(&[Updated, Deleted])).await;
+    assert_eq!((whats(&report), change_type().as_str()), (vec!["created", "deleted"], "created,deleted,updated"), "{report:#?}");
+    assert!(report.standing.len() == 1 && report.standing[0].problem.is_none(), "{report:#?}");
+    let report = keep(&of(&[Updated, Deleted])).await;
+    assert_eq!((whats(&report), change_type().as_str()), (vec!["waits"], "created,deleted,updated"), "it tells of all");
+    assert_eq!(report.standing.len(), 1, "{report:#?}");
+    bench.run(&of(&[Updated, Deleted])).await;
+    assert_eq!(change_type(), "deleted,updated", "mended, nobody wants the rest");
+}
+
+#[tokio::test]
 async fn other_changes_of_a_resource_leave_no_gap() {
     let bench = Bench::new().await;
     bench.run(&[wanted("users")]).await;
