@@ -64,6 +64,8 @@ pub struct Asked {
     /// Playbooks that can run, enabled or not.
     pub playbooks: usize,
     pub problems: Vec<Problem>,
+    /// Why every encrypted notification will be refused, one line each.
+    pub unproven: Vec<String>,
     /// Lines for `check`, and whether all is well with the document.
     pub check: (Vec<String>, bool),
     pub subscribing: Option<Subscribing>,
@@ -258,6 +260,10 @@ impl Reading {
             ));
         }
         let complete = check.1;
+        let unproven = unproven(&loaded.playbooks, &parts.settings.unproven);
+        check.1 &= unproven.is_empty();
+        check.0.extend(unproven.iter().map(|line| format!("FAIL  {line}")));
+        check.0.extend(two_cases(&loaded.playbooks, parts.settings.token_tenants.is_empty()));
         let (subscribing, why_not) = match self.subscribing(&loaded, complete, &certificates, keys) {
             Ok(subscribing) => (Some(subscribing), String::new()),
             Err(why_not) => (None, why_not),
@@ -273,6 +279,7 @@ impl Reading {
             together: loaded.playbooks.first().map(|playbook| Arc::clone(&playbook.all)).unwrap_or_default(),
             plans: plans(loaded.playbooks, complete),
             problems: loaded.problems,
+            unproven,
             certificates,
         }
     }
@@ -322,7 +329,7 @@ impl Reading {
         let keys = keys.ok_or("the key of client states cannot be had: see the vault, or CLIENT_STATE_KEY")?;
         let config = Config {
             public_url,
-            tenant: parts.settings.token_tenants.first().cloned().unwrap_or_default(),
+            tenant: parts.settings.token_tenants.first().cloned(),
             certificate: certificates.newest().map(|(label, public)| (label.to_owned(), public.to_owned())),
             catch_up_every: CATCH_UP_EVERY,
         };
@@ -414,6 +421,24 @@ fn plans(playbooks: Vec<Playbook>, complete: bool) -> Arc<[Plan]> {
     plans.into()
 }
 
+/// Settings without which what comes encrypted cannot be proven, where a playbook waits for such.
+fn unproven(playbooks: &[Playbook], missing: &[String]) -> Vec<String> {
+    let rich = playbooks.iter().filter(|playbook| playbook.enabled && playbook.source.rich);
+    let names: Vec<String> = rich.map(|playbook| format!("`{}`", playbook.name)).collect();
+    let missing = missing.iter().filter(|_| !names.is_empty());
+    missing.map(|line| format!("playbooks: {} (include_resource_data): {line}", names.join(", "))).collect()
+}
+
+/// What nobody told of and is looked up does not say its tenant, which notifications name by its id: the case of the same thing
+/// would be another one.
+fn two_cases(playbooks: &[Playbook], named: bool) -> Option<String> {
+    let subscribed = |playbook: &&Playbook| playbook.enabled && playbook.source.kind == SourceKind::Graph;
+    let name = &playbooks.iter().filter(subscribed).find(|playbook| playbook.makes_cases()).filter(|_| named)?.name;
+    Some(format!(
+        "note  playbooks: `{name}` makes cases: give MICROSOFT_GRAPH_TENANT_ID the tenant's id (a GUID), or what is looked up later gets a case of its own"
+    ))
+}
+
 /// Changes with the key, and tells nothing of it.
 fn fingerprint(key: &Secret) -> String {
     let hash = digest(&SHA256, key.expose().as_bytes());
@@ -424,6 +449,9 @@ fn tell(asked: &Asked) {
     let document = &asked.document;
     for problem in &asked.problems {
         tracing::warn!("{document}:{problem}");
+    }
+    for line in &asked.unproven {
+        tracing::error!("{line}; until then every encrypted notification is refused and set aside");
     }
     if !document.is_empty() {
         tracing::info!(playbooks = asked.playbooks, "read the playbooks of {document}");

@@ -228,6 +228,12 @@ impl Playbook {
         action::idempotency_key(&self.name, &action.label, discriminator)
     }
 
+    /// Cases are told apart by tenant: whoever finds a change has to write it as Microsoft Graph does.
+    #[must_use]
+    pub fn makes_cases(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action.work, action::Work::Case { .. }))
+    }
+
     /// The external id of the case for an item: the same for every change of one resource of one tenant.
     fn case_id(&self, context: &Context<'_>) -> Option<String> {
         let item = context.item;

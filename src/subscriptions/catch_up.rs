@@ -348,11 +348,14 @@ impl Reconciler {
         notification.insert("changeType".to_owned(), json!(change.name()));
         notification.insert("resource".to_owned(), json!(resource));
         notification.insert("resourceData".to_owned(), data);
-        notification.insert("tenantId".to_owned(), json!(self.config.tenant));
+        let tenant = self.config.tenant.clone();
+        if let Some(tenant) = &tenant {
+            notification.insert("tenantId".to_owned(), json!(tenant));
+        }
         Item {
             subscription,
             group: Some(look.group.clone()),
-            tenant: Some(self.config.tenant.clone()),
+            tenant,
             resource: Some(resource),
             notification,
             ..Item::new(Origin::CatchUp, self.clock.now(), Event::Change(change))

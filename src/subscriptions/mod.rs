@@ -45,8 +45,8 @@ pub const RECEIVER: &str = "/api/notifications";
 pub struct Config {
     /// `PUBLIC_URL`: the address that Graph calls, without the receiver's path.
     pub public_url: Url,
-    /// `MICROSOFT_GRAPH_TENANT_ID` of the first job: whose resources they are.
-    pub tenant: String,
+    /// Whose resources they are: the tenant's id as notifications name it, where it is known.
+    pub tenant: Option<String>,
     /// Label and public certificate (DER in base64) for resource data, where there is one.
     pub certificate: Option<(String, String)>,
     /// How often what nobody told of is looked up.
