@@ -163,6 +163,9 @@ pub fn plan(s: &Situation<'_>) -> Vec<Change> {
     for held in s.book.held.values().filter(|held| !settled.contains(held.id.as_str())) {
         let (id, resource) = (held.id.clone(), held.wanted.resource.clone());
         match s.unwanted {
+            Unwanted::Keep if s.is_told_twice(held) => {
+                changes.push(Change::Delete { id, resource, after: None, why: "another one tells of as much" });
+            }
             Unwanted::Keep => changes.extend(s.prolong(held, &held.wanted)),
             Unwanted::Delete if s.listed.is_none() => {}
             Unwanted::Delete => {
@@ -256,6 +259,15 @@ impl<'a> Situation<'a> {
     fn is_told_of(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> bool {
         let tells = |held: &Held| covers(&held.wanted, wanted) && self.misfit(held, wanted).is_none();
         self.unwanted == Unwanted::Keep && self.left_overs(wanted, settled).any(tells)
+    }
+
+    /// Another one that is there delivers all that this one does, as where one that took its place could not delete it.
+    fn is_told_twice(&self, held: &Held) -> bool {
+        let there = |other: &Held| self.listed.is_some_and(|listed| listed.iter().any(|listed| listed.id == other.id));
+        let later = |other: &Held| (other.expires, &other.id) > (held.expires, &held.id);
+        let tells = |other: &&Held| covers(&other.wanted, &held.wanted) && self.misfit(other, &other.wanted).is_none();
+        let others = self.book.held.values().filter(|other| other.id != held.id).filter(tells);
+        others.into_iter().any(|other| there(other) && (later(other) || !covers(&held.wanted, &other.wanted)))
     }
 
     /// There is no row of one that will do: something of ours that is listed is taken over, else one is made.
@@ -586,6 +598,13 @@ mod tests {
             assert_eq!(steps_with(Unwanted::Keep, &after, Some(&[listed(&one)]), &book(&[one])), expected, "{before:?}");
         }
         let old = Held { key: "old".to_owned(), ..held("one", &both, 10) };
+        let all = of(&[Created, Updated, ChangeType::Deleted]);
+        let left = [held("one", &both, 10), held("two", &all, 20)];
+        let shown: Vec<Subscription> = left.iter().map(listed).collect();
+        let steps = steps_with(Unwanted::Keep, &[of(&[Updated, ChangeType::Deleted])], Some(&shown), &book(&left));
+        assert_eq!(steps, ["delete one", "wait"], "what could not be deleted when another one took its place");
+        let left = [held("one", &both, 10), held("two", &both, 20)];
+        assert_eq!(steps_with(Unwanted::Keep, &[], Some(&shown), &book(&left)), ["delete two"], "one of two stays");
         let steps = steps_with(Unwanted::Keep, &[of(&[Updated])], Some(&[listed(&old)]), &book(&[old]));
         assert_eq!(steps, ["create"], "what it tells may not be proven any more");
         let one = held("one", &both, 301);
