@@ -411,8 +411,7 @@ fn plans(playbooks: Vec<Playbook>, complete: bool) -> Arc<[Plan]> {
             fetch: Fetch::Nothing,
             max_attempts: 1,
             matches: Arc::new(move |item, made_for| {
-                let missing =
-                    made_for.is_some_and(|made_for| made_for.playbooks.iter().any(|name| !together.names.contains(name)));
+                let missing = made_for.is_some_and(|made_for| made_for.playbooks.iter().any(|name| !together.knows(name)));
                 missing || !known.iter().any(|matches| matches(item, made_for))
             }),
             decide: Arc::new(|_| Ok(Decision::Skip)),

@@ -90,11 +90,37 @@ pub struct Playbook {
 pub struct Together {
     /// Groups of the subscriptions that are wanted: an item of another group is of one that is being replaced.
     pub groups: BTreeSet<String>,
-    /// What is subscribed to, in one spelling, by disabled ones too.
-    resources: BTreeSet<String>,
-    pub names: BTreeSet<String>,
+    enabled: Circle,
+    disabled: Circle,
     /// Nothing is left out because of a mistake.
     whole: bool,
+}
+
+/// Some of the playbooks of a document.
+#[derive(Debug, Default, PartialEq)]
+struct Circle {
+    /// What is subscribed to, in one spelling.
+    resources: BTreeSet<String>,
+    names: BTreeSet<String>,
+}
+
+impl Circle {
+    fn of<'a>(playbooks: impl Iterator<Item = &'a Playbook>) -> Self {
+        let mut circle = Self::default();
+        for playbook in playbooks.filter(|playbook| playbook.source.kind == SourceKind::Graph) {
+            circle.resources.insert(normalised(&playbook.source.resource));
+            circle.names.insert(playbook.name.clone());
+        }
+        circle
+    }
+}
+
+impl Together {
+    /// Whether a playbook of this name, one that subscribes, is there.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        [&self.enabled, &self.disabled].iter().any(|circle| circle.names.contains(name))
+    }
 }
 
 impl Loaded {
@@ -126,11 +152,10 @@ impl Loaded {
         }
         // What a disabled one once shared with others is the others'.
         let enabled = self.playbooks.iter().filter(|playbook| playbook.enabled);
-        let subscribing = self.playbooks.iter().filter(|playbook| playbook.source.kind == SourceKind::Graph);
         let all = Arc::new(Together {
-            groups: enabled.map(|playbook| playbook.group.clone()).collect(),
-            resources: subscribing.map(|playbook| normalised(&playbook.source.resource)).collect(),
-            names: self.playbooks.iter().map(|playbook| playbook.name.clone()).collect(),
+            groups: enabled.clone().map(|playbook| playbook.group.clone()).collect(),
+            enabled: Circle::of(enabled),
+            disabled: Circle::of(self.playbooks.iter().filter(|playbook| !playbook.enabled)),
             whole: !self.has_errors(),
         });
         for playbook in &mut self.playbooks {
@@ -187,11 +212,16 @@ impl Playbook {
     /// filter included, else for those that wanted it, whatever they want instead. None: nobody is either, and all are read.
     fn inherits(&self, made_for: &Wanted) -> Option<bool> {
         let resource = normalised(&made_for.resource);
-        if self.all.resources.contains(&resource) {
-            return Some(normalised(&self.source.resource) == resource);
+        // One that is disabled takes nothing away from one that runs.
+        for circle in [&self.all.enabled, &self.all.disabled] {
+            if circle.resources.contains(&resource) {
+                return Some(normalised(&self.source.resource) == resource);
+            }
+            if made_for.playbooks.iter().any(|name| circle.names.contains(name)) {
+                return Some(made_for.playbooks.contains(&self.name));
+            }
         }
-        let named = made_for.playbooks.iter().any(|name| self.all.names.contains(name));
-        (named || !self.all.whole).then(|| made_for.playbooks.contains(&self.name))
+        (!self.all.whole).then_some(false)
     }
 
     /// How the object of an item is to be read: nothing is, where it comes along or is gone.
