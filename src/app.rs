@@ -7,6 +7,7 @@ mod secrets;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use playbooks::{Parts, Playbooks};
 use secrets::Secrets;
@@ -84,7 +85,15 @@ impl App {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(around: &Surroundings) -> Result<Self, OpenError> {
-        let kept = read_vault(around).await?;
+        Self::open_within(around, None).await
+    }
+
+    /// The same, for who does not wait longer for a vault than that.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_within(around: &Surroundings, patience: Option<Duration>) -> Result<Self, OpenError> {
+        let kept = read_vault(around, patience).await?;
         let given = kept.as_ref().map_or(&around.environment, |kept| &kept.filled);
         let mut settings = Settings::from_map(given).map_err(OpenError::Settings)?;
         let vault = kept.map(|kept| {
@@ -224,10 +233,11 @@ struct KeptSecrets {
     filled: BTreeMap<String, String>,
 }
 
-async fn read_vault(around: &Surroundings) -> Result<Option<KeptSecrets>, OpenError> {
+async fn read_vault(around: &Surroundings, patience: Option<Duration>) -> Result<Option<KeptSecrets>, OpenError> {
     let Some(plan) = vault_secrets(&around.environment).map_err(OpenError::Settings)? else { return Ok(None) };
     let vault = Vault::new(plan.url.clone(), &plan.resident, around.client.clone(), Arc::clone(&around.clock))
-        .map_err(OpenError::Failed)?;
+        .map_err(OpenError::Failed)?
+        .within(patience);
     let mut values: BTreeMap<String, Secret> = BTreeMap::new();
     for secret in &plan.secrets {
         let value = vault.secret(&secret.name).await.map_err(|error| OpenError::Failed(error.message))?;

@@ -3,7 +3,8 @@
 //! The document is looked at again each minute, so that playbooks change without a deployment or a restart. Holds no decisions:
 //! it puts together what other rooms decide.
 
-use std::collections::BTreeSet;
+mod hooks;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use url::Url;
 
 use super::secrets::Secrets;
 
-use crate::dispatch::{Decision, Fetch, Hold, Hooks, Matches, Plan, Sealed};
+use crate::dispatch::{Decision, Fetch, Hold, Matches, Plan};
 use crate::graph::keys::Keys;
 use crate::graph::{Config as GraphConfig, Graph};
 use crate::notifications::client_state::{self, Verdict};
@@ -24,19 +25,18 @@ use crate::notifications::keys::KeyRing;
 use crate::notifications::resources::{Permission, Resource};
 use crate::notifications::rich::certificates::Certificates;
 use crate::notifications::rich::decrypt::OpenError;
-use crate::notifications::rich::tokens::{Keyset, TokenError};
+use crate::notifications::rich::tokens::Keyset;
 use crate::notifications::rich::{RichError, open_item};
 use crate::notifications::wanted::Wanted;
 use crate::platform::clock::Clock;
 use crate::platform::hex;
 use crate::platform::http::{Authorize, Http};
 use crate::platform::secret::Secret;
-use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, SourceKind};
+use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, SourceKind, Together};
 use crate::polling::{self, Poller};
 use crate::settings::Notifications;
 use crate::storage::document::Document;
 use crate::storage::{Queue, StateStore};
-use crate::subscriptions::lifecycle::Answered;
 use crate::subscriptions::{Config, Reconciler, States};
 
 /// How long what was read is taken for the present.
@@ -65,6 +65,8 @@ pub struct Asked {
     /// Playbooks that can run, enabled or not.
     pub playbooks: usize,
     pub problems: Vec<Problem>,
+    /// Why every encrypted notification will be refused, one line each.
+    pub unproven: Vec<String>,
     /// Lines for `check`, and whether all is well with the document.
     pub check: (Vec<String>, bool),
     pub subscribing: Option<Subscribing>,
@@ -74,8 +76,8 @@ pub struct Asked {
     pub wants_subscriptions: bool,
     pub poller: Option<Poller>,
     pub plans: Arc<[Plan]>,
-    /// Groups of the subscriptions that the playbooks share; an item of another is of one that is gone, or just made.
-    pub groups: Arc<BTreeSet<String>>,
+    /// An item of another group than theirs is of a subscription that is gone, or just made.
+    pub together: Arc<Together>,
     pub certificates: Arc<Certificates>,
 }
 
@@ -188,47 +190,8 @@ impl Playbooks {
     /// again, so that the playbook that wanted it is there.
     pub(crate) async fn meet(&self, group: &str) {
         let (Source::Read(reading), Ok(asked)) = (&self.0, self.asked().await) else { return };
-        if !group.get(1..).is_some_and(|digits| asked.groups.contains(digits)) {
+        if !group.get(1..).is_some_and(|digits| asked.together.groups.contains(digits)) {
             drop(reading.asked(STRANGERS).await);
-        }
-    }
-
-    /// What dispatch asks of the rest.
-    #[must_use]
-    pub(super) fn hooks(&self, keys: &KeyRing) -> Hooks {
-        let (plans, lifecycle, open, keys) = (self.clone(), self.clone(), self.clone(), keys.clone());
-        Hooks {
-            plans: Arc::new(move || {
-                let playbooks = plans.clone();
-                Box::pin(async move {
-                    let asked = playbooks.asked().await?;
-                    // Without a document nobody can say that an item is nobody's: it waits.
-                    let none = asked.document.is_empty() && asked.plans.is_empty();
-                    if none { Err(asked.why_not.clone()) } else { Ok(Arc::clone(&asked.plans)) }
-                })
-            }),
-            prove: Arc::new(move |text| {
-                let keys = keys.clone();
-                Box::pin(async move { prove(&keys, text.as_deref()).await })
-            }),
-            lifecycle: Arc::new(move |_, item| {
-                let playbooks = lifecycle.clone();
-                Box::pin(async move { playbooks.lifecycle(&item).await })
-            }),
-            open: Arc::new(move |item| {
-                let playbooks = open.clone();
-                Box::pin(async move { playbooks.open(item).await })
-            }),
-        }
-    }
-
-    async fn lifecycle(&self, item: &Item) -> Result<(), String> {
-        let asked = self.asked().await?;
-        let Some(subscribing) = &asked.subscribing else { return Err(asked.why_not.clone()) };
-        match subscribing.reconciler.lifecycle(item).await {
-            Ok(Answered::Done(_)) => Ok(()),
-            Ok(Answered::Later(_)) => Err("nobody knows the subscription yet".to_owned()),
-            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -240,39 +203,6 @@ impl Playbooks {
         {
             tracing::debug!("{error}");
         }
-    }
-
-    async fn open(&self, item: Item) -> Result<Value, Sealed> {
-        let later = |cause: String| Sealed { cause, transient: true };
-        let Source::Read(reading) = &self.0 else { return Err(later("nobody here opens encrypted notifications".to_owned())) };
-        let asked = reading.asked(LOOKED_AT_EVERY).await.map_err(later)?;
-        let mut keys = reading.keys.current().await.map_err(|error| later(error.to_string()))?;
-        let mut opened = reading.try_open(&item, &keys, &asked).await;
-        if opened == Err(RichError::Token(TokenError::UnknownKey)) {
-            keys = reading.keys.anew(&keys).await.map_err(|error| later(error.to_string()))?;
-            opened = reading.try_open(&item, &keys, &asked).await;
-        }
-        opened.map_err(|error| Sealed {
-            cause: error.to_string(),
-            // A new key may not be published yet; a certificate may be on its way.
-            transient: matches!(error, RichError::Token(TokenError::UnknownKey) | RichError::Open(OpenError::UnknownCertificate)),
-        })
-    }
-}
-
-/// The group that a client state proves.
-async fn prove(keys: &KeyRing, text: Option<&str>) -> Result<Option<String>, String> {
-    let known = keys.keys().await.ok_or("the key of client states cannot be had: see the vault, or CLIENT_STATE_KEY")?;
-    let group = |verdict| match verdict {
-        Verdict::Good { group, .. } => Some(group),
-        Verdict::Wrong => None,
-    };
-    if let Some(group) = group(client_state::check(&known, text)) {
-        return Ok(Some(group));
-    }
-    match keys.other_than(&known).await {
-        Some(other) => Ok(group(client_state::check(&other, text))),
-        None => Ok(None),
     }
 }
 
@@ -331,6 +261,10 @@ impl Reading {
             ));
         }
         let complete = check.1;
+        let unproven = unproven(&loaded.playbooks, &parts.settings.unproven);
+        check.1 &= unproven.is_empty();
+        check.0.extend(unproven.iter().map(|line| format!("FAIL  {line}")));
+        check.0.extend(two_cases(&loaded.playbooks, parts.settings.token_tenants.is_empty()));
         let (subscribing, why_not) = match self.subscribing(&loaded, complete, &certificates, keys) {
             Ok(subscribing) => (Some(subscribing), String::new()),
             Err(why_not) => (None, why_not),
@@ -343,9 +277,10 @@ impl Reading {
             subscribing,
             why_not,
             poller: Some(self.poller(&loaded)),
-            groups: loaded.playbooks.first().map(|playbook| Arc::clone(&playbook.groups)).unwrap_or_default(),
+            together: loaded.playbooks.first().map(|playbook| Arc::clone(&playbook.all)).unwrap_or_default(),
             plans: plans(loaded.playbooks, complete),
             problems: loaded.problems,
+            unproven,
             certificates,
         }
     }
@@ -395,7 +330,7 @@ impl Reading {
         let keys = keys.ok_or("the key of client states cannot be had: see the vault, or CLIENT_STATE_KEY")?;
         let config = Config {
             public_url,
-            tenant: parts.settings.token_tenants.first().cloned().unwrap_or_default(),
+            tenant: parts.settings.token_tenants.first().cloned(),
             certificate: certificates.newest().map(|(label, public)| (label.to_owned(), public.to_owned())),
             catch_up_every: CATCH_UP_EVERY,
         };
@@ -464,9 +399,10 @@ impl Parts {
     }
 }
 
-/// The playbooks as dispatch sees them. While some of the document cannot be read, nobody knows that an item is nobody's: it is
-/// set aside, until somebody puts it back.
+/// The playbooks as dispatch sees them. While some of the document cannot be read, nobody knows that an item is nobody's, nor that
+/// it is not wanted by one whose name is missing as well: it is set aside, until somebody puts it back.
 fn plans(playbooks: Vec<Playbook>, complete: bool) -> Arc<[Plan]> {
+    let together = playbooks.first().map(|playbook| Arc::clone(&playbook.all)).unwrap_or_default();
     let mut plans: Vec<Plan> = playbooks.into_iter().map(Plan::of).collect();
     if !complete {
         let known: Vec<Matches> = plans.iter().map(|plan| Arc::clone(&plan.matches)).collect();
@@ -475,11 +411,32 @@ fn plans(playbooks: Vec<Playbook>, complete: bool) -> Arc<[Plan]> {
             held: Some(Hold::Mistaken),
             fetch: Fetch::Nothing,
             max_attempts: 1,
-            matches: Arc::new(move |item| !known.iter().any(|matches| matches(item))),
+            matches: Arc::new(move |item, made_for| {
+                let missing = made_for.is_some_and(|made_for| made_for.playbooks.iter().any(|name| !together.knows(name)));
+                missing || !known.iter().any(|matches| matches(item, made_for))
+            }),
             decide: Arc::new(|_| Ok(Decision::Skip)),
         });
     }
     plans.into()
+}
+
+/// Settings without which what comes encrypted cannot be proven, where a playbook waits for such.
+fn unproven(playbooks: &[Playbook], missing: &[String]) -> Vec<String> {
+    let rich = playbooks.iter().filter(|playbook| playbook.enabled && playbook.source.rich);
+    let names: Vec<String> = rich.map(|playbook| format!("`{}`", playbook.name)).collect();
+    let missing = missing.iter().filter(|_| !names.is_empty());
+    missing.map(|line| format!("playbooks: {} (include_resource_data): {line}", names.join(", "))).collect()
+}
+
+/// What nobody told of and is looked up does not say its tenant, which notifications name by its id: the case of the same thing
+/// would be another one.
+fn two_cases(playbooks: &[Playbook], named: bool) -> Option<String> {
+    let subscribed = |playbook: &&Playbook| playbook.enabled && playbook.source.kind == SourceKind::Graph;
+    let name = &playbooks.iter().filter(subscribed).find(|playbook| playbook.makes_cases()).filter(|_| named)?.name;
+    Some(format!(
+        "note  playbooks: `{name}` makes cases: give MICROSOFT_GRAPH_TENANT_ID the tenant's id (a GUID), or what is looked up later gets a case of its own"
+    ))
 }
 
 /// Changes with the key, and tells nothing of it.
@@ -491,6 +448,9 @@ fn tell(asked: &Asked) {
     let document = &asked.document;
     for problem in &asked.problems {
         tracing::warn!("{document}:{problem}");
+    }
+    for line in &asked.unproven {
+        tracing::error!("{line}; until then every encrypted notification is refused and set aside");
     }
     if !document.is_empty() {
         tracing::info!(playbooks = asked.playbooks, "read the playbooks of {document}");

@@ -1,11 +1,15 @@
 //! `check`: reaches every remote with the least call; each failure names what to change.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::{Exit, render, show};
 use crate::app::App;
 use crate::export::{Job, QUEUE};
 use crate::storage::{Place, poison_of};
+
+/// Somebody looks at the screen: a vault that is away is told of before all tries of the official client are over.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(app: &App) -> Exit {
     let mut page = String::new();

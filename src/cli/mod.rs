@@ -12,6 +12,7 @@ mod subscriptions;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
@@ -193,7 +194,8 @@ pub async fn run(arguments: Arguments, around: &Surroundings) -> Exit {
             Exit::Done
         }
         command => {
-            let app = match open(around).await {
+            let patience = matches!(command, Command::Check).then_some(check::PATIENCE);
+            let app = match open(around, patience).await {
                 Ok(app) => app,
                 Err(exit) => return exit,
             };
@@ -224,8 +226,8 @@ async fn with_app(command: Command, app: &App, around: &Surroundings) -> Exit {
 }
 
 /// The product, or what is wrong with its settings, printed.
-async fn open(around: &Surroundings) -> Result<App, Exit> {
-    App::open(around).await.map_err(|error| match error {
+async fn open(around: &Surroundings, patience: Option<Duration>) -> Result<App, Exit> {
+    App::open_within(around, patience).await.map_err(|error| match error {
         OpenError::Settings(problems) => complain(&problems),
         OpenError::Setting(line) => {
             render::error(&line);

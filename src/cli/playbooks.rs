@@ -144,7 +144,7 @@ fn try_item<'a>(playbooks: &[&'a Playbook], item: Result<&Item, &Drop>, fetched:
     }
     let run = |playbook: &'a Playbook| {
         let mode = playbook.fetch_for(item);
-        if !playbook.matches(item) {
+        if !playbook.matches(item, None) {
             return Run { playbook, fetch: fetch(mode), result: Ok(None) };
         }
         let comes_along = item.origin == Origin::Poll || item.encrypted.is_some();

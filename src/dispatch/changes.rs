@@ -143,7 +143,7 @@ fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
     let sharing = |other: &&Plan| match &other.fetch {
         Fetch::Delta(reading) => {
             let same = path::of_delta(&reading.resource, reading.select.as_deref()).is_ok_and(|path| path == root);
-            other.name == plan.name || (same && (other.matches)(&job.task.item))
+            other.name == plan.name || (same && (other.matches)(&job.task.item, job.made_for))
         }
         _ => false,
     };

@@ -14,6 +14,7 @@ use super::turns::{Run, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
 use crate::notifications::item::{ChangeType, Item, Task, Work};
+use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
 use crate::playbooks::{NotFound, OnFailure};
 
@@ -69,17 +70,24 @@ pub(super) struct Job<'a> {
     pub names: &'a Names,
     /// All that there are.
     pub plans: &'a [Plan],
+    /// What the item's subscription was made for, where no playbook wants just that any more.
+    pub made_for: Option<&'a Wanted>,
 }
 
 /// Objects that were read for this item, by path: playbooks that ask alike share one read.
 type Read = HashMap<String, (Timestamp, Result<Value, Trouble>)>;
 
 impl Dispatcher {
-    pub(super) async fn run(&self, queue: &str, task: Task, plans: &[Plan]) -> Result<Handled, DispatchError> {
+    pub(super) async fn run(
+        &self,
+        queue: &str,
+        task: Task,
+        (plans, made_for): (&[Plan], Option<&Wanted>),
+    ) -> Result<Handled, DispatchError> {
         let mut handled = Handled::default();
         let wanted: Vec<&Plan> = match &task.playbook {
             Some(name) => plans.iter().filter(|plan| plan.name == *name).collect(),
-            None => plans.iter().filter(|plan| (plan.matches)(&task.item)).collect(),
+            None => plans.iter().filter(|plan| (plan.matches)(&task.item, made_for)).collect(),
         };
         let names = Names { resource: resource_key(&task.item), item: item_key(&task.item) };
         if wanted.is_empty() {
@@ -104,7 +112,7 @@ impl Dispatcher {
             Err(TurnError::TakenOver) => return self.wait_turn(queue, task, TURN).await,
             Err(error) => return Err(error.into()),
         };
-        let job = Job { queue, task: &task, names: &names, plans };
+        let job = Job { queue, task: &task, names: &names, plans, made_for };
         match self.work(job, &open, &mut turn, &mut handled).await {
             Ok(()) => turn.end().await?,
             Err(error) => {
@@ -241,11 +249,13 @@ impl Dispatcher {
 
     async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, mut done: Vec<String>) -> Result<(), DispatchError> {
         done.retain(|key| !key.starts_with(REFUSED));
-        let again = Task { item: job.task.item.clone(), attempt: 0, playbook: Some(plan.name.clone()), done };
+        // Who would have wanted it is known once the document can be read: then all are asked.
+        let playbook = Some(plan.name.clone()).filter(|_| plan.held != Some(super::Hold::Mistaken));
+        let again = Task { item: job.task.item.clone(), attempt: 0, playbook: playbook.clone(), done };
         let dead = Dead {
             task: again,
             reason,
-            playbook: Some(plan.name.clone()),
+            playbook,
             at: self.clock.now(),
             queue: job.queue.to_owned(),
             attempts: job.task.attempt + 1,

@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::actions::Performer;
 use crate::notifications::item::{Event, Item, LifecycleEvent, Origin, Task, Work};
+use crate::notifications::wanted::Wanted;
 use crate::platform::clock::{BoxFuture, Clock};
 use crate::storage::{Queue, StateStore, StoreError};
 
@@ -84,6 +85,9 @@ pub struct Hooks {
     pub plans: Arc<dyn Fn() -> Answer<Arc<[Plan]>, String> + Send + Sync>,
     /// The group that a client state proves; none: it proves nothing. The error: the key cannot be had.
     pub prove: Ask<Option<String>, Option<String>, String>,
+    /// What the subscription of an item was made for, where no playbook wants just that any more: by what is stored of it. The
+    /// error is one line: the store gives no answer.
+    pub made_for: Ask<Item, Option<Wanted>, String>,
     /// Acts on a lifecycle event, which may come twice.
     pub lifecycle: Arc<dyn Fn(LifecycleEvent, Item) -> Answer<(), String> + Send + Sync>,
     /// Verifies and opens an encrypted item.
@@ -192,8 +196,12 @@ impl Dispatcher {
         if let Event::Lifecycle(event) = task.item.event {
             return self.lifecycle(queue, event, task).await;
         }
-        match (self.hooks.plans)().await {
-            Ok(plans) => self.run(queue, task, &plans).await,
+        let plans = match (self.hooks.plans)().await {
+            Ok(plans) => plans,
+            Err(cause) => return self.wait_for(queue, task, cause).await,
+        };
+        match (self.hooks.made_for)(task.item.clone()).await {
+            Ok(made_for) => self.run(queue, task, (&plans, made_for.as_ref())).await,
             Err(cause) => self.wait_for(queue, task, cause).await,
         }
     }

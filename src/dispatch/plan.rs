@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::notifications::item::{ChangeType, Event, Item};
+use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
 use crate::playbooks::{FetchMode, NotFound, OnFailure, Playbook, evaluate};
 
@@ -29,7 +30,8 @@ pub enum Decision {
     Perform(Vec<(String, Action)>),
 }
 
-pub type Matches = Arc<dyn Fn(&Item) -> bool + Send + Sync>;
+/// Beside the item, what its subscription was made for, where no playbook wants just that any more.
+pub type Matches = Arc<dyn Fn(&Item, Option<&Wanted>) -> bool + Send + Sync>;
 /// The error is one line: why it fails for this item, whenever it is tried.
 pub type Decide = Arc<dyn Fn(&Context<'_>) -> Result<Decision, String> + Send + Sync>;
 
@@ -125,7 +127,14 @@ impl Plan {
             let labels = playbook.actions.iter().map(|action| action.label.clone());
             Ok(Decision::Perform(labels.zip(evaluated.actions).collect()))
         });
-        Self { name, held, fetch, max_attempts, matches: Arc::new(move |item| matching.matches(item)), decide }
+        Self {
+            name,
+            held,
+            fetch,
+            max_attempts,
+            matches: Arc::new(move |item, made_for| matching.matches(item, made_for)),
+            decide,
+        }
     }
 
     /// Reads anew for each item, so that one read can stand for many items.

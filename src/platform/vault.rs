@@ -4,6 +4,7 @@
 //! restart. While the vault cannot be reached, what was read before goes on being used.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub struct Vault {
     kept: Mutex<BTreeMap<String, Kept>>,
     /// Held while the vault is asked, so that many who need a secret ask once.
     asking: tokio::sync::Mutex<()>,
+    /// How long a person waits for it; none: as long as the official client tries.
+    patience: Option<Duration>,
+    /// That was not enough: nobody waits as long once more.
+    silent: AtomicBool,
 }
 
 /// A secret that was read.
@@ -81,7 +86,14 @@ impl Vault {
         };
         let client = SecretClient::new(url.as_str(), credential, Some(options)).map_err(|e| first_line(&e))?;
         let resident = resident.clone();
-        Ok(Self { client, url, resident, clock, kept: Mutex::default(), asking: tokio::sync::Mutex::default() })
+        let (kept, asking, silent) = (Mutex::default(), tokio::sync::Mutex::default(), AtomicBool::default());
+        Ok(Self { client, url, resident, clock, kept, asking, patience: None, silent })
+    }
+
+    /// For who waits in front of a screen: a vault that has not answered by then gives no answer.
+    #[must_use]
+    pub fn within(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
     }
 
     /// The current value of a secret, which was read within the last hour.
@@ -156,7 +168,19 @@ impl Vault {
     }
 
     async fn ask(&self, name: &str) -> Result<(Secret, Option<Timestamp>), AuthorizeError> {
-        let answer = self.client.get_secret(name, None).await.map_err(|e| self.explain(name, &e))?;
+        let asked = self.client.get_secret(name, None);
+        let answer = match self.patience {
+            None => asked.await,
+            Some(_) if self.silent.load(Ordering::Relaxed) => return Err(self.is_silent(name)),
+            Some(patience) => tokio::select! {
+                answer = asked => answer,
+                () = self.clock.alarm(patience) => {
+                    self.silent.store(true, Ordering::Relaxed);
+                    return Err(self.is_silent(name));
+                }
+            },
+        };
+        let answer = answer.map_err(|e| self.explain(name, &e))?;
         let secret = answer.into_model().map_err(|e| self.explain(name, &e))?;
         let ends = secret.attributes.and_then(|attributes| attributes.expires);
         let ends = ends.and_then(|at| Timestamp::from_second(at.unix_timestamp()).ok());
@@ -197,6 +221,16 @@ impl Vault {
             }
         };
         AuthorizeError { message: format!("failed to read the secret `{name}` from {}: {advice}", self.url), transient }
+    }
+
+    /// Whether it is the vault or the sign-in that hangs, nobody knows.
+    fn is_silent(&self, name: &str) -> AuthorizeError {
+        let seconds = self.patience.unwrap_or_default().as_secs();
+        let message = format!(
+            "failed to read the secret `{name}` from {}: no answer within {seconds} s; check KEY_VAULT_URL, the vault's firewall and private endpoint, and the sign-in",
+            self.url
+        );
+        AuthorizeError { message, transient: true }
     }
 }
 

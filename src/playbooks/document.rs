@@ -26,8 +26,8 @@ pub fn load(text: &str, secrets: &dyn Fn(&str) -> bool) -> Loaded {
         Ok(root) => read(&root, secrets, &mut loaded, &mut problems),
         Err(mistakes) => mistakes.into_iter().for_each(|(at, mistake)| problems.error(at, mistake)),
     }
-    loaded.name_groups();
     loaded.problems = problems.finish();
+    loaded.name_groups();
     loaded
 }
 
@@ -113,7 +113,7 @@ impl<'a> Reading<'a> {
             max_attempts: attempts.and_then(|attempts| u32::try_from(attempts.value).ok()).unwrap_or(self.attempts),
             // Once all are read.
             group: String::new(),
-            groups: Arc::default(),
+            all: Arc::default(),
         };
         let profile_at = source_section.map_or(section.at, |source| source.place(&keys::PROFILE_NAME));
         self.profile(&playbook, profile_at, problems);

@@ -82,8 +82,45 @@ pub struct Playbook {
     pub max_attempts: u32,
     /// The digits of its subscription's group; playbooks on one resource share a subscription.
     pub group: String,
-    /// Those of all playbooks of the document: an item of another group is of a subscription that is being replaced.
-    pub groups: Arc<BTreeSet<String>>,
+    pub all: Arc<Together>,
+}
+
+/// What the playbooks of a document are together.
+#[derive(Debug, Default, PartialEq)]
+pub struct Together {
+    /// Groups of the subscriptions that are wanted: an item of another group is of one that is being replaced.
+    pub groups: BTreeSet<String>,
+    enabled: Circle,
+    disabled: Circle,
+    /// Nothing is left out because of a mistake.
+    whole: bool,
+}
+
+/// Some of the playbooks of a document.
+#[derive(Debug, Default, PartialEq)]
+struct Circle {
+    /// What is subscribed to, in one spelling.
+    resources: BTreeSet<String>,
+    names: BTreeSet<String>,
+}
+
+impl Circle {
+    fn of<'a>(playbooks: impl Iterator<Item = &'a Playbook>) -> Self {
+        let mut circle = Self::default();
+        for playbook in playbooks.filter(|playbook| playbook.source.kind == SourceKind::Graph) {
+            circle.resources.insert(normalised(&playbook.source.resource));
+            circle.names.insert(playbook.name.clone());
+        }
+        circle
+    }
+}
+
+impl Together {
+    /// Whether a playbook of this name, one that subscribes, is there.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        [&self.enabled, &self.disabled].iter().any(|circle| circle.names.contains(name))
+    }
 }
 
 impl Loaded {
@@ -115,9 +152,14 @@ impl Loaded {
         }
         // What a disabled one once shared with others is the others'.
         let enabled = self.playbooks.iter().filter(|playbook| playbook.enabled);
-        let groups: Arc<BTreeSet<String>> = Arc::new(enabled.map(|playbook| playbook.group.clone()).collect());
+        let all = Arc::new(Together {
+            groups: enabled.clone().map(|playbook| playbook.group.clone()).collect(),
+            enabled: Circle::of(enabled),
+            disabled: Circle::of(self.playbooks.iter().filter(|playbook| !playbook.enabled)),
+            whole: !self.has_errors(),
+        });
         for playbook in &mut self.playbooks {
-            playbook.groups = Arc::clone(&groups);
+            playbook.all = Arc::clone(&all);
         }
     }
 
@@ -144,10 +186,11 @@ impl Loaded {
 }
 
 impl Playbook {
-    /// Whether an item is of this playbook's source: its change, and its subscription group where that is proven, else its
-    /// resource. Does not look at `enabled`, `paused` and `when`.
+    /// Whether an item is of this playbook's source: its change, and its subscription group where that is proven; where that is
+    /// of no playbook any more, what its subscription was made for; only else its path. Does not look at `enabled`, `paused` and
+    /// `when`.
     #[must_use]
-    pub fn matches(&self, item: &Item) -> bool {
+    pub fn matches(&self, item: &Item, made_for: Option<&Wanted>) -> bool {
         let Event::Change(change) = item.event else { return false };
         let polled = item.origin == Origin::Poll;
         if polled != (self.source.kind == SourceKind::Poll) {
@@ -159,10 +202,26 @@ impl Playbook {
             return false;
         }
         // The letter of the queue aside: playbooks of both priorities may share a subscription.
-        match item.group.as_ref().and_then(|group| group.get(1..)).filter(|group| self.groups.contains(*group)) {
+        match item.group.as_ref().and_then(|group| group.get(1..)).filter(|group| self.all.groups.contains(*group)) {
             Some(group) => group == self.group,
-            None => self.source.covers(item),
+            None => made_for.and_then(|made_for| self.inherits(made_for)).unwrap_or_else(|| self.source.covers(item)),
         }
+    }
+
+    /// Whether what a subscription tells that is being replaced is for this one: for those that are on the same resource now, its
+    /// filter included, else for those that wanted it, whatever they want instead. None: nobody is either, and all are read.
+    fn inherits(&self, made_for: &Wanted) -> Option<bool> {
+        let resource = normalised(&made_for.resource);
+        // One that is disabled takes nothing away from one that runs.
+        for circle in [&self.all.enabled, &self.all.disabled] {
+            if circle.resources.contains(&resource) {
+                return Some(normalised(&self.source.resource) == resource);
+            }
+            if made_for.playbooks.iter().any(|name| circle.names.contains(name)) {
+                return Some(made_for.playbooks.contains(&self.name));
+            }
+        }
+        (!self.all.whole).then_some(false)
     }
 
     /// How the object of an item is to be read: nothing is, where it comes along or is gone.
@@ -191,6 +250,12 @@ impl Playbook {
             urgent: self.priority == Priority::Urgent,
             playbooks: vec![self.name.clone()],
         }
+    }
+
+    /// Cases are told apart by tenant: whoever finds a change has to write it as Microsoft Graph does.
+    #[must_use]
+    pub fn makes_cases(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action.work, action::Work::Case { .. }))
     }
 
     /// The external id of the case for an item: the same for every change of one resource of one tenant.

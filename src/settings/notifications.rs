@@ -34,6 +34,8 @@ pub struct Notifications {
     pub token_audiences: Vec<String>,
     /// Tenants whose tokens are taken: GUIDs in lower case.
     pub token_tenants: Vec<String>,
+    /// Why no encrypted notification can be proven: one line each, with the setting to give.
+    pub unproven: Vec<String>,
     pub subscription_schedule: Schedule,
     pub alert_poll_schedule: Schedule,
     /// Where Microsoft Graph is, whatever the jobs send through, and the audience of its tokens.
@@ -118,9 +120,11 @@ pub(super) fn read_notifications(reader: &mut Reader<'_>) -> Option<Notification
         wrong.map_or(Ok(()), |name| Err(format!("`{}` is no name of a certificate in a vault", name.escape_debug())))?;
         Ok(names)
     });
+    let mut unproven = Vec::new();
     let given_tenants = reader.read(&params::TOKEN_TENANTS, |text| list(text)?.iter().map(|id| parse::guid(id)).collect());
     let tenants: Vec<String> = given_tenants.unwrap_or_else(|| {
         // A name of a tenant is in no token.
+        unproven.extend(named(reader));
         of_jobs(reader, &params::MICROSOFT_GRAPH_TENANT_ID).iter().filter_map(|tenant| parse::guid(tenant).ok()).collect()
     });
     let audiences = reader.read(&params::TOKEN_AUDIENCES, list).unwrap_or_else(|| {
@@ -128,6 +132,12 @@ pub(super) fn read_notifications(reader: &mut Reader<'_>) -> Option<Notification
         apps.extend(reader.given(&params::MANAGED_IDENTITY_CLIENT_ID).map(|given| given.text.to_owned()));
         apps
     });
+    if audiences.is_empty() {
+        let id = "the application (client) id of the app's managed identity";
+        unproven.push(format!(
+            "TOKEN_AUDIENCES: give {id}: the tokens of encrypted notifications are for it, and no setting names it"
+        ));
+    }
     let playbooks_file = reader.need(&params::PLAYBOOKS_FILE, text);
     let public_url = reader.read(&params::PUBLIC_URL, parse::address);
     let subscription_schedule = reader.need(&params::SUBSCRIPTION_SCHEDULE, Schedule::parse);
@@ -148,6 +158,7 @@ pub(super) fn read_notifications(reader: &mut Reader<'_>) -> Option<Notification
         encryption_certificates: certificates.unwrap_or_default(),
         token_audiences: audiences,
         token_tenants: tenants,
+        unproven,
         subscription_schedule: subscription_schedule?,
         alert_poll_schedule: alert_poll_schedule?,
         graph: (graph?, scope?),
@@ -179,6 +190,17 @@ fn key(text: &str) -> Result<Secret, String> {
         return Err(format!("is too short: give at least {SHORTEST_KEY} random characters"));
     }
     Ok(Secret::new(text))
+}
+
+/// The tenant of the first job, whose notifications come, where it is not given by its id.
+fn named(reader: &Reader<'_>) -> Option<String> {
+    let row = &params::MICROSOFT_GRAPH_TENANT_ID;
+    let tenant = reader.of_job(reader.jobs.first()?, row).filter(|tenant| parse::guid(tenant).is_err())?;
+    let tenant = tenant.escape_debug();
+    Some(format!(
+        "{}: give the tenant's id (a GUID) instead of `{tenant}`, or set TOKEN_TENANTS to it: the tokens of encrypted notifications name no other",
+        row.key
+    ))
 }
 
 /// What the jobs have for a setting, each text once.

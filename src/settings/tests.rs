@@ -724,6 +724,29 @@ fn notifications_need_nothing_and_take_their_defaults_from_the_jobs() {
 }
 
 #[test]
+fn what_proves_encrypted_notifications_and_is_missing_is_told_with_the_setting() {
+    let of = |changes: &[(&str, &str)]| accepted(changes).notifications.unproven.join("\n");
+    let named = [("MICROSOFT_GRAPH_TENANT_ID", "contoso.onmicrosoft.com")];
+    let told = of(&named);
+    assert!(
+        told.contains("MICROSOFT_GRAPH_TENANT_ID: give the tenant's id (a GUID) instead of `contoso.onmicrosoft.com`"),
+        "{told}"
+    );
+    let id = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
+    assert_eq!(of(&[named[0], ("TOKEN_TENANTS", id)]), "");
+    assert_eq!(of(&[("MICROSOFT_GRAPH_TENANT_ID", id)]), "");
+    // Notifications come to the first job's tenant.
+    let two = [("JOBS", "a,b"), ("A__MICROSOFT_GRAPH_TENANT_ID", "contoso.com"), ("B__MICROSOFT_GRAPH_TENANT_ID", id)];
+    assert!(of(&two).contains("`contoso.com`"));
+    let managed = [("IDENTITY", "managed"), ("MICROSOFT_GRAPH_CLIENT_ID", ""), ("MICROSOFT_GRAPH_CLIENT_SECRET", "")];
+    let with = |name: &str, value: &str| of(&[&managed[..], &[("MICROSOFT_GRAPH_TENANT_ID", id), (name, value)]].concat());
+    let told = with("TOKEN_AUDIENCES", "");
+    assert!(told.starts_with("TOKEN_AUDIENCES: give the application (client) id of the app's managed identity"), "{told}");
+    assert_eq!(with("MANAGED_IDENTITY_CLIENT_ID", id), "");
+    assert_eq!(with("TOKEN_AUDIENCES", id), "");
+}
+
+#[test]
 fn what_is_wrong_with_notifications_is_told_with_all_else() {
     let told = refused(&[
         ("CLIENT_STATE_KEY", "too short"),

@@ -15,7 +15,7 @@ use super::standing::{self, Standing};
 use super::sweep::leftovers;
 use super::{Reconciler, SubscriptionError, limits, probe};
 use crate::graph::{GraphError, NewSubscription, Subscription, Trouble, end_of_life};
-use crate::notifications::wanted::{Wanted, shared};
+use crate::notifications::wanted::Wanted;
 use crate::platform::secret::Secret;
 use crate::storage::Write;
 
@@ -75,9 +75,9 @@ impl Reconciler {
     /// [`SubscriptionError::Busy`] where another instance does it; what could not be done is in the report.
     pub async fn run(&self, wanted: &[Wanted], unwanted: Unwanted, eager: bool) -> Result<Report, SubscriptionError> {
         let lease = Lease::take(&self.rows, &self.clock, (self.random)()).await?;
-        let wanted = shared(wanted);
+        let book = self.rows.load().await?;
+        let wanted = self.desired(wanted, unwanted, &book);
         if let Some(until) = lease.paused_until() {
-            let book = self.rows.load().await?;
             lease.release().await?;
             let standing = standing::of(&book, &wanted, self.clock.now());
             return Ok(Report { paused_until: Some(until), standing, ..Report::default() });
@@ -85,7 +85,7 @@ impl Reconciler {
         let mut run = Run {
             reconciler: self,
             lease,
-            book: self.rows.load().await?,
+            book,
             listed: Vec::new(),
             ours: self.ours(),
             report: Report::default(),

@@ -2,8 +2,8 @@
 //!
 //! Directory objects, drives and lists by delta queries, mail, events and contacts by windows of time that overlap; what is
 //! found becomes items as notifications would have been. How far a look is, is stored with each page, after its items were
-//! handed on: what is cut off goes on, and at worst an item comes twice. Other resources offer neither: for them only
-//! notifications count.
+//! handed on: what is cut off goes on, and at worst an item comes twice. Who waits longest has the next page, so that a resource
+//! with very many changes holds up no other. Other resources offer neither way: for them only notifications count.
 //!
 //! Sources: vendor pages "Use delta query to track changes", "driveItem: delta", "listItem: delta".
 
@@ -114,6 +114,8 @@ struct Look<'a> {
     wanted: &'a Wanted,
     group: String,
     way: Way,
+    /// Since when it waits for its next page.
+    waits: Timestamp,
     /// Requests that this look answers.
     asked: Vec<String>,
     row: Caught,
@@ -121,6 +123,12 @@ struct Look<'a> {
     /// After this one, when to look again.
     rest: Duration,
     subscription: Option<String>,
+}
+
+/// What a page was.
+enum Turn {
+    More,
+    Last,
 }
 
 impl Look<'_> {
@@ -167,13 +175,20 @@ impl Reconciler {
             return Ok(told);
         }
         let book = self.rows.load().await?;
+        let mut looks = Vec::new();
         for wanted in wanted {
-            let Some(look) = self.due(&book, wanted, lease, &mut told).await? else { continue };
+            looks.extend(self.due(&book, wanted, lease, &mut told).await?);
+        }
+        // A page each: one that never comes to its end has, in the next run too, its turn after the others.
+        while let Some(first) = (0..looks.len()).min_by_key(|at| looks[*at].waits) {
             if until.is_some_and(|until| self.clock.monotonic() >= until) {
                 break;
             }
-            if let Err(error) = self.look(look, lease, until, hand_on, &mut told).await? {
-                told.errors.push(format!("{}: {error}", wanted.resource));
+            let mut look = looks.remove(first);
+            match self.look(&mut look, lease, hand_on, &mut told).await? {
+                Ok(Turn::More) => looks.push(look),
+                Ok(Turn::Last) => told.looked.push(look.wanted.resource.clone()),
+                Err(error) => told.errors.push(format!("{}: {error}", look.wanted.resource)),
             }
         }
         Ok(told)
@@ -204,10 +219,16 @@ impl Reconciler {
         }
         let earliest = asked.iter().map(|(_, resync)| resync.since).min();
         let last = known.map(|caught| caught.last).or(earliest).unwrap_or(now).min(now);
+        // What is asked for waits since it was last looked at, as long as nothing of it was read.
+        let waits = known.map_or(Timestamp::MIN, |caught| match earliest {
+            Some(since) if caught.began.is_none() => caught.next.min(since),
+            _ => caught.next,
+        });
         let created = known.is_none() || asked.iter().any(|(_, resync)| resync.reason == Reason::Created);
         Ok(Some(Look {
             wanted,
             way,
+            waits,
             asked: keys,
             row: known.cloned().unwrap_or(Caught { last, next: now, delta: None, page: None, began: None, problem: None }),
             since: last.checked_sub(OVERLAP).unwrap_or(last),
@@ -217,23 +238,22 @@ impl Reconciler {
         }))
     }
 
+    /// Reads one page, and stores how far it is once the items of it are handed on.
     async fn look(
         &self,
-        mut look: Look<'_>,
+        look: &mut Look<'_>,
         lease: &mut Lease,
-        until: Option<Duration>,
         hand_on: HandOn<'_>,
         told: &mut CaughtUp,
-    ) -> Result<Result<(), GraphError>, SubscriptionError> {
+    ) -> Result<Result<Turn, GraphError>, SubscriptionError> {
         let began = *look.row.began.get_or_insert(self.clock.now());
         let known = look.row.page.clone().or_else(|| look.row.delta.clone());
         let mut path = known.unwrap_or_else(|| look.way.first(look.since, false));
-        loop {
-            let page = match self.page(&look.way, &path).await {
-                Ok(page) => page,
+        let page = loop {
+            match self.page(&look.way, &path).await {
+                Ok(page) => break page,
                 Err(error) if look.begins_anew(&error) => {
                     path = look.row.delta.clone().unwrap_or_else(|| look.way.first(look.since, true));
-                    continue;
                 }
                 Err(error) => {
                     look.row.problem = Some(error.to_string());
@@ -242,28 +262,25 @@ impl Reconciler {
                     lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
                     return Ok(Err(error));
                 }
-            };
-            let items = self.items(&look, &page.items);
-            if !items.is_empty() {
-                told.items += items.len() as u64;
-                hand_on(items).await.map_err(SubscriptionError::NotHandedOn)?;
             }
-            let Some(next) = page.next else {
-                let next = self.clock.now() + look.rest;
-                look.row = Caught { last: began, next, delta: page.delta, page: None, began: None, problem: None };
-                let done = look.asked.iter().take(90).cloned().map(delete);
-                lease.commit(done.chain([put(keyed('c', &look.group), &look.row)]).collect()).await?;
-                told.looked.push(look.wanted.resource.clone());
-                return Ok(Ok(()));
-            };
-            look.row.page = Some(next.clone());
-            look.row.next = self.clock.now();
-            lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
-            if until.is_some_and(|until| self.clock.monotonic() >= until) {
-                return Ok(Ok(()));
-            }
-            path = next;
+        };
+        let items = self.items(look, &page.items);
+        if !items.is_empty() {
+            told.items += items.len() as u64;
+            hand_on(items).await.map_err(SubscriptionError::NotHandedOn)?;
         }
+        if let Some(next) = page.next {
+            look.waits = self.clock.now();
+            look.row.page = Some(next);
+            look.row.next = look.waits;
+            lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;
+            return Ok(Ok(Turn::More));
+        }
+        let next = self.clock.now() + look.rest;
+        look.row = Caught { last: began, next, delta: page.delta, page: None, began: None, problem: None };
+        let done = look.asked.iter().take(90).cloned().map(delete);
+        lease.commit(done.chain([put(keyed('c', &look.group), &look.row)]).collect()).await?;
+        Ok(Ok(Turn::Last))
     }
 
     /// Of a root, that anything changed is all there is to tell: after the first change the rest need not be read. The new
@@ -331,11 +348,14 @@ impl Reconciler {
         notification.insert("changeType".to_owned(), json!(change.name()));
         notification.insert("resource".to_owned(), json!(resource));
         notification.insert("resourceData".to_owned(), data);
-        notification.insert("tenantId".to_owned(), json!(self.config.tenant));
+        let tenant = self.config.tenant.clone();
+        if let Some(tenant) = &tenant {
+            notification.insert("tenantId".to_owned(), json!(tenant));
+        }
         Item {
             subscription,
             group: Some(look.group.clone()),
-            tenant: Some(self.config.tenant.clone()),
+            tenant,
             resource: Some(resource),
             notification,
             ..Item::new(Origin::CatchUp, self.clock.now(), Event::Change(change))

@@ -45,8 +45,8 @@ pub const RECEIVER: &str = "/api/notifications";
 pub struct Config {
     /// `PUBLIC_URL`: the address that Graph calls, without the receiver's path.
     pub public_url: Url,
-    /// `MICROSOFT_GRAPH_TENANT_ID` of the first job: whose resources they are.
-    pub tenant: String,
+    /// Whose resources they are: the tenant's id as notifications name it, where it is known.
+    pub tenant: Option<String>,
     /// Label and public certificate (DER in base64) for resource data, where there is one.
     pub certificate: Option<(String, String)>,
     /// How often what nobody told of is looked up.
@@ -162,7 +162,7 @@ impl Reconciler {
                 held.see(listed);
             }
         }
-        let (wanted, ours, now) = (shared(wanted), self.ours(), self.clock.now());
+        let (wanted, ours, now) = (self.desired(wanted, unwanted, &book), self.ours(), self.clock.now());
         let situation =
             Situation { wanted: &wanted, listed: Some(&listed), book: &book, ours: &ours, unwanted, eager: true, now };
         Ok(Planned { changes: plan::plan(&situation), standing: standing::of(&book, &wanted, now) })
@@ -216,12 +216,33 @@ impl Reconciler {
         Ok(standing::of(&self.rows.load().await?, &shared(wanted), self.clock.now()))
     }
 
+    /// What the subscription of this id and group is, was, or is just being made for; none: nobody remembers.
+    ///
+    /// # Errors
+    /// [`SubscriptionError`].
+    pub async fn made_for(&self, id: &str, group: &str) -> Result<Option<Wanted>, SubscriptionError> {
+        if let Some((held, _)) = self.rows.held(id).await?.filter(|(held, _)| held.group == group) {
+            return Ok(Some(held.wanted));
+        }
+        let buried = self.rows.read::<Tombstone>(&rows::keyed('t', id)).await?;
+        if let Some((tombstone, _)) = buried.filter(|(tombstone, _)| tombstone.group == group) {
+            return Ok(Some(tombstone.wanted));
+        }
+        Ok(self.rows.read::<Intent>(&rows::keyed('i', group)).await?.map(|(intent, _)| intent.wanted))
+    }
+
     /// A handshake with ourselves, as Graph would ask for it.
     ///
     /// # Errors
     /// One line: how the answer differs, and what to change.
     pub async fn probe(&self) -> Result<(), String> {
         probe::probe(&self.client, &self.clock, &self.config.receiver(), &(self.random)()).await
+    }
+
+    /// Each resource once.
+    fn desired(&self, wanted: &[Wanted], unwanted: Unwanted, book: &Book) -> Vec<Wanted> {
+        let wanted = shared(wanted);
+        if unwanted == Unwanted::Keep { plan::with_kept(wanted, book, &self.ours()) } else { wanted }
     }
 
     fn ours(&self) -> Ours {

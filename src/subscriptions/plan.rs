@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::limits;
 use super::rows::{Book, Held, Tombstone};
 use crate::graph::Subscription;
-use crate::notifications::wanted::{Wanted, normalised};
+use crate::notifications::wanted::{Wanted, normalised, shared};
 
 /// A subscription that was just made may not be listed yet.
 const SPREADS: Duration = Duration::from_secs(600);
@@ -126,6 +126,25 @@ impl Ours {
     }
 }
 
+/// While not all playbooks can be read, ours that nobody seems to want are kept. Where one and what is wanted each tell of something
+/// of their own, one that tells of both takes its place: with two, what both tell of would come twice, and chats have no room for
+/// a second one.
+#[must_use]
+pub fn with_kept(wanted: Vec<Wanted>, book: &Book, ours: &Ours) -> Vec<Wanted> {
+    let groups: BTreeSet<String> = wanted.iter().map(Wanted::group).collect();
+    let widened = |one: Wanted| {
+        let kept = book.held.values().filter(|held| same_resource(&held.wanted, &one) && !groups.contains(&held.group));
+        let kept: Vec<Wanted> = kept.map(|held| held.wanted.clone()).collect();
+        // Nor is one made that nobody could open, where another would do.
+        let sealed = !one.rich && ours.certificate.is_none() && kept.iter().any(|held| held.rich);
+        if sealed || kept.iter().any(|held| covers(held, &one)) {
+            return vec![one];
+        }
+        shared(&[vec![one], kept].concat())
+    };
+    wanted.into_iter().flat_map(widened).collect()
+}
+
 /// What brings the actual to the desired, in the order in which it is to be done: what prolongs life first, what ends it last.
 #[must_use]
 pub fn plan(s: &Situation<'_>) -> Vec<Change> {
@@ -144,6 +163,9 @@ pub fn plan(s: &Situation<'_>) -> Vec<Change> {
     for held in s.book.held.values().filter(|held| !settled.contains(held.id.as_str())) {
         let (id, resource) = (held.id.clone(), held.wanted.resource.clone());
         match s.unwanted {
+            Unwanted::Keep if s.is_told_twice(held) => {
+                changes.push(Change::Delete { id, resource, after: None, why: "another one tells of as much" });
+            }
             Unwanted::Keep => changes.extend(s.prolong(held, &held.wanted)),
             Unwanted::Delete if s.listed.is_none() => {}
             Unwanted::Delete => {
@@ -227,7 +249,7 @@ impl<'a> Situation<'a> {
         self.book.held.values().filter(same).filter(unwanted)
     }
 
-    /// Of a resource with room for one it has to make way; one that is kept only for one that tells of as much.
+    /// Of a resource with room for one it has to make way; one that is kept only for one that tells of as much ([`with_kept`]).
     fn left_over(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> Option<&'a Held> {
         let yields = |held: &&Held| self.unwanted == Unwanted::Delete || covers(wanted, &held.wanted);
         self.left_overs(wanted, settled).filter(yields).max_by_key(|held| held.expires)
@@ -237,6 +259,15 @@ impl<'a> Situation<'a> {
     fn is_told_of(&self, wanted: &Wanted, settled: &BTreeSet<&'a str>) -> bool {
         let tells = |held: &Held| covers(&held.wanted, wanted) && self.misfit(held, wanted).is_none();
         self.unwanted == Unwanted::Keep && self.left_overs(wanted, settled).any(tells)
+    }
+
+    /// Another one that is there delivers all that this one does, as where one that took its place could not delete it.
+    fn is_told_twice(&self, held: &Held) -> bool {
+        let there = |other: &Held| self.listed.is_some_and(|listed| listed.iter().any(|listed| listed.id == other.id));
+        let later = |other: &Held| (other.expires, &other.id) > (held.expires, &held.id);
+        let tells = |other: &&Held| covers(&other.wanted, &held.wanted) && self.misfit(other, &other.wanted).is_none();
+        let others = self.book.held.values().filter(|other| other.id != held.id).filter(tells);
+        others.into_iter().any(|other| there(other) && (later(other) || !covers(&held.wanted, &other.wanted)))
     }
 
     /// There is no row of one that will do: something of ours that is listed is taken over, else one is made.
@@ -442,6 +473,7 @@ mod tests {
 
     fn steps_with(unwanted: Unwanted, wanted: &[Wanted], listed: Option<&[Subscription]>, book: &Book) -> Vec<String> {
         let ours = Ours { url: URL.to_owned(), key: "key".to_owned(), certificate: None };
+        let wanted = &if unwanted == Unwanted::Keep { with_kept(wanted.to_vec(), book, &ours) } else { wanted.to_vec() };
         let changes = plan(&Situation { wanted, listed, book, ours: &ours, unwanted, eager: false, now: at(0) });
         let short = |change| match change {
             Change::Forget { id, .. } => format!("forget {id}"),
@@ -556,13 +588,23 @@ mod tests {
             (rich(both.clone()), both.clone(), vec!["wait"]),
             // The new one tells of all of it.
             (of(&[Updated]), both.clone(), vec!["replace one"]),
-            // Each tells of something of its own.
-            (of(&[Created]), of(&[Updated]), vec!["create"]),
+            // Each tells of something of its own: one that tells of both takes its place.
+            (of(&[Created]), of(&[Updated]), vec!["replace one"]),
+            (both.clone(), of(&[Updated, ChangeType::Deleted]), vec!["replace one"]),
+            // Without a certificate nobody could open what both tell.
+            (rich(of(&[Created])), both.clone(), vec!["create"]),
         ] {
             let (one, after) = (held("one", &before, 10), [after]);
             assert_eq!(steps_with(Unwanted::Keep, &after, Some(&[listed(&one)]), &book(&[one])), expected, "{before:?}");
         }
         let old = Held { key: "old".to_owned(), ..held("one", &both, 10) };
+        let all = of(&[Created, Updated, ChangeType::Deleted]);
+        let left = [held("one", &both, 10), held("two", &all, 20)];
+        let shown: Vec<Subscription> = left.iter().map(listed).collect();
+        let steps = steps_with(Unwanted::Keep, &[of(&[Updated, ChangeType::Deleted])], Some(&shown), &book(&left));
+        assert_eq!(steps, ["delete one", "wait"], "what could not be deleted when another one took its place");
+        let left = [held("one", &both, 10), held("two", &both, 20)];
+        assert_eq!(steps_with(Unwanted::Keep, &[], Some(&shown), &book(&left)), ["delete two"], "one of two stays");
         let steps = steps_with(Unwanted::Keep, &[of(&[Updated])], Some(&[listed(&old)]), &book(&[old]));
         assert_eq!(steps, ["create"], "what it tells may not be proven any more");
         let one = held("one", &both, 301);

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use indicator_relay::app::App;
 use indicator_relay::app::playbooks::{Asked, Playbooks};
-use indicator_relay::dispatch::{self, Decision, Fetch, Handled, Hold, Plan, Reading, Sealed};
+use indicator_relay::dispatch::{self, Decision, Fetch, Handled, Hold, Matches, Plan, Reading, Sealed};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{
     ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work,
 };
+use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::platform::clock::Clock;
 use indicator_relay::playbooks::{NotFound, OnFailure, load};
 use indicator_relay::polling::{Poller, Source};
@@ -514,6 +515,47 @@ async fn what_is_held_is_replayed_when_the_playbook_runs_again() {
     world.plans.clear();
     world.deliver(&world.item("users", "u2", "e")).await;
     assert_eq!(world.work().await[0].dropped, Some("no playbook wants it"));
+}
+
+#[tokio::test]
+async fn while_nobody_can_say_what_a_subscription_was_made_for_its_items_wait() {
+    let mut world = World::new(|_| ok()).await;
+    let of = |resource: &str| Wanted {
+        tenant: "default".to_owned(),
+        resource: resource.to_owned(),
+        change_types: vec![ChangeType::Updated],
+        rich: false,
+        lifecycle: true,
+        minutes: None,
+        profile: None,
+        urgent: false,
+        playbooks: Vec::new(),
+    };
+    let high: Matches = Arc::new(|_, made_for: Option<&Wanted>| made_for.is_some_and(|made| made.resource == "users?high"));
+    world.plans = vec![Plan { matches: high, ..world.hook("high") }];
+    world.hooks.made_for = Arc::new(|_| ready(Err("the store gives no answer".to_owned())));
+    world.deliver(&world.item("users", "u1", "e")).await;
+    assert_eq!(sum(&world.work_for(Duration::ZERO).await, |h| h.again.len()), 1);
+    let answer = of("users?high");
+    world.hooks.made_for = Arc::new(move |_| ready(Ok(Some(answer.clone()))));
+    world.work().await;
+    assert_eq!(effects(&world).into_keys().collect::<Vec<_>>(), ["high u1 e"]);
+}
+
+#[tokio::test]
+async fn what_was_set_aside_while_playbooks_had_mistakes_is_replayed_to_whoever_wants_it_then() {
+    let mut world = World::new(|_| ok()).await;
+    let other = Plan { matches: Arc::new(|_, _| false), ..world.hook("other") };
+    world.plans = vec![other.clone(), Plan { held: Some(Hold::Mistaken), ..world.hook("(unreadable)") }];
+    world.deliver(&world.item("users", "u1", "e1")).await;
+    world.work().await;
+    let dead = world.dead().await;
+    assert_eq!((dead.len(), world.hooked().len()), (1, 0));
+    world.plans = vec![other, world.hook("mended")];
+    assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
+    world.work().await;
+    assert_eq!(effects(&world).into_keys().collect::<Vec<_>>(), ["mended u1 e1"]);
+    assert_eq!(world.dead().await.len(), 0);
 }
 
 #[tokio::test]

@@ -505,7 +505,7 @@ async fn assert_refused(stream: &mut TcpStream, status: &str) {
 
 /// An identity that never answers, and with it the vault.
 #[derive(Debug)]
-struct Silent;
+pub(crate) struct Silent;
 
 #[async_trait::async_trait]
 impl TokenCredential for Silent {

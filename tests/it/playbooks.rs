@@ -2,6 +2,7 @@
 
 use indicator_relay::functions::{FUNCTIONS, Trigger};
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin};
+use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::playbooks::evaluate::{Context, Evaluated, RunError};
 use indicator_relay::playbooks::keys::{KEYS, Key, Scope};
 use indicator_relay::playbooks::{FetchMode, Loaded, Playbook, Severity, load, markdown, schema};
@@ -123,7 +124,7 @@ fn alert_polled() -> Item {
 }
 
 fn evaluate(playbook: &Playbook, item: &Item) -> Evaluated {
-    assert!(playbook.matches(item));
+    assert!(playbook.matches(item, None));
     playbook.evaluate(&Context { item, resource: item.object.as_ref(), attempt: 0 }).expect("evaluates")
 }
 
@@ -404,27 +405,27 @@ fn what_an_alert_names_becomes_indicators_and_a_case() {
 fn a_notification_finds_its_playbooks() {
     let of_source = |source: &str| of(&with(source, "", "")).playbooks.remove(0);
     let users = of_source("resource = \"users\"\nchange_types = [\"updated\"]");
-    assert!(users.matches(&user_changed()));
+    assert!(users.matches(&user_changed(), None));
     let one = of_source("resource = \"users/3f6c2a10-0000-4000-8000-000000000001\"\nchange_types = [\"updated\"]");
-    assert!(one.matches(&user_changed()));
+    assert!(one.matches(&user_changed(), None));
     let other = of_source("resource = \"users/3f6c2a10-0000-4000-8000-000000000002\"\nchange_types = [\"updated\"]");
-    assert!(!other.matches(&user_changed()));
+    assert!(!other.matches(&user_changed(), None));
     let named = of_source("resource = \"users/jane@example.com/messages\"\nchange_types = [\"created\"]");
-    assert!(named.matches(&item(Origin::Graph, ChangeType::Created, "Users/3f6c/Messages/AAMk", &Value::Null)));
-    assert!(!named.matches(&user_changed()));
+    assert!(named.matches(&item(Origin::Graph, ChangeType::Created, "Users/3f6c/Messages/AAMk", &Value::Null), None));
+    assert!(!named.matches(&user_changed(), None));
 
     // A proven group decides, whatever the resource says, and whichever queue it came by.
     let mut proven = user_changed();
     proven.resource = None;
     for queue in ["n", "u"] {
         proven.group = Some(format!("{queue}{}", users.group));
-        assert!(users.matches(&proven) && !one.matches(&proven));
+        assert!(users.matches(&proven, None) && !one.matches(&proven, None));
     }
     assert_eq!(Playbook::wanted(std::slice::from_ref(&users))[0].group(), format!("n{}", users.group));
 
     let alerts = of_source("kind = \"poll\"\nresource = \"security/alerts_v2?$filter=x\"\nchange_types = [\"updated\"]");
-    assert!(alerts.matches(&alert_polled()), "a new alert was `updated` to the guide's trigger");
-    assert!(!users.matches(&alert_polled()) && !alerts.matches(&user_changed()));
+    assert!(alerts.matches(&alert_polled(), None), "a new alert was `updated` to the guide's trigger");
+    assert!(!users.matches(&alert_polled(), None) && !alerts.matches(&user_changed(), None));
 }
 
 #[test]
@@ -686,10 +687,52 @@ fn who_polls_for_the_same_shares_what_is_found_and_a_disabled_neighbour_takes_no
     let shared = load(&text(true), &|_| true);
     let mut item = user_changed();
     item.group = Some(format!("n{}", shared.playbooks[0].group));
-    assert!(shared.playbooks.iter().all(|playbook| playbook.matches(&item)));
+    assert!(shared.playbooks.iter().all(|playbook| playbook.matches(&item, None)));
     let alone = load(&text(false), &|_| true);
     assert_ne!(alone.playbooks[0].group, shared.playbooks[0].group);
-    assert!(alone.playbooks[0].matches(&item), "the subscription of both lives on for a while");
+    assert!(alone.playbooks[0].matches(&item, None), "the subscription of both lives on for a while");
+}
+
+/// On the mail of one user: those of them that see an item of a subscription that no playbook wants as it was made.
+#[test]
+fn what_a_subscription_tells_that_is_being_replaced_goes_by_what_it_was_made_for() {
+    let mail = |name: &str, filter: &str| {
+        format!(
+            "[[playbook]]\nname = \"{name}\"\n[playbook.source]\nresource = \"users/u/messages{filter}\"\nchange_types = [\"updated\"]\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"mail-items\"\n"
+        )
+    };
+    let text = format!("version = 1\n{}{}{}", mail("all", ""), mail("a", "?$filter=x eq 'a'"), mail("b", "?$filter=x eq 'b'"));
+    let mut told = item(Origin::Graph, ChangeType::Updated, "Users/0f/Messages/AAMk", &Value::Null);
+    told.group = Some("n0123456789ab".to_owned());
+    let see = |text: &str, made_for: Option<(&str, &[&str])>| {
+        let loaded = load(text, &|_| true);
+        assert!(loaded.playbooks.len() >= 3, "{:?}", loaded.problems);
+        let made_for = made_for.map(|(filter, names)| Wanted {
+            resource: format!("/Users('u')/Messages{filter}"),
+            playbooks: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Playbook::wanted(&loaded.playbooks).remove(0)
+        });
+        let seeing = loaded.playbooks.iter().filter(|playbook| playbook.matches(&told, made_for.as_ref()));
+        seeing.map(|playbook| playbook.name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(see(&text, Some(("?$filter=x eq 'a'", &["a"]))), "a", "other changes are wanted of the same");
+    assert_eq!(see(&text, Some(("", &["all", "old"]))), "all");
+    assert_eq!(see(&text, Some(("?$filter=x eq 'b'", &["a"]))), "b", "the filter counts, not who had it then");
+    assert_eq!(
+        see(&text, Some(("?$filter=x eq 'c'", &["b"]))),
+        "b",
+        "its filter was changed: what it asked for then is not lost"
+    );
+    assert_eq!(see(&text, Some(("?$filter=x eq 'c'", &["old"]))), "all a b", "nobody can say");
+    assert_eq!(see(&text, None), "all a b");
+    let off =
+        format!("{text}{}", mail("off", "?$filter=x eq 'c'").replace("[playbook.source]", "enabled = false\n[playbook.source]"));
+    assert_eq!(see(&off, Some(("?$filter=x eq 'c'", &["off"]))), "off", "it is held for it");
+    assert_eq!(see(&off, Some(("?$filter=x eq 'c'", &["b", "off"]))), "b off");
+    assert_eq!(see(&off, Some(("?$filter=x eq 'c'", &["b"]))), "b", "one that is disabled takes nothing away");
+    let broken = format!("{text}[[playbook]]\nname = \"old\"\n");
+    assert_eq!(see(&broken, Some(("?$filter=x eq 'c'", &["old"]))), "", "it is of the one with the mistake");
+    assert_eq!(see(&broken, Some(("?$filter=x eq 'a'", &["a"]))), "a");
 }
 
 #[test]

@@ -248,6 +248,46 @@ async fn check_tells_a_missing_role_from_a_wrong_audience_from_a_wrong_secret() 
     assert!(out.lines().filter(|line| line.starts_with("FAIL")).count() == 1, "{out}");
 }
 
+const ENCRYPTED: &str = r#"
+version = 1
+[[playbook]]
+name = "mail"
+  [playbook.source]
+  resource = "users/u/messages?$select=subject"
+  change_types = ["created"]
+  include_resource_data = true
+  [[playbook.action]]
+  kind = "threatconnect_case"
+  name = "{title}"
+  [playbook.select]
+  string = { title = "resource.subject" }
+"#;
+
+#[tokio::test]
+async fn check_names_the_setting_without_which_encrypted_notifications_are_refused() {
+    let session = Session::new(1).await;
+    std::fs::write(session.folder.path().join("playbooks.toml"), ENCRYPTED).expect("written");
+    let told = async |changes: &[(&str, &str)]| {
+        let mut environment = session.environment.clone();
+        environment.extend(session.emulator.identity_environment());
+        environment.extend(changes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let (code, out, err) = run(&["check"], &environment, session.folder.path()).await;
+        assert_eq!(code, 1, "there is no PUBLIC_URL: {out}{err}");
+        out.lines().filter(|line| line.contains("playbooks: `mail`")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[]).await, Vec::<String>::new());
+    let lines = told(&[("MICROSOFT_GRAPH_TENANT_ID", "contoso.onmicrosoft.com")]).await;
+    assert!(
+        lines[0].starts_with("FAIL  playbooks: `mail` (include_resource_data): MICROSOFT_GRAPH_TENANT_ID: give"),
+        "{lines:?}"
+    );
+    assert!(lines.len() == 2 && lines[1].starts_with("note  playbooks: `mail` makes cases: give MICROSOFT_GRAPH"), "{lines:?}");
+    let system = [("IDENTITY", "managed"), ("MICROSOFT_GRAPH_CLIENT_ID", ""), ("MANAGED_IDENTITY_CLIENT_ID", "")];
+    let lines = told(&system).await;
+    assert!(lines.len() == 1 && lines[0].starts_with("FAIL  playbooks: `mail`"), "{lines:?}");
+    assert!(lines[0].contains("TOKEN_AUDIENCES: give the application (client) id"), "{lines:?}");
+}
+
 #[tokio::test]
 async fn what_is_dead_is_listed_and_put_back() {
     let session = Session::new(0).await;

@@ -210,6 +210,28 @@ async fn what_nobody_wants_goes_unless_playbooks_could_not_be_read() {
 }
 
 #[tokio::test]
+async fn what_is_kept_and_what_is_wanted_of_one_resource_are_one_subscription() {
+    use ChangeType::{Created, Deleted, Updated};
+    let bench = Bench::new().await;
+    let of = |changes: &[ChangeType]| [Wanted { change_types: changes.to_vec(), ..wanted("users/x/messages") }];
+    let keep = async |all: &[Wanted]| bench.reconciler().run(all, Unwanted::Keep, true).await.expect("a report");
+    let change_type = || bench.only().1.body["changeType"].as_str().unwrap_or_default().to_owned();
+    bench.run(&of(&[Created, Updated])).await;
+    // The one that wants what is created cannot be read any more, and another one wants deletions.
+    bench.world().faults.push_back((Method::POST, "", Fault::Answer(403, error("Forbidden", "Insufficient privileges"))));
+    let refused = keep(&of(&[Updated, Deleted])).await;
+    assert_eq!(change_type(), "created,updated", "it is kept until there is another one: {refused:#?}");
+    let report = keep(&of(&[Updated, Deleted])).await;
+    assert_eq!((whats(&report), change_type().as_str()), (vec!["created", "deleted"], "created,deleted,updated"), "{report:#?}");
+    assert!(report.standing.len() == 1 && report.standing[0].problem.is_none(), "{report:#?}");
+    let report = keep(&of(&[Updated, Deleted])).await;
+    assert_eq!((whats(&report), change_type().as_str()), (vec!["waits"], "created,deleted,updated"), "it tells of all");
+    assert_eq!(report.standing.len(), 1, "{report:#?}");
+    bench.run(&of(&[Updated, Deleted])).await;
+    assert_eq!(change_type(), "deleted,updated", "mended, nobody wants the rest");
+}
+
+#[tokio::test]
 async fn other_changes_of_a_resource_leave_no_gap() {
     let bench = Bench::new().await;
     bench.run(&[wanted("users")]).await;
@@ -605,6 +627,73 @@ async fn a_pause_that_one_look_is_asked_for_holds_up_nothing_else() {
     assert!(caught(&bench, &all).await.0.looked.contains(&"users/x/messages".to_owned()), "for an hour at most");
     bench.world().faults.push_back((Method::GET, "subscriptions", Fault::Pause(429, 9_999_999_999_999)));
     assert!(bench.run(&all).await.paused_until.is_some_and(|until| until <= bench.clock.now() + Duration::from_secs(3_600)));
+}
+
+#[tokio::test]
+async fn what_a_subscription_was_made_for_is_known_as_long_as_its_items_may_come() {
+    let bench = Bench::new().await;
+    let before = wanted("users/x/messages?$filter=isRead eq false");
+    bench.run(std::slice::from_ref(&before)).await;
+    let id = bench.only().0;
+    let made_for = async |group: String| bench.reconciler().made_for(&id, &group).await.expect("rows");
+    assert_eq!(made_for(before.group()).await.map(|made| made.resource), Some(before.resource.clone()));
+    let after = Wanted { change_types: vec![ChangeType::Created, ChangeType::Updated], ..before.clone() };
+    bench.run(std::slice::from_ref(&after)).await;
+    assert_ne!(bench.only().0, id);
+    assert_eq!(made_for(before.group()).await.map(|made| made.resource), Some(before.resource.clone()), "it is gone");
+    assert_eq!(made_for(after.group()).await, None, "the proven group is of another one");
+}
+
+/// A run of three minutes, in which each page with items takes one to hand on: the resources that were read, page by page.
+async fn three_minutes(bench: &Bench, all: &[Wanted]) -> (CaughtUp, Vec<String>) {
+    let before = bench.world().log.len();
+    let hand_on = |_: Vec<Item>| -> BoxFuture<'_, Result<(), String>> {
+        bench.advance(1);
+        Box::pin(std::future::ready(Ok(())))
+    };
+    let told = bench.reconciler().catch_up(all, Some(Duration::from_secs(180)), &hand_on).await.expect("looked");
+    let world = bench.world();
+    let read = world.log[before..].iter().filter_map(|(_, line)| line.strip_prefix("GET /v1.0/users/")?.split_once('/'));
+    (told, read.map(|(user, _)| user.to_owned()).collect())
+}
+
+#[tokio::test]
+async fn a_resource_that_has_no_end_holds_up_no_other() {
+    let bench = Bench::new().await;
+    let of = |user: &str| wanted(&format!("users/{user}/messages"));
+    let page = |user: &str, more: bool| {
+        let mut page = json!({"value": [{"id": "m"}]});
+        if more {
+            page["@odata.nextLink"] = json!(format!("{{base}}/v1.0/users/{user}/messages?$skiptoken=more"));
+        }
+        bench.world().pages.insert(format!("/v1.0/users/{user}/messages"), (200, page));
+    };
+    // Two without an end come first, and all the others together are more than one run has time for.
+    let all = ["big", "huge", "a", "b", "c", "d"].map(of);
+    for (user, more) in [("big", true), ("huge", true), ("a", false), ("b", false), ("c", false), ("d", false)] {
+        page(user, more);
+    }
+    bench.run(&all).await;
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(three_minutes(&bench, &all).await.1.join(" "));
+        bench.advance(2);
+    }
+    assert_eq!(runs, ["big huge a", "b c d", "big huge big"], "each in its turn, whoever never ends as well");
+    // What is asked for goes before what has just had its turn, for its first page; then it has its turn like all others.
+    page("d", true);
+    let id = |user: &str| {
+        let world = bench.world();
+        let found = world.subscriptions.iter().find(|(_, one)| one.body["resource"] == format!("users/{user}/messages"));
+        found.expect("there").0.clone()
+    };
+    for user in ["d", "c"] {
+        bench.reconciler().lifecycle(&lifecycle(&id(user), LifecycleEvent::Missed, None)).await.expect("answered");
+    }
+    let (told, read) = three_minutes(&bench, &all).await;
+    assert_eq!((read.join(" ").as_str(), told.looked), ("c d huge", vec!["users/c/messages".to_owned()]));
+    bench.advance(2);
+    assert_eq!(three_minutes(&bench, &all).await.1.join(" "), "big d huge");
 }
 
 #[tokio::test]

@@ -135,6 +135,26 @@ impl Kept {
 }
 
 #[tokio::test]
+async fn who_waits_in_front_of_a_screen_is_told_in_time_that_a_vault_is_away() {
+    let clock = TestClock::new();
+    let (url, resident) = ("https://vault.invalid".parse().expect("an address"), Resident::Managed { client_id: None });
+    let credential = Arc::new(crate::notifications::Silent);
+    let vault = Vault::with(url, &resident, reqwest::Client::new(), Arc::new(clock.clone()), credential).expect("a vault");
+    let vault = vault.within(Some(Duration::from_secs(15)));
+    let passes = async {
+        clock.advance(Duration::from_secs(15));
+    };
+    let read = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(vault.secret("one"), passes).0 }).await;
+    let line = read.expect("it does not wait for ever").expect_err("it is away");
+    assert!(
+        line.transient && line.message.contains("`one`") && line.message.contains("within 15 s; check KEY_VAULT_URL"),
+        "{line:?}"
+    );
+    let line = vault.secret("two").await.expect_err("it is away");
+    assert!(line.message.contains("`two`"), "at once: {line:?}");
+}
+
+#[tokio::test]
 async fn a_secret_is_read_again_after_an_hour_and_at_once_when_it_is_doubted() {
     let kept = Kept::new().await;
     let many = futures_util::future::join_all((0..5).map(|_| kept.value())).await;

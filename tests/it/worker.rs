@@ -160,6 +160,7 @@ impl World {
         let hooks = Hooks {
             plans: Arc::new(|| ready(Ok(Arc::from([])))),
             prove: Arc::new(|_| ready(Ok(None))),
+            made_for: Arc::new(|_| ready(Ok(None))),
             lifecycle: Arc::new(|_, _| ready(Ok(()))),
             open: Arc::new(|_| ready(Ok(Value::Null))),
         };
@@ -288,7 +289,7 @@ pub(crate) fn plan(
         held: None,
         fetch,
         max_attempts,
-        matches: Arc::new(|_| true),
+        matches: Arc::new(|_, _| true),
         decide: Arc::new(move |context| {
             let actions = decide(context.item, context.resource);
             Ok(Decision::Perform(actions.into_iter().enumerate().map(|(i, action)| (i.to_string(), action)).collect()))

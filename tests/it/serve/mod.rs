@@ -4,6 +4,7 @@
 mod alerts;
 mod killed;
 mod lifecycle;
+mod replaced;
 mod rich;
 
 use std::collections::BTreeMap;

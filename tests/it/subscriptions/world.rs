@@ -355,7 +355,7 @@ impl Bench {
         };
         let config = Config {
             public_url: format!("{}/{}/", self.base, self.path).parse().expect("an address"),
-            tenant: "c0ff".to_owned(),
+            tenant: Some("c0ff".to_owned()),
             certificate: self.certificate.clone(),
             catch_up_every: Duration::from_secs(6 * 3_600),
         };
