@@ -274,10 +274,10 @@ param publicUrl string = ''
 @description('Certificates for notifications that bring the changed object along, newest first.')
 param encryptionCertificates string[] = []
 
-@description('Apps that the tokens of encrypted notifications must be for; MICROSOFT_GRAPH_CLIENT_ID if blank.')
+@description('Apps that the tokens of encrypted notifications must be for; if blank, MICROSOFT_GRAPH_CLIENT_ID and MANAGED_IDENTITY_CLIENT_ID. With a system-assigned identity, give its application (client) id.')
 param tokenAudiences string[] = []
 
-@description('Tenants whose encrypted notifications are taken; MICROSOFT_GRAPH_TENANT_ID if blank.')
+@description('Tenants whose encrypted notifications are taken; MICROSOFT_GRAPH_TENANT_ID if blank. If that is a domain name, give the id of the tenant, here or there: tokens name no other.')
 param tokenTenants string[] = []
 
 @description('When subscriptions are compared with what the playbooks want, and renewed. Takes an NCRONTAB schedule in UTC, such as `0 */15 * * * *`.')

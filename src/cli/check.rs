@@ -101,6 +101,13 @@ async fn playbooks(app: &App, page: &mut String) -> bool {
             let _ = writeln!(page, "FAIL  notifications: {}", asked.why_not);
         }
     }
+    let rich = asked.subscribing.iter().flat_map(|subscribing| &subscribing.wanted).any(|wanted| wanted.rich);
+    if let Some((name, days)) = asked.certificates.ending(app.exporter.now()).filter(|_| rich) {
+        let _ = writeln!(
+            page,
+            "note  notifications: the certificate `{name}` ends in {days} days; make a new one, and list it first in ENCRYPTION_CERTIFICATES"
+        );
+    }
     for permission in asked.permissions() {
         let _ = writeln!(page, "note  notifications: {permission}");
     }

@@ -125,7 +125,7 @@ pub const EVENTS: &[Event] = &[
         name: "secret.expiring",
         level: "WARN",
         fields: &["secret", "days"],
-        meaning: "a secret of the vault ends soon, or has ended",
+        meaning: "a secret of the vault, or the certificate of encrypted notifications, ends soon, or has ended",
         alerts: true,
     },
     Event {

@@ -27,6 +27,16 @@ async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
         tracing::info!("nothing is subscribed to: {}", asked.why_not);
         return Ok(());
     };
+    if let Some((secret, days)) =
+        asked.certificates.ending(app.exporter.now()).filter(|_| wanted.iter().any(|wanted| wanted.rich))
+    {
+        tracing::warn!(
+            event = "secret.expiring",
+            secret,
+            days,
+            "the certificate `{secret}` ends in {days} days; make a new one, and list it first in ENCRYPTION_CERTIFICATES"
+        );
+    }
     let unwanted = if *complete { Unwanted::Delete } else { Unwanted::Keep };
     let report = match reconciler.run(wanted, unwanted, false).await {
         Ok(report) => report,

@@ -556,12 +556,12 @@ table! {
     };
     TOKEN_AUDIENCES: Param {
         shape: Shape::List("client ids"),
-        help: "Apps that the tokens of encrypted notifications must be for; MICROSOFT_GRAPH_CLIENT_ID if blank.",
+        help: "Apps that the tokens of encrypted notifications must be for; if blank, MICROSOFT_GRAPH_CLIENT_ID and MANAGED_IDENTITY_CLIENT_ID. With a system-assigned identity, give its application (client) id.",
         ..PROCESS
     };
     TOKEN_TENANTS: Param {
         shape: Shape::List("ids of tenants (GUIDs)"),
-        help: "Tenants whose encrypted notifications are taken; MICROSOFT_GRAPH_TENANT_ID if blank.",
+        help: "Tenants whose encrypted notifications are taken; MICROSOFT_GRAPH_TENANT_ID if blank. If that is a domain name, give the id of the tenant, here or there: tokens name no other.",
         ..PROCESS
     };
     SUBSCRIPTION_SCHEDULE: Param {

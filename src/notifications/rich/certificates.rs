@@ -134,12 +134,13 @@ impl Certificates {
         self.0.iter().find(|certificate| certificate.label == label)
     }
 
-    /// Those that end within a month, with the whole days that are left; negative: it has ended.
+    /// The newest, if it ends within a month, with the whole days that are left; negative: it has ended. The others are there for
+    /// what is still under way.
     #[must_use]
-    pub fn ending(&self, now: Timestamp) -> Vec<(&str, i64)> {
-        let days = |certificate: &Certificate| certificate.ends.duration_since(now).as_hours().div_euclid(24);
-        let ending = self.0.iter().map(|certificate| (certificate.label(), days(certificate)));
-        ending.filter(|(_, days)| *days < TOLD_BEFORE_DAYS).collect()
+    pub fn ending(&self, now: Timestamp) -> Option<(&str, i64)> {
+        let newest = self.0.first()?;
+        let days = newest.ends.duration_since(now).as_hours().div_euclid(24);
+        (days < TOLD_BEFORE_DAYS).then_some((newest.label(), days))
     }
 }
 

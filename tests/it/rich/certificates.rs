@@ -56,11 +56,11 @@ fn the_newest_is_handed_out_and_an_end_is_told_a_month_before() {
     let (newest, public) = all.newest().expect("two");
     assert_eq!((newest, public), (label(NEW).as_str(), told(4_096)[2].as_str()));
     assert!(Certificates::default().newest().is_none());
-    assert_eq!(all.ending(now()), Vec::new());
+    assert_eq!(all.ending(now()), None);
     let end = certificate(NEW, "4096-aes.p12.txt").ends();
     let days = |days: i64| end - jiff::SignedDuration::from_hours(24 * days);
-    assert_eq!(all.ending(days(20)).iter().map(|(_, left)| *left).collect::<Vec<_>>(), [20, 19]);
-    assert_eq!(all.ending(days(-3))[0].1, -3);
+    assert_eq!(all.ending(days(20)), Some((newest, 20)));
+    assert_eq!(all.ending(days(-3)), Some((newest, -3)));
 }
 
 #[test]
