@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::fetch::Trouble;
-use super::key::{action_key, item_key, resource_key, run_key};
+use super::key::{Names, action_key, run_key};
 use super::order::{cover, creates, must_wait, open_runs};
 use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion};
 use super::turns::{Run, Turn, TurnError, Waits, look};
@@ -55,12 +55,6 @@ pub(super) enum Ended {
     },
 }
 
-/// Names of one item.
-pub(super) struct Names {
-    pub resource: String,
-    pub item: String,
-}
-
 /// One message at work.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -89,7 +83,7 @@ impl Dispatcher {
             Some(name) => plans.iter().filter(|plan| plan.name == *name).collect(),
             None => plans.iter().filter(|plan| (plan.matches)(&task.item, made_for)).collect(),
         };
-        let names = Names { resource: resource_key(&task.item), item: item_key(&task.item) };
+        let names = Names::of(&task.item);
         if wanted.is_empty() {
             return self.unwanted(queue, task).await;
         }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::item::Names;
-use super::key::run_key;
+use super::key::{Names, run_key};
 use super::plan::{Plan, change_of, is_deletion};
 use super::turns::{Resource, Run, Waits};
 use super::{Handled, TURN};
