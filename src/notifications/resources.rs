@@ -294,6 +294,12 @@ impl Resource {
         Self::of(path).or_else(|| RESOURCES.iter().find(own)).or_else(|| RESOURCES.iter().find(listed))
     }
 
+    /// Whether a deletion is the end of the object. Elsewhere it may only tell that something left a filter, a folder or a chat.
+    #[must_use]
+    pub fn is_gone_for_good(&self) -> bool {
+        matches!(self.name, "user" | "group")
+    }
+
     /// Asking for this change is refused by the service, or never answered.
     #[must_use]
     pub fn refuses(&self, change: ChangeType) -> bool {
