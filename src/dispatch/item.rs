@@ -298,7 +298,7 @@ impl Dispatcher {
         {
             match self.object(task, plan, reading, turn, read).await? {
                 Ok((at, object)) => {
-                    began = Some(at);
+                    began = at;
                     object
                 }
                 Err(ended) => return Ok(ended),
@@ -313,7 +313,7 @@ impl Dispatcher {
         }
     }
 
-    /// The object with the time at which its read began, or what follows from not having it.
+    /// The object with the time at which its read began, if it was read, or what follows from not having it.
     async fn object(
         &self,
         task: &Task,
@@ -321,11 +321,15 @@ impl Dispatcher {
         reading: &Reading,
         turn: &mut Turn,
         read: &mut Read,
-    ) -> Result<Result<(Timestamp, Option<Value>), Ended>, DispatchError> {
-        let without = |at: Timestamp| Ok(Ok((at, None)));
+    ) -> Result<Result<(Option<Timestamp>, Option<Value>), Ended>, DispatchError> {
+        let without = |at: Timestamp| Ok(Ok((Some(at), None)));
         let path = match path::of_object(&reading.resource, &task.item, reading.select.as_deref()) {
             Ok(path) => path,
-            Err(_) if reading.on_failure == OnFailure::Continue => return without(self.clock.now()),
+            // Nothing was read that could stand for another item.
+            Err(refused) if !reading.asked || reading.on_failure == OnFailure::Continue => {
+                tracing::info!(playbook = plan.name, "{refused}: the playbook sees the notification alone");
+                return Ok(Ok((None, None)));
+            }
             Err(refused) => return Ok(Err(Ended::Dead { reason: refused.to_string(), done: task.done.clone() })),
         };
         if !read.contains_key(&path) {
@@ -337,7 +341,7 @@ impl Dispatcher {
         let Some((at, answer)) = read.get(&path).cloned() else { return without(self.clock.now()) };
         let last = task.attempt + 1 >= plan.max_attempts;
         let ended = match answer {
-            Ok(value) => return Ok(Ok((at, Some(value)))),
+            Ok(value) => return Ok(Ok((Some(at), Some(value)))),
             Err(Trouble::NotFound | Trouble::Expired) => {
                 let reason = "not found";
                 // Who was told of a deletion after it does not look for long.

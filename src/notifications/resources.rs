@@ -227,6 +227,9 @@ pub const RESOURCES: &[Resource] = &[
     },
     Resource {
         rich: Rich::Allowed(4_230),
+        // Named by the query of the subscription, and what it tells comes along.
+        fetch: Fetch::None,
+        note: "what happens in the call of a meeting: who came and left",
         ..other("onlineMeeting", &["communications/onlineMeetings"], 4_230, Permission::Unknown)
     },
     meetings(

@@ -37,6 +37,8 @@ pub struct FetchPlan {
     pub select: Option<String>,
     pub not_found: NotFound,
     pub on_failure: OnFailure,
+    /// The document says so; else it is what is usual for the resource.
+    pub asked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,7 +256,13 @@ pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>,
     let comes_along = source.is_some_and(|source| source.rich || source.kind == SourceKind::Poll);
     let usual = source.and_then(Source::row).map_or(FetchMode::Resource, |row| row.fetch.into());
     let usual = if comes_along { FetchMode::None } else { usual };
-    let mut plan = FetchPlan { mode: usual, select: None, not_found: NotFound::Retry, on_failure: OnFailure::DeadLetter };
+    let mut plan = FetchPlan {
+        mode: usual,
+        select: None,
+        not_found: NotFound::Retry,
+        on_failure: OnFailure::DeadLetter,
+        asked: section.is_some() || source.is_some_and(|source| source.rich),
+    };
     let Some(section) = section else { return plan };
     let modes = [FetchMode::None, FetchMode::Resource, FetchMode::Delta];
     if let Some(mode) = section.choice(&keys::MODE, problems) {

@@ -403,6 +403,46 @@ async fn an_address_from_outside_is_not_read() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_reaches_the_playbook_as_it_is_unless_that_asks_for_more() {
+    for (resource, id, fetch, hooked, dead) in [
+        ("books/getAllPages", "pages('p')", "", 2, 0),
+        ("books/getAllPages", "pages('p')", "[playbook.fetch]\nmode = \"resource\"", 0, 2),
+        ("books/getAllPages", "pages('p')", "[playbook.fetch]\non_failure = \"continue\"", 2, 0),
+        (
+            "communications/onlineMeetings",
+            "communications/onlineMeetings?$filter=joinWebUrl+eq+'https://teams.example/l'",
+            "",
+            2,
+            0,
+        ),
+    ] {
+        let document = format!(
+            "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\nchange_types = [\"updated\"]\n\
+             {fetch}\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\n"
+        );
+        let loaded = load(&document, &|_| true);
+        assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+        let mut world = World::new(|_| ok()).await;
+        let group = format!("n{}", loaded.playbooks[0].group);
+        world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+        for tag in ["e1", "e2"] {
+            let mut item = world.item(resource, "x", tag);
+            item.notification.insert("resourceData".to_owned(), json!({"@odata.id": id, "id": id, "@odata.etag": tag}));
+            world.deliver(&Item { group: Some(group.clone()), ..item }).await;
+            world.clock.advance(Duration::from_secs(5));
+        }
+        world.work().await;
+        assert!(world.server.calls().is_empty());
+        let seen = world.store.count("seen").await.expect("a queue");
+        assert_eq!(
+            (seen, world.dead().await.len()),
+            (hooked, dead),
+            "{resource} {fetch}: nothing was read that stands for another"
+        );
+    }
+}
+
+#[tokio::test]
 async fn changes_below_a_root_are_read_once_and_each_object_is_acted_on_once() {
     let mut world = World::new(|_| ok()).await;
     let url = Arc::new(Mutex::new(String::new()));
