@@ -191,8 +191,7 @@ fn items(path: &Path, now: Timestamp) -> Result<Vec<Result<Item, Drop>>, String>
 
 /// What cannot be subscribed to comes from a poll.
 fn polled(item: Item) -> Item {
-    let parent = item.resource.as_deref().map(segments).and_then(|all| Some(all.split_last()?.1.join("/")));
-    let polled = parent.and_then(|parent| Resource::of(&parent)).is_some_and(|row| row.minutes.is_none());
+    let polled = item.resource.as_deref().and_then(Resource::of_object).is_some_and(|row| row.minutes.is_none());
     Item { origin: if polled { Origin::Poll } else { item.origin }, ..item }
 }
 

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::fetch::Trouble;
-use super::key::{action_key, item_key, resource_key, run_key};
-use super::order::{cover, creates, must_wait, open_runs};
+use super::key::{Names, action_key, run_key};
+use super::order::{cover, creates, grace, must_wait, open_runs, waits};
 use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion};
-use super::turns::{Run, Turn, TurnError, Waits, look};
+use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
 use crate::notifications::item::{ChangeType, Item, Task, Work};
@@ -18,8 +18,6 @@ use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
 use crate::playbooks::{NotFound, OnFailure};
 
-/// A deletion waits so long for what was delivered with it.
-const GRACE: SignedDuration = SignedDuration::from_secs(5);
 /// Between looks for an object that is not there (yet): the service tells of things before it shows them.
 const LOOKS: [Duration; 4] = [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
 /// Who asks for a longer wait is asked again all the same.
@@ -55,12 +53,6 @@ pub(super) enum Ended {
     },
 }
 
-/// Names of one item.
-pub(super) struct Names {
-    pub resource: String,
-    pub item: String,
-}
-
 /// One message at work.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
@@ -89,22 +81,21 @@ impl Dispatcher {
             Some(name) => plans.iter().filter(|plan| plan.name == *name).collect(),
             None => plans.iter().filter(|plan| (plan.matches)(&task.item, made_for)).collect(),
         };
-        let names = Names { resource: resource_key(&task.item), item: item_key(&task.item) };
+        let names = Names::of(&task.item);
         if wanted.is_empty() {
             return self.unwanted(queue, task).await;
         }
         let now = self.clock.now();
-        let deletion = is_deletion(&task.item);
-        let grace = GRACE - now.duration_since(task.item.received);
-        if deletion && task.attempt == 0 && grace.is_positive() {
-            return self.wait_turn(queue, task, Duration::try_from(grace).unwrap_or(TURN)).await;
-        }
         let seen = look(self.state.as_ref(), &names.resource, now).await?;
         let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
         if open.is_empty() {
             return Ok(handled);
         }
-        if let Some(wait) = must_wait(&seen.resource, &task.item, &names, &open, now) {
+        if seen.resource.held_until(now).is_some() {
+            return self.wait_turn(queue, task, TURN).await;
+        }
+        if let Some(wait) = must_wait(&seen.resource, &task.item, &names, &open, now).max(grace(&task, now)) {
+            let wait = if is_deletion(&task.item) { self.put_off(seen, &task, &names, &open, wait).await? } else { wait };
             return self.wait_turn(queue, task, wait).await;
         }
         let mut turn = match Turn::take(&self.state, &self.clock, seen, &names.item).await {
@@ -140,6 +131,27 @@ impl Dispatcher {
         };
         dead::keep(self.state.as_ref(), self.queue.as_ref(), &dead).await?;
         Ok(Handled { dead: vec![Told { playbook, reason }], ..Handled::default() })
+    }
+
+    /// Notes that a deletion waits, so that what comes back after it waits behind it. How long it is to wait.
+    async fn put_off(
+        &self,
+        seen: Seen,
+        task: &Task,
+        names: &Names,
+        open: &[&Plan],
+        wait: Duration,
+    ) -> Result<Duration, DispatchError> {
+        let now = self.clock.now();
+        let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
+        let untried = task.playbook.is_none();
+        let run = |plan: &&Plan| (run_key(&names.item, &plan.name), Waits { untried, ..waits(plan, task, task.attempt, next) });
+        match Turn::note(&self.state, &self.clock, seen, &names.item, open.iter().map(run).collect()).await {
+            Ok(()) => Ok(wait),
+            // Somebody works on it just now: it looks again.
+            Err(TurnError::TakenOver) => Ok(TURN),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn wait_turn(&self, queue: &str, task: Task, wait: Duration) -> Result<Handled, DispatchError> {
@@ -225,15 +237,7 @@ impl Dispatcher {
                 let copy = Task { item: task.item.clone(), attempt, playbook: Some(plan.name.clone()), done };
                 self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
                 let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
-                let waits = Waits {
-                    playbook: plan.name.clone(),
-                    received: task.item.received,
-                    attempt,
-                    next,
-                    reads: plan.reads(&task.item),
-                    deletion: is_deletion(&task.item),
-                    change: change_of(&task.item),
-                };
+                let waits = waits(plan, task, attempt, next);
                 turn.resource.runs.insert(run, Run::Waits(waits));
                 handled.again.push(told(cause));
             }
@@ -294,7 +298,7 @@ impl Dispatcher {
         {
             match self.object(task, plan, reading, turn, read).await? {
                 Ok((at, object)) => {
-                    began = Some(at);
+                    began = at;
                     object
                 }
                 Err(ended) => return Ok(ended),
@@ -309,7 +313,7 @@ impl Dispatcher {
         }
     }
 
-    /// The object with the time at which its read began, or what follows from not having it.
+    /// The object with the time at which its read began, if it was read, or what follows from not having it.
     async fn object(
         &self,
         task: &Task,
@@ -317,11 +321,15 @@ impl Dispatcher {
         reading: &Reading,
         turn: &mut Turn,
         read: &mut Read,
-    ) -> Result<Result<(Timestamp, Option<Value>), Ended>, DispatchError> {
-        let without = |at: Timestamp| Ok(Ok((at, None)));
+    ) -> Result<Result<(Option<Timestamp>, Option<Value>), Ended>, DispatchError> {
+        let without = |at: Timestamp| Ok(Ok((Some(at), None)));
         let path = match path::of_object(&reading.resource, &task.item, reading.select.as_deref()) {
             Ok(path) => path,
-            Err(_) if reading.on_failure == OnFailure::Continue => return without(self.clock.now()),
+            // Nothing was read that could stand for another item.
+            Err(refused) if !reading.asked || reading.on_failure == OnFailure::Continue => {
+                tracing::info!(playbook = plan.name, "{refused}: the playbook sees the notification alone");
+                return Ok(Ok((None, None)));
+            }
             Err(refused) => return Ok(Err(Ended::Dead { reason: refused.to_string(), done: task.done.clone() })),
         };
         if !read.contains_key(&path) {
@@ -333,7 +341,7 @@ impl Dispatcher {
         let Some((at, answer)) = read.get(&path).cloned() else { return without(self.clock.now()) };
         let last = task.attempt + 1 >= plan.max_attempts;
         let ended = match answer {
-            Ok(value) => return Ok(Ok((at, Some(value)))),
+            Ok(value) => return Ok(Ok((Some(at), Some(value)))),
             Err(Trouble::NotFound | Trouble::Expired) => {
                 let reason = "not found";
                 // Who was told of a deletion after it does not look for long.

@@ -62,7 +62,7 @@ fn one_case(id: &str) -> String {
 }
 
 /// Names the row of the resource: those that are about it take turns. The tenant is no part of it: it is written in several ways.
-pub(super) fn resource_key(item: &Item) -> String {
+fn resource_key(item: &Item) -> String {
     hash(&["resource", &normalised(item)])[..40].to_owned()
 }
 
@@ -108,6 +108,18 @@ fn discriminator(item: &Item) -> Option<Mark> {
     let whole = time.is_some() && number.is_some();
     let some = time.is_some() || number.is_some();
     some.then(|| Mark { text: format!("time {} {}", time.unwrap_or_default(), number.unwrap_or_default()), whole })
+}
+
+/// Names of one item.
+pub(super) struct Names {
+    pub resource: String,
+    pub item: String,
+}
+
+impl Names {
+    pub(super) fn of(item: &Item) -> Self {
+        Self { resource: resource_key(item), item: item_key(item) }
+    }
 }
 
 /// Names one run: an item and a playbook.

@@ -5,7 +5,7 @@
 use percent_encoding::utf8_percent_encode;
 
 use crate::notifications::item::Item;
-use crate::notifications::resources::segments;
+use crate::notifications::resources::{Resource, fixed, pattern_of, segments};
 use crate::platform::http::ENCODED;
 
 /// Ids are shorter; a longer one is no id.
@@ -36,8 +36,8 @@ pub(super) fn of_object(subscribed: &str, item: &Item, select: Option<&str>) -> 
         // A message is read where the mailbox has it, whatever folder it is in now.
         ["users", _, "mailfolders", _, "messages"] => vec![root[0].clone(), root[1].clone(), root[4].clone(), id(item)?],
         // What lies below several parents can be found by its whole path only.
-        ["chats" | "teams", ..] | [.., "getallmessages" | "getallmembers" | "getallchannels"] => below(&root, &words, item)?,
-        [.., last] if last.starts_with("getall") => below(&root, &words, item)?,
+        ["chats" | "teams", ..] => below(&root, item)?,
+        _ if fixed(&root).len() < root.len() => below(&root, item)?,
         _ => with_id(root, item)?,
     };
     Ok(with_select(&encoded(&path), select))
@@ -55,12 +55,45 @@ fn names_one(collection: &str) -> bool {
 }
 
 fn with_id(mut root: Vec<String>, item: &Item) -> Result<Vec<String>, Refused> {
-    let id = id(item)?;
+    let id = item.resource_id().ok_or(NO_ID)?;
+    // The id of a virtual event or a meeting is its whole path. Those of Exchange hold a slash too, and are none.
+    let begins = |(first, _): (&str, &str)| root.first().is_some_and(|own| own.eq_ignore_ascii_case(first));
+    if id.split_once('/').is_some_and(begins) {
+        return by_path(&root, id);
+    }
+    if !is_safe(id) {
+        return Err(UNSAFE);
+    }
     // `security/alerts/{id}` names it already.
-    if root.last().is_some_and(|last| *last != id) {
-        root.push(id);
+    if root.last().is_some_and(|last| last != id) {
+        root.push(id.to_owned());
     }
     Ok(root)
+}
+
+fn by_path(root: &[String], id: &str) -> Result<Vec<String>, Refused> {
+    let path = checked(id)?;
+    match is_told_of(root, &path) {
+        // What is found by a query alone cannot be read.
+        _ if id.contains(['?', '#']) => Err(UNSAFE),
+        true => Ok(path),
+        false => Err(OUTSIDE),
+    }
+}
+
+/// Whether a subscription to `root` tells of objects at `path`: of its kind, and of no other parent. A user has several names, of
+/// which only two GUIDs are surely not those of one.
+fn is_told_of(root: &[String], path: &[String]) -> bool {
+    let Some(kind) = Resource::of(&root.join("/")) else { return false };
+    let Some(pattern) = pattern_of(kind, root) else { return false };
+    let differ = |word: &str, one: &str, other: &str| {
+        let guids = || uuid::Uuid::parse_str(one).is_ok() && uuid::Uuid::parse_str(other).is_ok();
+        !one.eq_ignore_ascii_case(other) && (!word.eq_ignore_ascii_case("users") || guids())
+    };
+    let parents = root.windows(2).zip(pattern.split('/').skip(1)).filter(|(_, word)| *word == "{}").map(|(pair, _)| pair);
+    let mut pairs = parents.flat_map(|own| path.windows(2).map(move |given| (own, given)));
+    Resource::of_object(&path.join("/")).is_some_and(|object| object.name == kind.name)
+        && !pairs.any(|(own, given)| own[0].eq_ignore_ascii_case(&given[0]) && differ(&own[0], &own[1], &given[1]))
 }
 
 fn id(item: &Item) -> Result<String, Refused> {
@@ -69,19 +102,23 @@ fn id(item: &Item) -> Result<String, Refused> {
 }
 
 /// The object by its own path, if that leads below the subscription's root.
-fn below(root: &[String], words: &[&str], item: &Item) -> Result<Vec<String>, Refused> {
-    let fixed = words.iter().position(|word| word.starts_with("getall")).unwrap_or(words.len());
+fn below(root: &[String], item: &Item) -> Result<Vec<String>, Refused> {
+    let whole = fixed(root);
     let named = item.resource_data().and_then(|data| data.get("@odata.id")).and_then(serde_json::Value::as_str);
-    let Some(named) = named.or(item.resource.as_deref()) else { return with_id(root[..fixed].to_vec(), item) };
+    let Some(named) = named.or(item.resource.as_deref()) else { return with_id(whole.to_vec(), item) };
     let path = checked(named)?;
     // `users/{id}/chats/getAllMessages` tells of `chats/{id}/…`: of the root's last collection, if not of the root itself.
-    let whole = &root[..fixed];
-    let last = whole.last().map(std::slice::from_ref).unwrap_or_default();
+    let last = whole.last().filter(|_| whole.len() < root.len());
     let fits = |prefix: &[String]| {
         !prefix.is_empty() && path.len() > prefix.len() && prefix.iter().zip(&path).all(|(a, b)| a.eq_ignore_ascii_case(b))
     };
-    let collection = fixed < words.len() && fits(last);
-    if fits(whole) || collection { Ok(path) } else { Err(OUTSIDE) }
+    if fits(whole) || last.is_some_and(|last| fits(std::slice::from_ref(last))) {
+        return Ok(path);
+    }
+    // `users/{id}/onlineMeetings/getAllTranscripts` tells of `communications/onlineMeetings/{id}/…`, which is read below the user.
+    let at = last.and_then(|last| path.iter().position(|word| word.eq_ignore_ascii_case(last)));
+    let own = at.map(|at| [whole, &path[at + 1..]].concat());
+    own.filter(|own| is_told_of(root, &path) && is_told_of(root, own)).ok_or(OUTSIDE)
 }
 
 /// The segments of a relative path, if nothing in it could lead elsewhere.
@@ -172,6 +209,127 @@ mod tests {
         assert_eq!(named("teams/t/channels/c/messages", "teams('other')/channels('c')/messages('1')"), Err(OUTSIDE));
         assert_eq!(named("chats/getAllMessages", "users('u')"), Err(OUTSIDE));
         assert_eq!(named("teams/t/channels", "teams"), Err(OUTSIDE));
+    }
+
+    /// The subscription's resource, a body's `@odata.id` and `id` as the vendor pages "Get change notifications for …" show them, and
+    /// what is read.
+    type Body<'a> = (&'a str, &'a str, &'a str, Result<&'a str, Refused>);
+
+    fn are_read(bodies: &[Body<'_>]) {
+        for (subscribed, named, id, expected) in bodies {
+            let read = path(subscribed, &json!({ "@odata.id": named, "id": id }));
+            assert_eq!(read.as_deref(), expected.as_ref().copied(), "{subscribed}: {named}");
+        }
+    }
+
+    #[test]
+    fn what_a_subscription_to_many_tells_of_is_read_where_it_is() {
+        const TRANSCRIPT: &str = "communications/onlineMeetings('MSo5NzZm')/transcripts('MSMjMCMj')";
+        are_read(&[
+            (
+                "communications/onlineMeetings/getAllTranscripts",
+                TRANSCRIPT,
+                "MSMjMCMj",
+                Ok("/communications/onlineMeetings/MSo5NzZm/transcripts/MSMjMCMj"),
+            ),
+            (
+                "communications/onlineMeetings/MSo5NzZm/transcripts",
+                TRANSCRIPT,
+                "MSMjMCMj",
+                Ok("/communications/onlineMeetings/MSo5NzZm/transcripts/MSMjMCMj"),
+            ),
+            (
+                "users/jane@a.example/onlineMeetings/getAllTranscripts",
+                TRANSCRIPT,
+                "MSMjMCMj",
+                Ok("/users/jane%40a.example/onlineMeetings/MSo5NzZm/transcripts/MSMjMCMj"),
+            ),
+            (
+                "users/u/onlineMeetings/getAllRecordings",
+                "communications/onlineMeetings('m')/recordings('r=')",
+                "r=",
+                Ok("/users/u/onlineMeetings/m/recordings/r%3D"),
+            ),
+            ("users/u/onlineMeetings/getAllRecordings", TRANSCRIPT, "MSMjMCMj", Err(OUTSIDE)),
+            (
+                "copilot/interactionHistory/getAllEnterpriseInteractions",
+                "copilot/interactionHistory/interactions('1731')",
+                "1731",
+                Ok("/copilot/interactionHistory/interactions/1731"),
+            ),
+            (
+                "copilot/users/u/interactionHistory/getAllEnterpriseInteractions",
+                "copilot/interactionHistory/interactions('1731')",
+                "1731",
+                Ok("/copilot/users/u/interactionHistory/interactions/1731"),
+            ),
+            (
+                "copilot/users/3f6c0000-0000-4000-8000-00000000000a/interactionHistory/getAllEnterpriseInteractions",
+                "copilot/users('3f6c0000-0000-4000-8000-00000000000b')/interactionHistory/interactions('1731')",
+                "1731",
+                Err(OUTSIDE),
+            ),
+            ("teams/getAllMembers", "teams('t')/members('ZWUw=')", "ZWUw=", Ok("/teams/t/members/ZWUw%3D")),
+            (
+                "teams/t/channels/getAllMembers",
+                "teams('t')/channels('c')/members('ZWUw=')",
+                "ZWUw=",
+                Ok("/teams/t/channels/c/members/ZWUw%3D"),
+            ),
+            ("teams/t/channels/getAllMembers", "teams('o')/channels('c')/members('ZWUw=')", "ZWUw=", Err(OUTSIDE)),
+        ]);
+    }
+
+    #[test]
+    fn an_id_that_is_a_path_is_read_as_one() {
+        const WEBINAR: &str = "solutions/virtualEvents/webinars/w1/";
+        const SESSION: &str = "solutions/virtualEvents/webinars/w1/sessions/s1";
+        const MEETING: &str =
+            "communications/onlineMeetings?$filter=joinWebUrl+eq+'https%3A%2F%2Fteams.example%2Fl%2Fmeetup-join'";
+        are_read(&[
+            ("solutions/virtualEvents/events", WEBINAR, WEBINAR, Ok("/solutions/virtualEvents/webinars/w1")),
+            (
+                "solutions/virtualEvents/events/getEventsFromOrganizers(organizerIds=['a', 'b'])",
+                WEBINAR,
+                WEBINAR,
+                Ok("/solutions/virtualEvents/webinars/w1"),
+            ),
+            ("solutions/virtualEvents/webinars/w1", WEBINAR, WEBINAR, Ok("/solutions/virtualEvents/webinars/w1")),
+            (
+                "solutions/virtualEvents/webinars/w1/sessions",
+                SESSION,
+                SESSION,
+                Ok("/solutions/virtualEvents/webinars/w1/sessions/s1"),
+            ),
+            ("solutions/virtualEvents/webinars/w2/sessions", SESSION, SESSION, Err(OUTSIDE)),
+            ("solutions/virtualEvents/webinars/w1/registrations", SESSION, SESSION, Err(OUTSIDE)),
+            ("communications/onlineMeetings?$filter=JoinWebUrl eq 'https://teams.example/l'", MEETING, MEETING, Err(UNSAFE)),
+            ("communications/callRecords", "communications/callRecords/c", "c", Ok("/communications/callRecords/c")),
+            (
+                "users/u/contactFolders/f/contacts",
+                "Users/u/Contacts/AAMk=",
+                "AAMk=",
+                Ok("/users/u/contactFolders/f/contacts/AAMk%3D"),
+            ),
+        ]);
+    }
+
+    #[test]
+    fn an_id_that_is_a_path_leads_no_further_than_an_id() {
+        for id in [
+            "solutions/virtualEvents/../../users/u",
+            "solutions/virtualEvents/webinars/%2e%2e",
+            "solutions/virtualEvents/webinars",
+            "solutions/virtualEvents/webinars/w1/sessions/s1",
+            "solutions//virtualEvents/webinars/w1",
+            "solutions/virtualEvents/webinars/w1?$expand=sessions",
+            "solutions/virtualEvents/webinars/w1#",
+            "Solutions/approval/approvalItems/a",
+        ] {
+            assert!(path("solutions/virtualEvents/events", &json!({ "id": id })).is_err(), "{id}");
+        }
+        let opaque = path("solutions/virtualEvents/events", &json!({ "id": "users/u" }));
+        assert_eq!(opaque.as_deref(), Ok("/solutions/virtualEvents/events/users%2Fu"), "one segment, as an id of Exchange");
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Reading {
     pub not_found: NotFound,
     /// What follows when it cannot be read.
     pub on_failure: OnFailure,
+    /// The playbook wants it; else it is done because it is usual, and where it cannot be, the notification alone will do.
+    pub asked: bool,
 }
 
 /// One playbook.
@@ -106,6 +108,7 @@ impl Plan {
             select: playbook.fetch.select.clone(),
             not_found: playbook.fetch.not_found,
             on_failure: playbook.fetch.on_failure,
+            asked: playbook.fetch.asked,
         };
         let fetch = match playbook.fetch.mode {
             // The object comes along, encrypted; an item that we found ourselves is without it.

@@ -88,6 +88,12 @@ pub(super) struct Waits {
     /// Only a read for the same type of change stands for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeType>,
+    /// When it happened, if the service says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub happened: Option<Timestamp>,
+    /// It was not tried yet: what comes is its own message, for all playbooks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untried: bool,
 }
 
 /// Where to go on reading changes.
@@ -234,11 +240,33 @@ impl Turn {
         seen: Seen,
         item: &str,
     ) -> Result<Self, TurnError> {
+        let version = seen.version.clone();
+        let mut turn = Self::over(store, clock, seen, item);
+        turn.write(true, version).await?;
+        Ok(turn)
+    }
+
+    /// Stores that runs wait, without taking the turn.
+    pub(super) async fn note(
+        store: &Arc<dyn StateStore>,
+        clock: &Arc<dyn Clock>,
+        seen: Seen,
+        item: &str,
+        runs: Vec<(String, Waits)>,
+    ) -> Result<(), TurnError> {
+        let version = seen.version.clone();
+        let mut turn = Self::over(store, clock, seen, item);
+        turn.resource.runs.extend(runs.into_iter().map(|(run, waits)| (run, Run::Waits(waits))));
+        turn.write(false, version).await
+    }
+
+    /// Whoever held the turn before is gone.
+    fn over(store: &Arc<dyn StateStore>, clock: &Arc<dyn Clock>, seen: Seen, item: &str) -> Self {
         let mut resource = seen.resource;
         if let Some(left) = resource.lease.take() {
             resource.broken.insert(left.item, clock.now());
         }
-        let mut turn = Self {
+        Self {
             store: Arc::clone(store),
             clock: Arc::clone(clock),
             key: seen.key,
@@ -246,9 +274,7 @@ impl Turn {
             version: Version("".into()),
             ends: Duration::ZERO,
             resource,
-        };
-        turn.write(true, seen.version).await?;
-        Ok(turn)
+        }
     }
 
     /// Makes sure that enough of the turn is left for one more step.
@@ -327,7 +353,17 @@ mod tests {
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
         let (received, next) = (at("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits { playbook: "p".to_owned(), received, attempt: 1, next, reads: false, deletion: false, change: None };
+        let waits = Waits {
+            playbook: "p".to_owned(),
+            received,
+            attempt: 1,
+            next,
+            reads: false,
+            deletion: false,
+            change: None,
+            happened: None,
+            untried: false,
+        };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

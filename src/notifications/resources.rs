@@ -43,8 +43,11 @@ pub enum Permission {
 pub struct Resource {
     /// For users: `message`.
     pub name: &'static str,
-    /// Paths that lead to it; `{}` stands for one segment. Compared without regard to case, and without `?query`.
+    /// Paths that can be subscribed to; `{}` stands for one segment. Compared without regard to case, and without `?query`.
     pub paths: &'static [&'static str],
+    /// Paths under which notifications name its objects, beside those that can be subscribed to and an id below one of them
+    /// (vendor pages "Get change notifications for …" of each kind).
+    pub objects: &'static [&'static str],
     /// The longest life of a subscription, in minutes; none: it cannot be subscribed to, but polled.
     pub minutes: Option<u32>,
     /// Changes that may be asked for; none: no page says.
@@ -69,6 +72,7 @@ const fn teams(name: &'static str, paths: &'static [&'static str], permission: &
     Resource {
         name,
         paths,
+        objects: &[],
         minutes: Some(4_320),
         changes: None,
         rich: Rich::Allowed(4_320),
@@ -84,6 +88,7 @@ const fn outlook(name: &'static str, paths: &'static [&'static str], permission:
     Resource {
         name,
         paths,
+        objects: &[],
         // The pages say 10,080; the service refuses more than 10,070.
         minutes: Some(10_070),
         changes: ALL,
@@ -100,6 +105,7 @@ const fn other(name: &'static str, paths: &'static [&'static str], minutes: u32,
     Resource {
         name,
         paths,
+        objects: &[],
         minutes: Some(minutes),
         changes: None,
         rich: Rich::Never,
@@ -110,11 +116,23 @@ const fn other(name: &'static str, paths: &'static [&'static str], minutes: u32,
     }
 }
 
+/// What a meeting or a talk with an assistant leaves behind.
+const fn meetings(name: &'static str, paths: &'static [&'static str], objects: &'static [&'static str]) -> Resource {
+    Resource { objects, rich: Rich::Allowed(4_320), ..other(name, paths, 4_320, Permission::Unknown) }
+}
+
+/// An event that Microsoft Teams holds for an audience (vendor page "Get change notifications for Microsoft Teams virtual event
+/// updates").
+const fn virtual_event(name: &'static str, paths: &'static [&'static str]) -> Resource {
+    Resource { changes: Some(&[Created, Updated]), ..other(name, paths, 1_440, app("VirtualEvent.Read.All")) }
+}
+
 /// What is polled.
 const fn polled(name: &'static str, paths: &'static [&'static str], permission: &'static str) -> Resource {
     Resource {
         name,
         paths,
+        objects: &[],
         minutes: None,
         changes: Some(&[Created, Updated]),
         rich: Rich::Never,
@@ -172,20 +190,23 @@ pub const RESOURCES: &[Resource] = &[
     Resource {
         changes: ALL,
         tells_of_gaps: true,
+        objects: &["chats/{}/messages/{}"],
         ..teams("chatMessage", &["chats/{}/messages", "chats/getAllMessages", "users/{}/chats/getAllMessages"], "Chat.Read.All")
     },
     Resource {
         changes: ALL,
         tells_of_gaps: true,
+        objects: &["teams/{}/channels/{}/messages/{}/replies/{}"],
         ..teams("channel message", &["teams/{}/channels/{}/messages", "teams/getAllMessages"], "ChannelMessage.Read.All")
     },
     teams("chat member", &["chats/{}/members", "chats/getAllMembers"], "ChatMember.Read.All"),
     teams("chat", &["chats", "chats/{}", "users/{}/chats"], "Chat.ReadBasic.All"),
     teams("channel", &["teams/{}/channels", "teams/getAllChannels"], "Channel.ReadBasic.All"),
+    teams("team member", &["teams/{}/members", "teams/getAllMembers"], "TeamMember.Read.All"),
     teams(
-        "team member",
-        &["teams/{}/members", "teams/{}/channels/{}/members", "teams/getAllMembers", "teams/{}/channels/getAllMembers"],
-        "TeamMember.Read.All",
+        "channel member",
+        &["teams/{}/channels/{}/members", "teams/{}/channels/getAllMembers", "teams/getAllChannels/getAllMembers"],
+        "ChannelMember.Read.All",
     ),
     teams("team", &["teams", "teams/{}"], "Team.ReadBasic.All"),
     Resource {
@@ -196,6 +217,7 @@ pub const RESOURCES: &[Resource] = &[
     Resource {
         changes: Some(&[Updated]),
         rich: Rich::Allowed(60),
+        objects: &["users/{}/presence"],
         ..other(
             "presence",
             &["communications/presences/{}", "communications/presences"],
@@ -205,25 +227,52 @@ pub const RESOURCES: &[Resource] = &[
     },
     Resource {
         rich: Rich::Allowed(4_230),
+        // Named by the query of the subscription, and what it tells comes along.
+        fetch: Fetch::None,
+        note: "what happens in the call of a meeting: who came and left",
         ..other("onlineMeeting", &["communications/onlineMeetings"], 4_230, Permission::Unknown)
     },
-    Resource {
-        rich: Rich::Allowed(4_320),
-        ..other("callRecording", &["communications/onlineMeetings/getAllRecordings"], 4_320, Permission::Unknown)
-    },
-    Resource {
-        rich: Rich::Allowed(4_320),
-        ..other("callTranscript", &["communications/onlineMeetings/getAllTranscripts"], 4_320, Permission::Unknown)
-    },
-    Resource {
-        rich: Rich::Allowed(4_320),
-        ..other("aiInteraction", &["copilot/interactionHistory/getAllEnterpriseInteractions"], 4_320, Permission::Unknown)
-    },
+    meetings(
+        "callRecording",
+        &[
+            "communications/onlineMeetings/getAllRecordings",
+            "communications/onlineMeetings/{}/recordings",
+            "users/{}/onlineMeetings/getAllRecordings",
+        ],
+        &["users/{}/onlineMeetings/{}/recordings/{}"],
+    ),
+    meetings(
+        "callTranscript",
+        &[
+            "communications/onlineMeetings/getAllTranscripts",
+            "communications/onlineMeetings/{}/transcripts",
+            "users/{}/onlineMeetings/getAllTranscripts",
+        ],
+        &["users/{}/onlineMeetings/{}/transcripts/{}"],
+    ),
+    meetings(
+        "aiInteraction",
+        &[
+            "copilot/interactionHistory/getAllEnterpriseInteractions",
+            "copilot/users/{}/interactionHistory/getAllEnterpriseInteractions",
+        ],
+        &["copilot/interactionHistory/interactions/{}", "copilot/users/{}/interactionHistory/interactions/{}"],
+    ),
+    virtual_event(
+        "virtualEvent",
+        &[
+            "solutions/virtualEvents/events",
+            "solutions/virtualEvents/events/getEventsFromOrganizers/{}",
+            "solutions/virtualEvents/webinars/{}",
+        ],
+    ),
+    virtual_event("virtualEventSession", &["solutions/virtualEvents/webinars/{}/sessions"]),
+    virtual_event("virtualEventRegistration", &["solutions/virtualEvents/webinars/{}/registrations"]),
     other("group conversation", &["groups/{}/conversations"], 4_230, Permission::DelegatedOnly("Group.Read.All")),
     other("todoTask", &["users/{}/todo/lists/{}/tasks"], 4_230, Permission::DelegatedOnly("Tasks.ReadWrite.All")),
     other("printer", &["print/printers/{}/jobs"], 4_230, Permission::Unknown),
     other("printTaskDefinition", &["print/printTaskDefinitions/{}/tasks"], 4_230, Permission::Unknown),
-    other("shifts", &["teams/{}/schedule/{}"], 360, Permission::Unknown),
+    Resource { objects: &["teams/{}/schedule/{}/{}"], ..other("shifts", &["teams/{}/schedule/{}"], 360, Permission::Unknown) },
     other("approval", &["solutions/approval/approvalItems"], 43_200, Permission::Unknown),
     other("health monitoring alert", &["reports/healthMonitoring/alerts"], 42_300, Permission::Unknown),
 ];
@@ -237,6 +286,23 @@ impl Resource {
         RESOURCES.iter().find(|resource| resource.paths.iter().any(|pattern| fits(pattern, &segments)))
     }
 
+    /// The kind of the object that a notification names: what can be subscribed to itself, what has a path of its own in the
+    /// table, or an id below a collection. All that is deeper is another matter: a message is no user.
+    #[must_use]
+    pub fn of_object(path: &str) -> Option<&'static Self> {
+        let named = segments(path);
+        let (_, above) = named.split_last()?;
+        let own = |row: &&Self| row.objects.iter().any(|pattern| fits(pattern, &named));
+        let listed = |row: &&Self| row.paths.iter().any(|pattern| !pattern.ends_with("{}") && fits(pattern, above));
+        Self::of(path).or_else(|| RESOURCES.iter().find(own)).or_else(|| RESOURCES.iter().find(listed))
+    }
+
+    /// Whether a deletion is the end of the object. Elsewhere it may only tell that something left a filter, a folder or a chat.
+    #[must_use]
+    pub fn is_gone_for_good(&self) -> bool {
+        matches!(self.name, "user" | "group")
+    }
+
     /// Asking for this change is refused by the service, or never answered.
     #[must_use]
     pub fn refuses(&self, change: ChangeType) -> bool {
@@ -248,6 +314,13 @@ impl Resource {
 #[must_use]
 pub fn pattern_of(kind: &Resource, segments: &[String]) -> Option<&'static str> {
     kind.paths.iter().copied().find(|pattern| fits(pattern, segments))
+}
+
+/// What all that a subscription tells of lies below: its segments before the first `getAll…`.
+#[must_use]
+pub fn fixed(subscribed: &[String]) -> &[String] {
+    let function = |segment: &String| segment.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("getAll"));
+    &subscribed[..subscribed.iter().position(function).unwrap_or(subscribed.len())]
 }
 
 /// The segments of a path, keys in parentheses as segments of their own.
@@ -307,5 +380,24 @@ mod tests {
             assert!(seen.insert(path.to_ascii_lowercase()), "{path}");
             assert!(Resource::of(path).is_some_and(|row| row.paths.contains(path)), "{path} is taken for another kind");
         }
+        for path in RESOURCES.iter().flat_map(|resource| resource.objects) {
+            assert!(seen.insert(path.to_ascii_lowercase()), "{path}");
+            assert!(Resource::of_object(path).is_some_and(|row| row.objects.contains(path)), "{path} is taken for another kind");
+        }
+    }
+
+    #[test]
+    fn an_object_is_of_its_own_kind_and_not_of_what_it_lies_below() {
+        let name = |path: &str| Resource::of_object(path).map(|resource| resource.name);
+        assert_eq!(name("Users/3f6c"), Some("user"));
+        assert_eq!(name("Users/3f6c/Messages/AAMk="), Some("message"));
+        assert_eq!(name("Users/3f6c/licenseDetails"), None);
+        assert_eq!(name("security/alerts_v2/da63"), Some("security alert (v2)"));
+        assert_eq!(name("teams('t')/channels('c')/messages('1')/replies('2')"), Some("channel message"));
+        assert_eq!(name("teams('t')/channels('c')/messages('1')/hostedContents('2')"), None);
+        assert_eq!(name("teams('t')/channels('c')/tabs('1')"), None);
+        assert_eq!(name("communications/onlineMeetings('m')/transcripts('t')"), Some("callTranscript"));
+        assert_eq!(name("solutions/virtualEvents/webinars/w1/sessions/s1"), Some("virtualEventSession"));
+        assert_eq!(name(""), None);
     }
 }

@@ -4,7 +4,7 @@ use super::keys::{self, CHANGES};
 use super::near::nearest;
 use super::reader::{At, Problems, Section};
 use crate::notifications::item::{ChangeType, Item};
-use crate::notifications::resources::{Fetch, Permission, RESOURCES, Resource, Rich, segments};
+use crate::notifications::resources::{Fetch, Permission, RESOURCES, Resource, Rich, fixed, segments};
 
 /// What a playbook waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct FetchPlan {
     pub select: Option<String>,
     pub not_found: NotFound,
     pub on_failure: OnFailure,
+    /// The document says so; else it is what is usual for the resource.
+    pub asked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,18 +82,26 @@ impl Source {
     pub(super) fn covers(&self, item: &Item) -> bool {
         let Some(path) = &item.resource else { return false };
         let (own, given) = (segments(&self.resource), segments(path));
-        let differ = own.iter().zip(&given).any(|(one, other)| {
-            let (one, other) = (uuid::Uuid::parse_str(one), uuid::Uuid::parse_str(other));
-            matches!((one, other), (Ok(one), Ok(other)) if one != other)
-        });
-        let parent = given.split_last().map(|(_, parent)| parent.join("/")).unwrap_or_default();
-        let known = self.row().map(|row| row.name);
-        let same = match known {
-            Some(name) => Resource::of(path).or_else(|| Resource::of(&parent)).is_some_and(|row| row.name == name),
-            None => own.len() <= given.len() && own.iter().zip(&given).all(|(one, other)| one.eq_ignore_ascii_case(other)),
+        let begins = |fixed: &[String]| fixed.iter().zip(&given).all(|(one, other)| one.eq_ignore_ascii_case(other));
+        let below = |fixed: &[String]| !fixed.is_empty() && fixed.len() <= given.len() && begins(fixed);
+        let same = match self.row() {
+            Some(row) => Resource::of_object(path).is_some_and(|known| known.name == row.name),
+            None => below(fixed(&own)),
         };
-        same && !differ
+        same && !differ(&own, &given)
     }
+}
+
+/// Whether the two paths name another one of the same collection: a user, a team. Only of GUIDs it is known that there is no other
+/// name.
+fn differ(own: &[String], given: &[String]) -> bool {
+    let ids = |path: &[String]| -> Vec<(String, uuid::Uuid)> {
+        let pairs =
+            path.windows(2).filter_map(|pair| Some((pair[0].to_ascii_lowercase(), uuid::Uuid::parse_str(&pair[1]).ok()?)));
+        pairs.collect()
+    };
+    let given = ids(given);
+    ids(own).iter().any(|(word, one)| given.iter().any(|(other, id)| word == other && one != id))
 }
 
 pub(super) fn read(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<Source> {
@@ -246,7 +256,13 @@ pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>,
     let comes_along = source.is_some_and(|source| source.rich || source.kind == SourceKind::Poll);
     let usual = source.and_then(Source::row).map_or(FetchMode::Resource, |row| row.fetch.into());
     let usual = if comes_along { FetchMode::None } else { usual };
-    let mut plan = FetchPlan { mode: usual, select: None, not_found: NotFound::Retry, on_failure: OnFailure::DeadLetter };
+    let mut plan = FetchPlan {
+        mode: usual,
+        select: None,
+        not_found: NotFound::Retry,
+        on_failure: OnFailure::DeadLetter,
+        asked: section.is_some() || source.is_some_and(|source| source.rich),
+    };
     let Some(section) = section else { return plan };
     let modes = [FetchMode::None, FetchMode::Resource, FetchMode::Delta];
     if let Some(mode) = section.choice(&keys::MODE, problems) {
@@ -277,4 +293,119 @@ pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>,
         plan.select = Some(select.value.split(',').map(str::trim).collect::<Vec<_>>().join(","));
     }
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notifications::item::{Event, Origin};
+
+    fn covers(subscribed: &str, resource: &str) -> bool {
+        let source = Source {
+            kind: SourceKind::Graph,
+            resource: subscribed.to_owned(),
+            change_types: vec![ChangeType::Created],
+            rich: false,
+            lifecycle: true,
+            expiration_minutes: None,
+            profile: None,
+        };
+        let at = "2026-11-24T09:00:00Z".parse().expect("a time");
+        let item = Item::new(Origin::Graph, at, Event::Change(ChangeType::Created));
+        source.covers(&Item { resource: Some(resource.to_owned()), ..item })
+    }
+
+    const ONE: &str = "3f6c0000-0000-4000-8000-00000000000a";
+    const OTHER: &str = "3f6c0000-0000-4000-8000-00000000000b";
+
+    /// As the vendor pages "Get change notifications for …" show what comes for each subscription.
+    #[test]
+    fn a_source_covers_what_the_service_names_for_it() {
+        for (subscribed, resource) in [
+            ("users", format!("Users/{ONE}")),
+            ("users/jane@a.example", format!("Users/{ONE}")),
+            ("groups/g/members", "Groups/g".to_owned()),
+            ("users/jane@a.example/messages", format!("Users/{ONE}/Messages/AAMk=")),
+            ("users/u/mailFolders('inbox')/messages?$filter=isRead eq false", format!("Users/{ONE}/Messages/AAMk=")),
+            ("users/u/contacts", format!("Users/{ONE}/Contacts/AAMk=")),
+            ("users/u/contactFolders/f/contacts", format!("Users/{ONE}/Contacts/AAMk=")),
+            ("users/u/drive/root", "users/u/drive/root".to_owned()),
+            ("chats/getAllMessages", "chats('19:a@thread.v2')/messages('160')".to_owned()),
+            ("users/u/chats/getAllMessages", "chats('19:a@thread.v2')/messages('160')".to_owned()),
+            ("chats/19:a@thread.v2/messages", "chats('19:a@thread.v2')/messages('160')".to_owned()),
+            ("chats", "chats('19:a@thread.v2')".to_owned()),
+            ("chats/getAllMembers", "chats('19:a@thread.v2')/members('MCMj=')".to_owned()),
+            ("teams/t/channels/c/messages", "teams('t')/channels('c')/messages('1')".to_owned()),
+            ("teams/t/channels/c/messages", "teams('t')/channels('c')/messages('1')/replies('2')".to_owned()),
+            ("teams/getAllMessages", "teams('t')/channels('c')/messages('1')/replies('2')".to_owned()),
+            ("teams/getAllMembers", "teams('t')/members('ZWUw=')".to_owned()),
+            ("teams/t/members", "teams('t')/members('ZWUw=')".to_owned()),
+            ("teams/t/channels/getAllMembers", "teams('t')/channels('c')/members('ZWUw=')".to_owned()),
+            ("teams/getAllChannels/getAllMembers", "teams('t')/channels('c')/members('ZWUw=')".to_owned()),
+            ("teams/getAllChannels", "teams('t')/channels('c')".to_owned()),
+            ("communications/callRecords", "communications/callRecords/c".to_owned()),
+            ("communications/onlineMeetings/getAllTranscripts", "communications/onlineMeetings('m')/transcripts('t')".to_owned()),
+            ("communications/onlineMeetings/getAllRecordings", "communications/onlineMeetings('m')/recordings('r=')".to_owned()),
+            ("communications/onlineMeetings/m/transcripts", "communications/onlineMeetings('m')/transcripts('t')".to_owned()),
+            ("users/u/onlineMeetings/getAllTranscripts", "communications/onlineMeetings('m')/transcripts('t')".to_owned()),
+            ("users/u/onlineMeetings/getAllTranscripts", "users('u')/onlineMeetings('m')/transcripts('t')".to_owned()),
+            ("users/u/onlineMeetings/getAllRecordings", "communications/onlineMeetings('m')/recordings('r=')".to_owned()),
+            (
+                "communications/onlineMeetings/?$filter=JoinWebUrl eq 'https://teams.example/l'",
+                "communications/onlineMeetings?$filter=joinWebUrl+eq+'https://teams.example/l'".to_owned(),
+            ),
+            (
+                "copilot/interactionHistory/getAllEnterpriseInteractions?$filter=conversationType ne 'bizchat'",
+                "copilot/interactionHistory/interactions('1731701801008')".to_owned(),
+            ),
+            (
+                "copilot/users/u/interactionHistory/getAllEnterpriseInteractions",
+                "copilot/interactionHistory/interactions('1')".to_owned(),
+            ),
+            ("solutions/virtualEvents/events", "solutions/virtualEvents/events/".to_owned()),
+            (
+                "solutions/virtualEvents/events/getEventsFromOrganizers(organizerIds=['a', 'b'])",
+                "solutions/virtualEvents/events/".to_owned(),
+            ),
+            ("solutions/virtualEvents/webinars/w1", "solutions/virtualEvents/webinars/w1/".to_owned()),
+            ("solutions/virtualEvents/webinars/w1/sessions", "solutions/virtualEvents/webinars/w1/sessions".to_owned()),
+            // What no page lists: all below its fixed segments.
+            ("books/getAllPages", "books('b')/chapters('c')/pages('p')".to_owned()),
+            ("books/b/pages", "books('b')/pages('p')".to_owned()),
+        ] {
+            assert!(covers(subscribed, &resource), "{subscribed}: {resource}");
+            assert!(covers(subscribed, &format!("/{resource}")), "{subscribed}: /{resource}");
+        }
+    }
+
+    #[test]
+    fn a_source_covers_no_other_kind_and_nothing_of_another_id() {
+        for (subscribed, resource) in [
+            ("users", format!("Users/{ONE}/Messages/AAMk=")),
+            ("users", format!("Users/{ONE}/licenseDetails/x")),
+            ("users", "groups/g".to_owned()),
+            (&format!("users/{OTHER}"), format!("Users/{ONE}")),
+            (&format!("users/{OTHER}/messages"), format!("Users/{ONE}/Messages/AAMk=")),
+            ("users/u/messages", format!("Users/{ONE}/Events/AAMk=")),
+            ("users/u/messages", "chats('c')/messages('1')".to_owned()),
+            ("chats/getAllMessages", "chats('c')/members('1')".to_owned()),
+            ("chats/getAllMessages", "teams('t')/channels('c')/messages('1')".to_owned()),
+            ("chats", "chats('c')/messages('1')".to_owned()),
+            ("teams", "teams('t')/channels('c')".to_owned()),
+            ("teams/getAllChannels", "teams('t')/channels('c')/messages('1')".to_owned()),
+            ("teams/getAllMembers", "teams('t')/channels('c')/members('m')".to_owned()),
+            ("teams/getAllMembers", "teams('t')".to_owned()),
+            ("teams/getAllMessages", "teams('t')/channels('c')/messages('1')/hostedContents('2')".to_owned()),
+            (&format!("teams/{OTHER}/channels/c/messages"), format!("teams('{ONE}')/channels('c')/messages('1')/replies('2')")),
+            ("communications/onlineMeetings/getAllTranscripts", "communications/onlineMeetings('m')/recordings('r')".to_owned()),
+            ("communications/onlineMeetings/getAllTranscripts", "communications/onlineMeetings".to_owned()),
+            ("communications/onlineMeetings", "communications/onlineMeetings('m')/transcripts('t')".to_owned()),
+            ("solutions/virtualEvents/webinars/w1", "solutions/virtualEvents/webinars/w1/sessions".to_owned()),
+            ("books/getAllPages", "films('f')".to_owned()),
+            ("getAllPages", "films('f')".to_owned()),
+        ] {
+            assert!(!covers(subscribed, &resource), "{subscribed}: {resource}");
+        }
+        assert!(!covers("users", ""));
+    }
 }

@@ -144,6 +144,84 @@ async fn a_deletion_runs_last_though_it_came_first() {
     assert_eq!(tags, ["e1", "e1", "e1", "e2"], "also while the update before it is tried again");
 }
 
+fn tags(world: &World, name: &str) -> Vec<String> {
+    let calls = world.hooked().into_iter().filter(|call| call.target == format!("/hook/{name}"));
+    calls.map(|call| call.json()["tag"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn created(mut item: Item) -> Item {
+    item.event = Event::Change(ChangeType::Created);
+    item
+}
+
+/// A message that is read leaves the filter `isRead eq false`, and comes back when it is marked as unread.
+#[tokio::test]
+async fn what_comes_back_after_a_deletion_is_told_after_it() {
+    let mut world = World::new(|_| ok()).await;
+    world.plans = vec![world.hook("plain"), world.fetching_hook("reads", "users/u1/messages")];
+    let message = |world: &World, tag: &str| world.item("users/u1/messages", "m1", tag);
+    world.deliver(&created(message(&world, "e1"))).await;
+    world.work_for(Duration::ZERO).await;
+    world.clock.advance(Duration::from_secs(7));
+    let left = deleted(message(&world, "e2"));
+    world.deliver(&left).await;
+    world.work_for(Duration::ZERO).await;
+    world.clock.advance(Duration::from_secs(1));
+    world.deliver(&Item { received: world.clock.now(), ..left }).await;
+    world.deliver(&created(message(&world, "e3"))).await;
+    let handled = world.work().await;
+    assert_eq!(tags(&world, "plain"), ["e1", "e2", "e3"]);
+    assert_eq!(tags(&world, "reads"), ["e1", "e2", "e3"], "also where the object is read");
+    assert_eq!(sum(&handled, |h| h.duplicate), 2, "a second delivery of what waits is known");
+    assert!(world.clock.now().duration_since(message(&world, "").received).as_secs() < 60 && world.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_comes_back_waits_as_long_as_the_deletion_is_tried_again() {
+    let mut world = World::new(in_turn([vec![Answer::Json(503, json!({})); 3], vec![ok()]].concat())).await;
+    world.plans = vec![world.hook("plain")];
+    world.deliver(&deleted(world.item("users/u1/messages", "m1", "e1"))).await;
+    world.clock.advance(Duration::from_secs(2));
+    world.deliver(&created(world.item("users/u1/messages", "m1", "e2"))).await;
+    world.work().await;
+    assert_eq!(tags(&world, "plain"), ["e1", "e1", "e1", "e1", "e2"]);
+}
+
+#[tokio::test]
+async fn a_deletion_that_waits_for_long_is_still_in_front_of_what_came_after_it() {
+    let failing = Arc::new(Mutex::new(true));
+    let script = Arc::clone(&failing);
+    let mut world = World::new(move |call| {
+        let fails = *script.lock().unwrap_or_else(PoisonError::into_inner);
+        if call.json()["tag"] == "e1" && fails { Answer::Json(503, json!({})) } else { ok() }
+    })
+    .await;
+    world.plans = vec![world.fetching_hook("reads", "users/u1/messages")];
+    world.deliver(&created(world.item("users/u1/messages", "m1", "e1"))).await;
+    world.work_for(Duration::from_secs(1)).await;
+    world.deliver(&deleted(world.item("users/u1/messages", "m1", "e2"))).await;
+    world.work_for(HOUR / 2).await;
+    world.deliver(&created(world.item("users/u1/messages", "m1", "e3"))).await;
+    world.work_for(Duration::from_secs(5)).await;
+    *failing.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    world.work().await;
+    let mut order = tags(&world, "reads");
+    order.dedup();
+    assert_eq!(order, ["e1", "e2", "e3"]);
+}
+
+#[tokio::test]
+async fn the_deletion_of_a_user_runs_last_though_the_change_before_it_came_later() {
+    let mut world = World::new(|_| ok()).await;
+    world.plans = vec![world.hook("plain")];
+    world.deliver(&deleted(world.item("users", "u1", "e2"))).await;
+    world.work_for(Duration::ZERO).await;
+    world.clock.advance(Duration::from_secs(2));
+    world.deliver(&world.item("users", "u1", "e1")).await;
+    world.work().await;
+    assert_eq!(tags(&world, "plain"), ["e1", "e2"]);
+}
+
 #[tokio::test]
 async fn what_is_tried_again_keeps_its_order_where_nothing_is_read() {
     let mut world = World::new(in_turn(vec![Answer::Json(500, json!({})), Answer::Json(500, json!({})), ok()])).await;
@@ -322,6 +400,46 @@ async fn an_address_from_outside_is_not_read() {
     world.work().await;
     assert!(world.server.calls().is_empty());
     assert!(world.dead().await[0].1.reason.contains("may not be read"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_reaches_the_playbook_as_it_is_unless_that_asks_for_more() {
+    for (resource, id, fetch, hooked, dead) in [
+        ("books/getAllPages", "pages('p')", "", 2, 0),
+        ("books/getAllPages", "pages('p')", "[playbook.fetch]\nmode = \"resource\"", 0, 2),
+        ("books/getAllPages", "pages('p')", "[playbook.fetch]\non_failure = \"continue\"", 2, 0),
+        (
+            "communications/onlineMeetings",
+            "communications/onlineMeetings?$filter=joinWebUrl+eq+'https://teams.example/l'",
+            "",
+            2,
+            0,
+        ),
+    ] {
+        let document = format!(
+            "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\nchange_types = [\"updated\"]\n\
+             {fetch}\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\n"
+        );
+        let loaded = load(&document, &|_| true);
+        assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+        let mut world = World::new(|_| ok()).await;
+        let group = format!("n{}", loaded.playbooks[0].group);
+        world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+        for tag in ["e1", "e2"] {
+            let mut item = world.item(resource, "x", tag);
+            item.notification.insert("resourceData".to_owned(), json!({"@odata.id": id, "id": id, "@odata.etag": tag}));
+            world.deliver(&Item { group: Some(group.clone()), ..item }).await;
+            world.clock.advance(Duration::from_secs(5));
+        }
+        world.work().await;
+        assert!(world.server.calls().is_empty());
+        let seen = world.store.count("seen").await.expect("a queue");
+        assert_eq!(
+            (seen, world.dead().await.len()),
+            (hooked, dead),
+            "{resource} {fetch}: nothing was read that stands for another"
+        );
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,43 @@ async fn a_delivery_is_shown_with_what_would_be_done() {
 }
 
 #[tokio::test]
+async fn a_body_from_the_vendors_pages_matches_whoever_subscribes_to_its_like() {
+    let delivery = r##"{"value": [
+        {"changeType": "created", "resource": "teams('t')/channels('19:c@thread.tacv2')/messages('1')/replies('2')",
+         "resourceData": {"id": "2", "@odata.type": "#Microsoft.Graph.chatMessage"}},
+        {"changeType": "created", "resource": "communications/onlineMeetings('MSo5')/transcripts('MSMj')",
+         "resourceData": {"id": "MSMj", "@odata.type": "#Microsoft.Graph.callTranscript"}}
+    ]}"##;
+    let playbook = |name: &str, resource: &str| {
+        format!(
+            "[[playbook]]\nname = \"{name}\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\n\
+             change_types = [\"created\"]\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\nbody = \"selected\"\n\
+             [playbook.select]\nstring = {{ id = \"notification.resourceData.id\" }}\n"
+        )
+    };
+    let document = [
+        "version = 1\n".to_owned(),
+        playbook("posts", "teams/getAllMessages"),
+        playbook("transcripts", "users/jane@a.example/onlineMeetings/getAllTranscripts"),
+    ];
+    let folder = folder(&[("delivery.json", delivery), ("playbooks.toml", &document.concat())]);
+    let (code, out, _) = run(&["delivery.json"], &[], folder.path()).await;
+    assert_eq!(code, 0, "{out}");
+    insta::assert_snapshot!(out, @r##"
+    Item 1: created teams('t')/channels('19:c@thread.tacv2')/messages('1')/replies('2')
+      posts: matches; fetch: resource
+        id = "2"
+        → 1 queue: to `seen`: {"id":"2"}
+      transcripts: does not match
+    Item 2: created communications/onlineMeetings('MSo5')/transcripts('MSMj')
+      posts: does not match
+      transcripts: matches; fetch: resource
+        id = "MSMj"
+        → 1 queue: to `seen`: {"id":"MSMj"}
+    "##);
+}
+
+#[tokio::test]
 async fn an_object_alone_is_run_through_every_playbook() {
     let alert =
         r#"{"id": "a1", "severity": "high", "title": "T", "evidence": [{"ipAddress": "198.51.100.7", "verdict": "malicious"}]}"#;

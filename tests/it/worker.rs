@@ -275,7 +275,13 @@ impl World {
 }
 
 pub(crate) fn reading(subscribed: &str) -> Reading {
-    Reading { resource: subscribed.to_owned(), select: None, not_found: NotFound::Retry, on_failure: OnFailure::DeadLetter }
+    Reading {
+        resource: subscribed.to_owned(),
+        select: None,
+        not_found: NotFound::Retry,
+        on_failure: OnFailure::DeadLetter,
+        asked: true,
+    }
 }
 
 pub(crate) fn plan(
