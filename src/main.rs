@@ -119,6 +119,10 @@ fn telemetry(
 /// The client, made once; after a failure, which is one line, it is tried again.
 async fn client_in(cell: &OnceCell<reqwest::Client>, environment: &Environment) -> Result<reqwest::Client, String> {
     let made = cell.get_or_try_init(|| async {
+        // One that is not there would be taken for none that is trusted, and every service for a stranger.
+        if let Some(file) = environment.get("SSL_CERT_FILE").filter(|file| !std::path::Path::new(file).exists()) {
+            return Err(format!("SSL_CERT_FILE names {file}, which is not there; name a file of certificates, or unset it"));
+        }
         // Certificates are files.
         let made = tokio::task::spawn_blocking(client).await.map_err(anyhow::Error::from);
         made.and_then(|made| made).map_err(|error| {

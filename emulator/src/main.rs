@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use emulator::{Emulator, GRAPH_CLIENT_ID, GRAPH_CLIENT_SECRET, GRAPH_TENANT, Options, Service, generate, load_csv};
+use emulator::{Emulator, GRAPH_CLIENT_ID, GRAPH_CLIENT_SECRET, GRAPH_TENANT, Options, Service, TENANT, generate, load_csv};
+
+/// Somebody in the directory, for the example.
+const USER: &str = "3f6c2a10-0000-4000-8000-000000000001";
 
 /// ThreatConnect, Entra, Key Vault, Sentinel, Defender and Graph on this machine.
 #[derive(Debug, Parser)]
@@ -69,12 +72,18 @@ async fn main() -> anyhow::Result<()> {
         "{count} indicators; control: {} ; stop with Ctrl-C. The environment of a program that talks to it:\n",
         emulator.control_url()
     );
-    println!("export SSL_CERT_FILE={}", arguments.ca.display());
+    // Whole, so that it holds wherever the lines are pasted.
+    println!("export SSL_CERT_FILE='{}'", std::path::absolute(&arguments.ca)?.display());
     for (key, value) in emulator.environment() {
         println!("export {key}='{value}'");
     }
     println!("# A second tenant, for Graph alone: {GRAPH_TENANT}, client {GRAPH_CLIENT_ID}, secret {GRAPH_CLIENT_SECRET}");
     println!("# KEY_VAULT_URL='{}'", emulator.key_vault_url());
+    println!("# For notifications: PUBLIC_URL='http://127.0.0.1:7071', the address of `indicator-relay serve`. A user changes:");
+    println!(
+        "# curl {}/objects --json '{{\"tenant\": \"{TENANT}\", \"path\": \"users/{USER}\", \"object\": {{\"id\": \"{USER}\", \"displayName\": \"Ada\"}}}}'",
+        emulator.control_url()
+    );
     tokio::signal::ctrl_c().await?;
     Ok(())
 }

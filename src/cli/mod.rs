@@ -19,12 +19,12 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use crate::app::{App, OpenError, Surroundings};
 use crate::settings::{self, LoggingLevel, Problem};
 
-/// Keeps Microsoft Sentinel and Microsoft Defender equal to the indicators in ThreatConnect. Settings come from the environment; `settings` lists them.
+/// Keeps Microsoft Sentinel and Microsoft Defender equal to the indicators in ThreatConnect, and runs playbooks on Microsoft Graph's change notifications. Settings come from the environment; `settings` lists them.
 #[derive(Debug, Parser)]
 #[command(name = "indicator-relay", version, about, max_term_width = 100)]
 pub struct Arguments {
     /// Say more: -v what is done, -vv every request.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 100, action = clap::ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
     command: Command,
@@ -52,6 +52,7 @@ enum Command {
     Explain {
         /// The value: an address, host, URL, hash, …
         value: String,
+        /// One JSON document on standard output.
         #[arg(long)]
         json: bool,
     },
@@ -72,11 +73,15 @@ enum Command {
     Subscriptions(subscriptions::Command),
     /// Shows all settings, what they accept, and what is set.
     Settings {
+        /// For people, programs, editors, shells or documents.
         #[arg(long, value_enum, default_value_t = Shape::Table)]
         format: Shape,
     },
     /// Prints completions for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,7 +111,10 @@ enum Playbooks {
 #[derive(Debug, Subcommand)]
 enum Jobs {
     /// Withdraws all that only this job brought, and forgets the job.
-    Retire { name: String },
+    Retire {
+        /// The job, as `JOBS` named it.
+        name: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -146,7 +146,7 @@ const fn polled(name: &'static str, paths: &'static [&'static str], permission: 
 /// Every kind that is known; where two rows fit a path, the first one holds.
 pub const RESOURCES: &[Resource] = &[
     Resource {
-        note: "Microsoft retires it on 2026-10-15: use `kind = \"poll\"` with `security/alerts_v2`",
+        note: "retired by Microsoft on 2026-10-15: use `kind = \"poll\"` with `security/alerts_v2`",
         changes: Some(&[Updated]),
         ..other("security alert", &["security/alerts", "security/alerts/{}"], 43_200, app("SecurityEvents.ReadWrite.All"))
     },

@@ -337,7 +337,7 @@ fn weights(rig: &Rig, places: usize, only: Option<&BTreeSet<String>>) -> Vec<(Op
 
 /// The whole size: 60,000 indicators of two jobs for 15,000 places, at both ways to Defender; scores change between runs.
 #[tokio::test]
-#[ignore = "takes minutes; prints what the closing note of a release wants to know"]
+#[ignore = "takes minutes; prints the numbers"]
 async fn sixty_thousand_candidates_for_fifteen_thousand_places() {
     for at in [At::Defender, At::GraphDefender] {
         let mut rig = Rig::new().await;

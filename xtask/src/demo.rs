@@ -5,6 +5,7 @@ mod console;
 mod notifications;
 mod plain;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
@@ -32,11 +33,40 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Text for people: beside the JSON document, if one is asked for.
     fn say(&self, text: &str) {
+        let text: Vec<String> = text.split('\n').map(wrapped).collect();
+        let text = text.join("\n");
         if self.json {
             eprintln!("{text}");
         } else {
-            println!("{text}");
+            print(&text);
         }
+    }
+}
+
+/// A sentence in lines that fit everywhere; what is indented or a command stays as it is.
+fn wrapped(line: &str) -> String {
+    const COLUMNS: usize = 80;
+    let mut lines = vec![String::new()];
+    if line.starts_with([' ', '$']) {
+        return line.to_owned();
+    }
+    for word in line.split(' ') {
+        let last = lines.len() - 1;
+        let used = lines[last].chars().count();
+        if used > 0 && used + 1 + word.chars().count() > COLUMNS {
+            lines.push(word.to_owned());
+        } else {
+            lines[last] += if used > 0 { " " } else { "" };
+            lines[last] += word;
+        }
+    }
+    lines.join("\n")
+}
+
+/// A line on standard output; the end, if nobody reads it any more.
+fn print(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
     }
 }
 

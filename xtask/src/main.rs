@@ -17,7 +17,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Exports from an emulated ThreatConnect to emulated Sentinel, Defender and Graph, changes some indicators, and exports again.
+    /// Exports from an emulated ThreatConnect to emulated Sentinel, Defender and Graph, changes some indicators, and exports again; then
+    /// shows a change in Microsoft Graph arrive at a playbook.
     Demo(demo::Arguments),
     /// Writes the generated parts of the documents: README tables and the example settings file.
     Docs,

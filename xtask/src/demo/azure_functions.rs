@@ -34,8 +34,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let count = fill(&emulator, &arguments.indicators, now)?;
     let settings = settings(&emulator, &azurite, folder.path())?;
     say(&format!(
-        "ThreatConnect, Key Vault, Sentinel, Defender, a managed identity and the Functions host are emulated on this machine;\n\
-         ThreatConnect holds {count} indicators. No app setting holds a secret: storage, vault and targets know the identity, and the\n\
+        "ThreatConnect, Key Vault, Sentinel, Defender, a managed identity and the Functions host are emulated on this machine; \
+         ThreatConnect holds {count} indicators. No app setting holds a secret: storage, vault and targets know the identity, and the \
          secret key of ThreatConnect is in the vault.\n"
     ));
     let package = package(&program, folder.path(), arguments).await?;
@@ -50,7 +50,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut watch = Watch { host: &host, arguments, lines: 0, invocations: 0 };
     ensure!(host.ready().await, "the handler does not start:\n{}", console_of(&host));
     say(&format!(
-        "The host has unpacked it and started a process for each function. The timer of {TIMER} is due at each full minute;\n\
+        "The host has unpacked it and started a process for each function. The timer of {TIMER} is due at each full minute; \
          it is fired now, and what it puts into the queue `{QUEUE}` is exported: at the services' documented rates in about {} s.\n",
         count / 160 + 5
     ));
@@ -187,7 +187,7 @@ fn end(emulator: &Emulator, runs: &[Value], arguments: &Arguments) -> anyhow::Re
     ensure!(doubled == 0, "the targets hold {shown}, but {doubled} observables are there twice");
     arguments.say(&format!("\nThe targets now hold, by job: {shown}; nothing is there twice."));
     if arguments.json {
-        println!("{}", json!({ "runs": runs, "live_at_target": live }));
+        super::print(&json!({ "runs": runs, "live_at_target": live }).to_string());
     } else {
         arguments.say(
             "\nWhere to look next:\n\

@@ -45,7 +45,7 @@ pub(super) async fn show(
     let environment = settings(environment, emulator, folder.path(), &address)?;
     emulator.world().playbooks.insert(TRIGGER.to_owned(), Playbook::default());
     arguments.say(&format!(
-        "\nNow the other way round: what happens at Microsoft reaches ThreatConnect. A playbook of Indicator Relay says what is done about\n\
+        "\nNow the other way round: what happens at Microsoft reaches ThreatConnect. A playbook of Indicator Relay says what is done about \
          which change. Two are in playbooks.toml; both call the webhook of a playbook in ThreatConnect:\n\n{}\n\
          The product runs beside this, at an address that Microsoft Graph can reach, and subscribes to what the playbooks ask for:\n\n\
          $ export PLAYBOOKS_FILE=playbooks.toml PUBLIC_URL=http://{address} TC_PLAYBOOK_URL=...\n\
@@ -282,7 +282,7 @@ impl Stage<'_> {
 
     async fn alert(&mut self) -> anyhow::Result<()> {
         self.head(
-            "An alert. Microsoft Graph offers no subscriptions to alerts any more, so Indicator Relay polls them: here every 2 s,\n\
+            "An alert. Microsoft Graph offers no subscriptions to alerts any more, so Indicator Relay polls them: here every 2 s, \
              else every 5 min (ALERT_POLL_SCHEDULE). What it finds becomes the same kind of item and goes the same way:",
         );
         let alert = json!({

@@ -41,15 +41,18 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     set_jobs(&mut environment);
     say(&format!(
-        "ThreatConnect, Entra, Sentinel, Defender and Microsoft Graph are emulated on this machine; ThreatConnect holds {count} indicators.\n\
-         Four jobs send them to Sentinel and Defender, by their own interfaces and through Microsoft Graph. At the services' documented rates\n\
+        "ThreatConnect, Entra, Sentinel, Defender and Microsoft Graph are emulated on this machine; ThreatConnect holds {count} indicators. \
+         Four jobs send them to Sentinel and Defender, by their own interfaces and through Microsoft Graph. At the services' documented rates \
          the first run takes about {} s.\n\n\
          $ indicator-relay export\n",
         count / 160 + count / 200 + 10
     ));
     let first = export(&program, &environment, arguments.json).await?;
     let changed = change(&emulator, now);
-    say(&format!("\nIn ThreatConnect, {changed}.\n\n$ indicator-relay export\n"));
+    say(&format!(
+        "\nIn ThreatConnect, {changed}. What a target never took has nothing to change there, and what another indicator \
+         brings as well stays.\n\n$ indicator-relay export\n"
+    ));
     let second = export(&program, &environment, arguments.json).await?;
 
     let live = live(&emulator);
@@ -61,7 +64,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if arguments.json {
         let runs: Vec<Value> = [first, second].into_iter().flatten().collect();
-        println!("{}", json!({ "runs": runs, "live_at_target": live.into_iter().collect::<BTreeMap<_, _>>() }));
+        super::print(&json!({ "runs": runs, "live_at_target": live.into_iter().collect::<BTreeMap<_, _>>() }).to_string());
     } else {
         say("\nWhere to look next:\n\
              \x20 README.md                                    settings, commands, mapping\n\
