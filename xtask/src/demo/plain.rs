@@ -70,8 +70,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
              \x20 README.md                                    settings, commands, mapping\n\
              \x20 examples/playbooks/                          playbooks to begin with, and every key\n\
              \x20 cargo run --bin emulator                     the same services, left running, with the settings to paste\n\
-             \x20 cargo run --bin indicator-relay -- settings  every setting and what it accepts\n\
-             \x20 cargo run --bin indicator-relay -- --help    every command\n\
+             \x20 cargo run -- settings                        every setting and what it accepts\n\
+             \x20 cargo run -- --help                          every command\n\
              \x20 cargo test                                   all tests");
     }
     Ok(())
