@@ -62,6 +62,13 @@ name = "alerts"
   updated = "resource.lastUpdateDateTime"
 
   [[playbook.action]]
+  kind = "threatconnect_case"
+  name = "{id}"
+  severity = "High"
+  description = "{state}"
+  notes = ["{kind} {state}"]
+
+  [[playbook.action]]
   kind = "webhook"
   url = "WEBHOOK"
   allow_private_address = true
@@ -436,6 +443,14 @@ impl Ordeal {
         let states: BTreeSet<(String, String)> = updated.iter().map(|(_, body)| (text(body, "id"), text(body, "told"))).collect();
         assert_eq!(states.len(), updated.len(), "each later state under one key");
         assert!(updated.iter().all(|(_, body)| body["told"] == body["updated"]), "each with its own state");
+        let cases = world.cases.cases.values().map(|case| json!(case.members));
+        let cases: Vec<(String, String)> = cases.map(|case| (text(&case, "name"), text(&case, "description"))).collect();
+        assert_eq!(
+            (cases.len(), cases.into_iter().collect()),
+            (told.alerts.len(), told.alerts.clone()),
+            "a case in its last state"
+        );
+        assert_eq!(world.cases.notes.len(), created.len() + updated.len(), "a note for each");
         // What is looked up has no number: it tells that something changed, whether or not a notification did.
         let numbers: Vec<String> = groups.iter().map(|(_, body)| text(body, "id")).filter(|number| !number.is_empty()).collect();
         let different = numbers.iter().collect::<BTreeSet<_>>().len();
