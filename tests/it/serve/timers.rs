@@ -1,8 +1,9 @@
 //! The real program killed again and again while its timers work: subscriptions are made, renewed, replaced and caught up, and
 //! alerts are polled, while notifications and lifecycle events come.
 //!
-//! Whoever is killed at the subscriptions keeps others away for five minutes, and nothing is sent twice to one within ten. So
-//! ten minutes pass at each kill, for what is stored and for the service alike.
+//! Whoever is killed at the subscriptions keeps others away for five minutes, what it had in hand is hidden for as long, and
+//! nothing is sent twice to one subscription within ten. So ten minutes pass at every other kill, for what is stored and for the
+//! service alike; in between, what comes later is done before what was in hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use indicator_relay::dispatch;
 use indicator_relay::notifications::item::{QUEUE, URGENT_QUEUE};
 use indicator_relay::storage::{Queue as _, poison_of};
 use jiff::{SignedDuration, Timestamp};
+use rusqlite::OptionalExtension as _;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
@@ -20,6 +22,8 @@ use super::killed::{AT_ONCE, LOOK, age, runs, store};
 use super::{Served, USER};
 use crate::ordeal::{Dice, effects, user};
 
+/// Who is at the subscriptions keeps others away for so long.
+const LEASE: SignedDuration = SignedDuration::from_mins(5);
 /// What passes at a kill, and less than that between two touches of a subscription.
 const PASSED: SignedDuration = SignedDuration::from_mins(10);
 const APART: SignedDuration = SignedDuration::from_secs(590);
@@ -191,10 +195,12 @@ fn pass(served: &Served) {
     }
 }
 
-/// Somebody is at the subscriptions, or was when it was killed.
-fn is_held(file: &rusqlite::Connection) -> bool {
-    let held = "SELECT count(*) FROM rows WHERE key = 'lease' AND json_extract(value, '$.holder') IS NOT NULL";
-    file.query_row(held, [], |row| row.get::<_, i64>(0)).expect("counted") > 0
+/// Somebody who was started then is at the subscriptions, or was when it was killed.
+fn is_held(file: &rusqlite::Connection, started: Timestamp) -> bool {
+    let until =
+        "SELECT json_extract(value, '$.until') FROM rows WHERE key = 'lease' AND json_extract(value, '$.holder') IS NOT NULL";
+    let until: Option<String> = file.query_row(until, [], |row| row.get(0)).optional().expect("a row");
+    until.is_some_and(|until| until.parse::<Timestamp>().expect("a time") >= started + LEASE)
 }
 
 fn state(served: &Served) -> rusqlite::Connection {
@@ -202,13 +208,13 @@ fn state(served: &Served) -> rusqlite::Connection {
 }
 
 /// The moment of a kill: after so many requests of timers, and at every other kill while somebody is at the subscriptions.
-async fn moment(served: &Served, dice: &mut Dice, kill: usize) {
+async fn moment(served: &Served, dice: &mut Dice, kill: usize, started: Timestamp) {
     more(served, 1 + dice.below(6)).await;
     if kill.is_multiple_of(2) {
         return;
     }
     let (file, mut look) = (state(served), tokio::time::interval(Duration::from_millis(2)));
-    while !is_held(&file) {
+    while !is_held(&file, started) {
         look.tick().await;
     }
     tokio::time::timeout(Duration::from_millis(dice.below(20)), std::future::pending::<()>()).await.unwrap_or_default();
@@ -331,22 +337,25 @@ impl Ordeal {
         served.emulator.deliver_always();
         let mut child = served.start().await;
         served.until("a place in the changes of users", |_| asked(&served, "/users/delta") > 0).await;
-        let (mut dice, mut told) = (Dice(self.seed), Told::default());
+        let (mut dice, mut told, mut started) = (Dice(self.seed), Told::default(), Timestamp::now());
         for kill in 1..=self.kills {
             told.change(&served, &mut dice, kill);
             let polled = |served: &Served| (asked(served, "/alerts_v2"), served.log().matches("poll.finished").count());
             let before = polled(&served);
             tokio::select! {
                 () = runs(&mut child, WITHIN, &served) => {}
-                () = moment(&served, &mut dice, kill) => {}
+                () = moment(&served, &mut dice, kill, started) => {}
             }
             child.kill().await.expect("killed");
-            told.at_subscriptions += usize::from(is_held(&state(&served)));
+            told.at_subscriptions += usize::from(is_held(&state(&served), started));
             let after = polled(&served);
             told.at_alerts += usize::from(after.0 - before.0 > after.1 - before.1);
-            pass(&served);
+            if kill.is_multiple_of(2) || kill == self.kills {
+                pass(&served);
+            }
             served.write(&document(kill, self.kills));
             told.happen(&mut served, &mut dice, kill);
+            started = Timestamp::now();
             child = served.spawn();
         }
         self.settle(&served, &mut child, &told).await;
@@ -407,7 +416,8 @@ impl Ordeal {
             }
         };
         let done = tokio::time::timeout(Duration::from_secs(240), work).await;
-        assert!(done.is_ok(), "it does not come to rest: {:?}\n{}", live(served), served.log());
+        let waits = (store.count(QUEUE).await.expect("counted"), store.count(URGENT_QUEUE).await.expect("counted"));
+        assert!(done.is_ok(), "it does not come to rest: {:?}, {waits:?} messages\n{}", live(served), served.log());
         for queue in [QUEUE, URGENT_QUEUE] {
             assert_eq!(store.count(&poison_of(queue)).await.expect("counted"), 0);
         }
