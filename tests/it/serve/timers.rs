@@ -488,7 +488,7 @@ async fn killed_while_its_timers_work_it_has_each_subscription_once_and_has_told
 
 /// `cargo test --test it serve::timers::fifty -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes three minutes"]
+#[ignore = "takes two minutes"]
 async fn fifty_kills_while_its_timers_work_double_no_subscription_and_no_alert() {
     let ordeal = Ordeal { kills: 50, seed: 17 };
     let (served, told) = ordeal.endured().await;
