@@ -37,6 +37,8 @@ pub struct Order<'a> {
     pub key: &'a str,
     /// When it must be over, on the monotonic clock.
     pub ends: Duration,
+    /// A later state of the same resource was written before: this one must not take its place.
+    pub outdated: bool,
 }
 
 /// How it went.

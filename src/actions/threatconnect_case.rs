@@ -22,6 +22,7 @@ impl Performer {
             artifacts,
             notes,
             mark: order.key,
+            outdated: order.outdated,
         };
         match client.put_case(&case, self.tools.timeout, &|| self.has_time(order)).await {
             Ok(()) => Outcome::Done,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fetch::Trouble;
 use super::key::{Names, action_key, run_key};
-use super::order::{cover, creates, grace, must_wait, open_runs, waits};
+use super::order::{cover, creates, grace, must_wait, open_runs, waits, writes};
 use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion};
 use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
@@ -374,6 +374,8 @@ impl Dispatcher {
     ) -> Result<Ended, DispatchError> {
         let mut done = job.task.done.clone();
         let mut later = None;
+        // Messages of who went away come again after those that came later.
+        let (writes, as_of) = (writes(&plan.name), read.unwrap_or(job.task.item.received));
         for (label, action) in steps(actions) {
             let key = action_key(&plan.name, &label, &job.names.item);
             let mark = format!("{REFUSED}{key} ");
@@ -381,9 +383,15 @@ impl Dispatcher {
                 continue;
             }
             turn.keep().await?;
-            let order = Order { action: &action, key: &key, ends: turn.ends() };
+            let outdated = turn.resource.written.get(&writes).is_some_and(|at| *at > as_of);
+            let order = Order { action: &action, key: &key, ends: turn.ends(), outdated };
             match self.performer.perform(&order).await {
-                Outcome::Done => done.push(key),
+                Outcome::Done => {
+                    if action.replaces() && !outdated {
+                        turn.resource.written.insert(writes.clone(), as_of);
+                    }
+                    done.push(key);
+                }
                 Outcome::Busy => later = later.or(Some((Some(FULL), false, "the target has no place free".to_owned()))),
                 // The longest wait that anybody asks for, and an attempt that counts.
                 Outcome::Later { after, cause } => {

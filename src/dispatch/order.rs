@@ -147,6 +147,11 @@ pub(super) fn creates(playbook: &str) -> String {
     run_key("creates", playbook)
 }
 
+/// The key under which a row remembers as of when the playbook last wrote what the next write takes the place of.
+pub(super) fn writes(playbook: &str) -> String {
+    run_key("writes", playbook)
+}
+
 fn covers(playbook: &str, change: Option<ChangeType>) -> String {
     run_key(&format!("covers {}", change.map_or("", ChangeType::name)), playbook)
 }

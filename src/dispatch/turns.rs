@@ -45,6 +45,9 @@ pub(super) struct Resource {
     /// By playbook: when its run for a creation was done, which happens once to a resource.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub created: BTreeMap<String, Timestamp>,
+    /// By playbook: as of when it last wrote what the next write takes the place of.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub written: BTreeMap<String, Timestamp>,
     /// Items whose holder went away: whatever it sent holds an older state than what is read now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     broken: BTreeMap<String, Timestamp>,
@@ -162,6 +165,7 @@ impl Resource {
         });
         self.covered.retain(|_, at| recent(*at));
         self.created.retain(|_, at| recent(*at));
+        self.written.retain(|_, at| recent(*at));
         self.broken.retain(|_, at| recent(*at));
         self.deleted = self.deleted.filter(|at| recent(*at));
         if self.runs.len() > MOST_RUNS {
@@ -339,6 +343,7 @@ mod tests {
         resource.runs.insert("a".to_owned(), Run::Done(at("2026-11-24T09:00:00Z").as_second()));
         resource.covered.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
         resource.created.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
+        resource.written.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
         assert!(!resource.is_over(at("2026-11-24T16:59:59Z")));
         assert!(resource.is_over(at("2026-11-24T17:00:00Z")));
         resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z"), unfinished: None });

@@ -62,6 +62,14 @@ pub enum Action {
     TriggerExport { job: Option<String>, coalesce_seconds: u32 },
 }
 
+impl Action {
+    /// What it writes of a resource takes the place of what was written before.
+    #[must_use]
+    pub const fn replaces(&self) -> bool {
+        matches!(self, Self::ThreatConnectCase { .. })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Body {

@@ -53,17 +53,28 @@ impl Reconciler {
                 event_kind = event.name(),
                 "a lifecycle notification is about a subscription that nobody here knows"
             );
-            return Ok(Answered::Later(PARKED));
+            return self.park(&book, event, item).await;
         };
         match event {
             // Whoever replaced it has renewed what counts; one that is just being made is asked about again.
             LifecycleEvent::ReauthorizationRequired if book.tombstones.contains_key(&item.subscription) => {
                 Ok(Answered::Done(None))
             }
-            LifecycleEvent::ReauthorizationRequired => Ok(Answered::Later(PARKED)),
+            LifecycleEvent::ReauthorizationRequired => self.park(&book, event, item).await,
             LifecycleEvent::SubscriptionRemoved => self.ask(&group, &wanted, since, Reason::Removed).await,
             LifecycleEvent::Missed => self.ask(&group, &wanted, since, Reason::Missed).await,
         }
+    }
+
+    /// Whoever made it may be about to write its row, or was killed before that: then a run of the reconciler finds it. One that is
+    /// gone by then has no tombstone, and needs none: there is nothing to reauthorize.
+    async fn park(&self, book: &Book, event: LifecycleEvent, item: &Item) -> Result<Answered, SubscriptionError> {
+        let being_made = item.group.as_ref().is_some_and(|group| book.intents.contains_key(group));
+        let may_be_gone = event == LifecycleEvent::ReauthorizationRequired && !being_made;
+        if may_be_gone && self.graph.read(&item.subscription).await?.is_none() {
+            return Ok(Answered::Done(None));
+        }
+        Ok(Answered::Later(PARKED))
     }
 
     /// A new end does both. The mark stays until it worked, so that a run of the reconciler makes up for it.

@@ -55,6 +55,8 @@ pub struct CaseWrite<'a> {
     pub notes: &'a [String],
     /// Stands in each note, so that it is known again: notes have no id of ours.
     pub mark: &'a str,
+    /// A case that is there knows better: only what can be added to it is added.
+    pub outdated: bool,
 }
 
 /// What came of a call that may meet what is there already.
@@ -82,7 +84,7 @@ impl Client {
         succeeded("write an indicator", &reply).map(drop)
     }
 
-    /// Creates the case, or updates the one with its external id; then adds artifacts and notes that it has not. `go_on` is asked
+    /// Creates the case, or updates the one with its external id, unless that knows better; then adds artifacts and notes that it has not. `go_on` is asked
     /// before each call.
     ///
     /// # Errors
@@ -132,6 +134,9 @@ impl Client {
     }
 
     async fn update_case(&self, id: u64, case: &CaseWrite<'_>, timeout: Duration) -> Result<u64, Error> {
+        if case.outdated {
+            return Ok(id);
+        }
         let reply = self.write("write a case", Method::PUT, format!("/v3/cases/{id}"), &case.body(), timeout).await?;
         if reply.status == 404 {
             // Deleted since it was found: the next try makes it.

@@ -21,7 +21,7 @@ fn performer(world: &World) -> Performer {
 
 async fn perform(world: &World, action: &Action) -> Outcome {
     let ends = world.clock.monotonic() + Duration::from_secs(180);
-    performer(world).perform(&Order { action, key: KEY, ends }).await
+    performer(world).perform(&Order { action, key: KEY, ends, outdated: false }).await
 }
 
 fn hook(address: Address, auth: Auth, body: Body) -> Action {
@@ -141,7 +141,7 @@ async fn a_webhook_is_not_called_once_its_secrets_have_used_up_the_time() {
     let auth = Auth::Header { header: "X-Key".to_owned(), header_secret: "PASSWORD".to_owned() };
     let action = hook(Address::Url(world.server.url("/x")), auth, Body::Json(json!({})));
     let ends = world.clock.monotonic() + Duration::from_secs(180);
-    let outcome = Performer::new(tools).perform(&Order { action: &action, key: KEY, ends }).await;
+    let outcome = Performer::new(tools).perform(&Order { action: &action, key: KEY, ends, outdated: false }).await;
     assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
     assert!(world.server.calls().is_empty(), "somebody else may have the turn by then");
 }
@@ -305,6 +305,21 @@ async fn a_case_that_somebody_closed_stays_closed() {
 }
 
 #[tokio::test]
+async fn what_is_outdated_makes_a_case_and_only_adds_to_one_that_is_there() {
+    let (world, cases) = with_cases(Cases::default()).await;
+    let outdated = async |severity, key| {
+        let ends = world.clock.monotonic() + Duration::from_secs(180);
+        let order = Order { action: &case(severity), key, ends, outdated: true };
+        assert_eq!(performer(&world).perform(&order).await, Outcome::Done);
+    };
+    outdated("Low", KEY).await;
+    outdated("High", &KEY.replace('0', "1")).await;
+    let cases = cases.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!((cases.made.len(), cases.artifacts.len(), cases.notes.len()), (1, 2, 4));
+    assert_eq!(cases.made[0]["severity"], "Low");
+}
+
+#[tokio::test]
 async fn a_case_that_somebody_makes_at_the_same_time_is_updated() {
     let race = json!({"id": 7, "xid": "ir-5d41402abc4b2a76b9719d911017c592", "severity": "Low"});
     let (world, cases) = with_cases(Cases { race: Some(race), ..Cases::default() }).await;
@@ -327,7 +342,7 @@ async fn whichever_call_fails_the_next_try_ends_with_the_same_case() {
 #[tokio::test]
 async fn a_case_that_takes_longer_than_the_turn_goes_on_later() {
     let (world, cases) = with_cases(Cases::default()).await;
-    let order = Order { action: &case("Low"), key: KEY, ends: world.clock.monotonic() };
+    let order = Order { action: &case("Low"), key: KEY, ends: world.clock.monotonic(), outdated: false };
     assert!(matches!(performer(&world).perform(&order).await, Outcome::Later { .. }));
     assert!(cases.lock().unwrap_or_else(PoisonError::into_inner).made.is_empty());
 }
@@ -367,7 +382,7 @@ async fn an_export_that_is_asked_for_comes_wherever_the_process_dies() {
         let mortal = Mortal::at(&world.store, writes, after);
         let dying = Performer::new(world.tools(Arc::clone(&mortal) as _, Arc::clone(&mortal) as _));
         let action = Action::TriggerExport { job: Some("default".to_owned()), coalesce_seconds: 60 };
-        let order = Order { action: &action, key: KEY, ends: Duration::MAX };
+        let order = Order { action: &action, key: KEY, ends: Duration::MAX, outdated: false };
         let outcome = dying.perform(&order).await;
         assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
         assert_eq!(perform(&world, &action).await, Outcome::Done);

@@ -13,6 +13,7 @@ use indicator_relay::notifications::item::{
 };
 use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::platform::clock::Clock;
+use indicator_relay::playbooks::action::Action;
 use indicator_relay::playbooks::{NotFound, OnFailure, load};
 use indicator_relay::polling::{Poller, Source};
 use indicator_relay::storage::{Queue as _, StateStore as _, poison_of};
@@ -123,6 +124,62 @@ async fn killed_at_every_write_nothing_is_lost_and_each_effect_has_one_key() {
         writes += 1;
     }
     assert!(writes > 20, "{writes} writes were tried");
+}
+
+/// A playbook that writes the object that comes along into a case, with a note.
+fn case_of(item: &Item) -> Action {
+    let state = item.object.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+    Action::ThreatConnectCase {
+        xid: "ir-5d41402abc4b2a76b9719d911017c592".to_owned(),
+        name: state.clone(),
+        status: "Open",
+        severity: "High",
+        description: None,
+        tags: Vec::new(),
+        artifacts: Vec::new(),
+        notes: vec![state],
+    }
+}
+
+/// Its holder went away with it, and it comes again when a later state has been written.
+#[tokio::test]
+async fn an_older_state_that_comes_late_leaves_the_case_as_it_is_and_adds_its_note() {
+    let (mut name, mut notes) = (Value::Null, Vec::new());
+    let mut world = World::new(move |call| {
+        let path = call.target.split('?').next().unwrap_or_default();
+        let list = |rows: Vec<Value>| Answer::Json(200, json!({"data": rows, "status": "Success"}));
+        match (call.method.as_str(), path) {
+            ("GET", "/api/v3/cases") if name.is_null() => list(Vec::new()),
+            ("GET", "/api/v3/cases") => list(vec![json!({"id": 7, "name": name})]),
+            ("GET", _) => list(notes.clone()),
+            ("POST", "/api/v3/notes") => {
+                notes.push(call.json());
+                Answer::Json(201, json!({"data": {"id": 1}}))
+            }
+            _ => {
+                name = call.json()["name"].clone();
+                Answer::Json(200, json!({"data": {"id": 7}}))
+            }
+        }
+    })
+    .await;
+    world.plans = vec![plan("cases", Fetch::Nothing, 20, |item, _| vec![case_of(item)])];
+    let state = |tag: &str| Item { object: Some(json!(tag)), ..world.item("security/alerts_v2", "a1", tag) };
+    world.deliver(&state("old")).await;
+    assert_eq!(world.store.receive(QUEUE, 1, HOUR).await.expect("a queue").len(), 1, "somebody has it, and goes away");
+    world.clock.advance(Duration::from_secs(300));
+    world.deliver(&state("new")).await;
+    assert_eq!(sum(&world.work().await, |h| h.done), 2);
+    world.clock.advance(Duration::from_secs(1));
+    world.deliver(&state("newest")).await;
+    world.work().await;
+    let written = |path: &str, member: &str| -> Vec<String> {
+        let calls = world.server.calls();
+        let to = calls.iter().filter(|call| call.method != "GET" && call.target.starts_with(path));
+        to.map(|call| call.json()[member].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(written("/api/v3/cases", "name"), ["new", "newest"]);
+    assert_eq!(written("/api/v3/notes", "text"), ["new", "old", "newest"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The program as Azure runs it: under the Functions host, on Azurite, one process per function.
 
+mod notified;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -20,6 +20,7 @@ mod histories;
 mod hosted;
 mod model;
 mod notifications;
+mod ordeal;
 mod playbooks;
 mod playbooks_program;
 mod polling;

@@ -451,6 +451,29 @@ async fn a_removed_subscription_is_made_anew_at_once() {
     assert!(matches!(bench.reconciler().lifecycle(&by_group).await, Ok(Answered::Done(Some(_)))));
 }
 
+#[tokio::test]
+async fn a_challenge_of_one_that_was_made_unseen_waits_for_its_row_and_not_for_one_that_is_gone() {
+    let bench = Bench::new().await;
+    let all = [wanted("users")];
+    let challenged = |id: &str| lifecycle(id, LifecycleEvent::ReauthorizationRequired, Some(wanted("users").group()));
+    // The answer is lost: there is one, and an intent.
+    bench.world().faults.push_back((Method::POST, "", Fault::Lost));
+    bench.run(&all).await;
+    let id = bench.only().0;
+    assert!(matches!(bench.reconciler().lifecycle(&challenged(&id)).await, Ok(Answered::Later(_))));
+    // Gone before anybody has seen it; it may still be about to be seen.
+    bench.world().subscriptions.clear();
+    assert!(matches!(bench.reconciler().lifecycle(&challenged(&id)).await, Ok(Answered::Later(_))));
+    bench.run_for(&all, 10).await;
+    assert_ne!(bench.only().0, id, "another one took its place");
+    assert_eq!(bench.reconciler().lifecycle(&challenged(&id)).await.expect("answered"), Answered::Done(None));
+    assert_eq!((bench.calls("PATCH"), bench.alive("users")), (0, 1));
+    // One that is there and unknown is looked at again.
+    let receiver = bench.receiver();
+    let another = bench.world().add("users", &receiver, "?");
+    assert!(matches!(bench.reconciler().lifecycle(&challenged(&another)).await, Ok(Answered::Later(_))));
+}
+
 async fn caught(bench: &Bench, all: &[Wanted]) -> (CaughtUp, Vec<Item>) {
     let found = Arc::new(Mutex::new(Vec::new()));
     let hand_on = |items: Vec<Item>| -> indicator_relay::platform::clock::BoxFuture<'_, Result<(), String>> {

@@ -14,15 +14,16 @@ use indicator_relay::platform::clock::SystemClock;
 use indicator_relay::storage::sqlite::SqliteStore;
 use indicator_relay::storage::{Queue as _, poison_of};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::process::Child;
 
 use super::{Served, WEBHOOK};
+use crate::ordeal::{Dice, body, key, user};
 
 /// Messages that one queue's worker handles at once, and for how long nobody else gets them.
-const AT_ONCE: usize = 8;
-const HELD_FOR: SignedDuration = SignedDuration::from_mins(5);
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const AT_ONCE: usize = 8;
+pub(super) const HELD_FOR: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 const SEEN: &str = r#"
 version = 1
@@ -81,21 +82,8 @@ struct Ordeal {
     seed: u64,
 }
 
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
-fn user(number: usize) -> String {
-    format!("3f6c2a10-0000-4000-8000-{number:012}")
-}
-
 /// It runs for so long, or ends by itself, which it must not.
-async fn runs(child: &mut Child, time: Duration, served: &Served) {
+pub(super) async fn runs(child: &mut Child, time: Duration, served: &Served) {
     if let Ok(ended) = tokio::time::timeout(time, child.wait()).await {
         panic!("the program ended by itself ({ended:?}): {}", served.log());
     }
@@ -112,11 +100,12 @@ struct Endured {
 }
 
 /// So many more requests came to the webhook.
-async fn more(served: &Served, requests: usize) {
+pub(super) async fn more(served: &Served, requests: usize) {
     let count = || served.emulator.world().playbooks[WEBHOOK].received.len();
     let until = count().saturating_add(requests);
+    let mut look = tokio::time::interval(Duration::from_millis(5));
     while count() < until {
-        tokio::task::yield_now().await;
+        look.tick().await;
     }
 }
 
@@ -202,20 +191,12 @@ impl Ordeal {
     }
 }
 
-fn store(served: &Served) -> SqliteStore {
+pub(super) fn store(served: &Served) -> SqliteStore {
     SqliteStore::open(&served.folder.path().join("state.db"), Arc::new(SystemClock::default())).expect("opened")
 }
 
-fn key(received: &Received) -> &str {
-    received.header("idempotency-key").expect("each has a key")
-}
-
-fn body(received: &Received) -> Value {
-    serde_json::from_str(&received.body).expect("JSON")
-}
-
 /// Messages that a program started then had received when it was killed, and not deleted.
-fn held_since(served: &Served, started: Timestamp) -> usize {
+pub(super) fn held_since(served: &Served, started: Timestamp) -> usize {
     let file = rusqlite::Connection::open(served.folder.path().join("state.db")).expect("opened");
     let until = (started + HELD_FOR).as_millisecond();
     let held = "SELECT count(*) FROM messages WHERE tries > 0 AND visible_at >= ?1";
@@ -224,7 +205,7 @@ fn held_since(served: &Served, started: Timestamp) -> usize {
 }
 
 /// Ten minutes pass for who waits until what a dead program holds is free.
-fn age(served: &Served) {
+pub(super) fn age(served: &Served) {
     let passed = SignedDuration::from_mins(10);
     let file = rusqlite::Connection::open(served.folder.path().join("state.db")).expect("opened");
     let by = i64::try_from(passed.as_millis()).expect("small");
@@ -284,7 +265,7 @@ async fn ten_thousand_notifications_survive_fifty_kills() {
         users: 2_500,
         kills: 50,
         within: Duration::from_secs(4),
-        requests: None,
+        requests: Some(200),
         age: false,
         seed: 23,
     };

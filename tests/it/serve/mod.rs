@@ -4,8 +4,10 @@
 mod alerts;
 mod killed;
 mod lifecycle;
+mod mixed;
 mod replaced;
 mod rich;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,8 +40,6 @@ impl Served {
         let folder = tempfile::tempdir().expect("a folder");
         let ca = folder.path().join("ca.pem");
         std::fs::write(&ca, emulator.ca_pem()).expect("written");
-        std::fs::write(folder.path().join("playbooks.toml"), playbooks.replace("WEBHOOK", &emulator.playbook_url(WEBHOOK)))
-            .expect("written");
         let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = free.local_addr().expect("an address").port();
         let mut environment = emulator.environment();
@@ -51,7 +51,15 @@ impl Served {
         ] {
             environment.insert(key.to_owned(), value);
         }
-        Self { emulator, environment, folder, port }
+        let served = Self { emulator, environment, folder, port };
+        served.write(playbooks);
+        served
+    }
+
+    /// The document, which a program reads when it starts, and each minute.
+    fn write(&self, playbooks: &str) {
+        let playbooks = playbooks.replace("WEBHOOK", &self.emulator.playbook_url(WEBHOOK));
+        std::fs::write(self.folder.path().join("playbooks.toml"), playbooks).expect("written");
     }
 
     fn set(&mut self, name: &str, value: &str) {
