@@ -15,17 +15,20 @@ use indicator_relay::notifications::client_state::{self, Keys};
 use indicator_relay::notifications::item::{Item, QUEUE, URGENT_QUEUE, Work};
 use indicator_relay::notifications::keys::{KeyRing, KeySource};
 use indicator_relay::notifications::profile::Profile;
-use indicator_relay::platform::clock::{BoxFuture, Clock};
+use indicator_relay::platform::clock::{BoxFuture, Clock, SystemClock};
 use indicator_relay::platform::identity::Resident;
 use indicator_relay::platform::secret::Secret;
 use indicator_relay::platform::vault::{SecretSource, Vault};
+use indicator_relay::storage::azure::{Account, Credential};
+use indicator_relay::storage::document::Document;
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{Message, Opened, Queue, StoreError};
+use indicator_relay::storage::{Message, Opened, Place, Queue, StoreError};
 use indicator_relay::telemetry::Telemetry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
+use url::Url;
 
 use crate::functions::{Handler, ready, vectors};
 use crate::handler::{line, listen};
@@ -151,6 +154,14 @@ impl Desk {
     }
 
     async fn with(keys: KeySource, clock: TestClock, profiles: BTreeMap<String, Profile>) -> Self {
+        Self::receiving(keys, clock, |receiver| {
+            receiver.answer_with(profiles);
+            receiver
+        })
+        .await
+    }
+
+    async fn receiving(keys: KeySource, clock: TestClock, set: impl FnOnce(Receiver) -> Receiver) -> Self {
         let (alarms, heard) = mpsc::unbounded_channel();
         let told: Arc<dyn Clock> = Arc::new(Told { clock: clock.clone(), alarms });
         let inner = SqliteStore::open_in_memory(Arc::clone(&told)).expect("SQLite");
@@ -163,9 +174,8 @@ impl Desk {
         });
         let receiver =
             Receiver::new(Arc::clone(&queue) as Arc<dyn Queue>, KeyRing::new(keys, Arc::clone(&told)), Arc::clone(&told));
-        receiver.answer_with(profiles);
         let relay = Relay::new(Arc::clone(&told), || Box::pin(std::future::pending()));
-        relay.receive_with(receiver);
+        relay.receive_with(set(receiver));
         let handler = Handler::start(relay, told).await;
         Self { handler, queue, clock, alarms: heard, client: reqwest::Client::new() }
     }
@@ -436,6 +446,105 @@ async fn a_playbook_says_how_its_deliveries_are_answered() {
     }
     desk.queue.set(Mode::Panics);
     assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 503, "no profile says that something was kept");
+}
+
+/// An account with one blob, which is sent when `gate` says so; each request for it is told.
+async fn slow_blob(gate: Arc<Notify>) -> (Account, mpsc::UnboundedReceiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address: Url = format!("http://{}/account", listener.local_addr().expect("an address")).parse().expect("an address");
+    let (asked, heard) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("a request"));
+            }
+            asked.send(()).expect("somebody listens");
+            gate.notified().await;
+            let body = "version = 1\n[profile.guide]\ncode = 201\nbody = \"Accepted\"\n";
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.expect("an answer");
+        }
+    });
+    let credential = Credential::Key(Secret::new("a2V5"));
+    let (blob, queue, table) = (address.clone(), address.clone(), address);
+    (Account { name: "account".to_owned(), blob, queue, table, credential }, heard)
+}
+
+#[tokio::test]
+async fn a_document_that_is_slow_keeps_no_delivery_waiting_and_is_read_once_for_all() {
+    let gate = Arc::new(Notify::new());
+    let (account, mut asked) = slow_blob(Arc::clone(&gate)).await;
+    let (place, system): (_, Arc<dyn Clock>) = (Place::Azure(Box::new(account)), Arc::new(SystemClock::new()));
+    let document = Document::open("playbooks/playbooks.toml", &place, &reqwest::Client::new(), &system).expect("a document");
+    let current = SecretSource::Given(Secret::new(KEY));
+    let keys = KeySource::Secrets { current, previous: None };
+    let mut desk = Desk::receiving(keys, TestClock::new(), |receiver| receiver.reading(document)).await;
+    let begun = |desk: &Desk| {
+        let (client, url) = (desk.client.clone(), desk.url("/guide"));
+        tokio::spawn(
+            async move { client.post(url).body(delivery(&changes(1))).send().await.expect("an answer").status().as_u16() },
+        )
+    };
+    // While it is kept, half a second passes, and nothing is left to wait for.
+    desk.queue.set(Mode::Waits);
+    let first = begun(&desk);
+    asked.recv().await.expect("it is read beside the keeping");
+    desk.queue.at_the_gate.notified().await;
+    desk.clock.advance(Duration::from_millis(600));
+    desk.queue.gate.notify_one();
+    assert_eq!(first.await.expect("no panic"), 202);
+    desk.queue.set(Mode::Works);
+    for _ in 0..3 {
+        assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 202, "at once");
+    }
+    assert!(asked.try_recv().is_err(), "one reading goes on for all");
+    desk.clock.advance(Duration::from_millis(100));
+    gate.notify_one();
+    until_answered(&desk, 201).await;
+    assert!(asked.try_recv().is_err());
+    // Read again after a minute; until then the answer is the one known before.
+    desk.clock.advance(Duration::from_secs(61));
+    desk.forget_alarms();
+    for _ in 0..3 {
+        assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 201);
+    }
+    asked.recv().await.expect("it is read again");
+    assert!(asked.try_recv().is_err());
+    gate.notify_one();
+    until_asked(&desk, &mut asked).await;
+}
+
+/// The reading goes on in a task: deliveries are sent until one is answered so.
+async fn until_answered(desk: &Desk, status: u16) {
+    while desk.post("/guide", delivery(&changes(1))).await.0 != status {}
+}
+
+async fn until_asked(desk: &Desk, asked: &mut mpsc::UnboundedReceiver<()>) {
+    while asked.try_recv().is_err() {
+        desk.clock.advance(Duration::from_secs(61));
+        assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 201);
+    }
+}
+
+#[tokio::test]
+async fn the_first_delivery_of_a_process_gives_the_document_half_a_second() {
+    let gate = Arc::new(Notify::new());
+    let (account, mut asked) = slow_blob(Arc::clone(&gate)).await;
+    let (place, system): (_, Arc<dyn Clock>) = (Place::Azure(Box::new(account)), Arc::new(SystemClock::new()));
+    let document = Document::open("playbooks/playbooks.toml", &place, &reqwest::Client::new(), &system).expect("a document");
+    let keys = KeySource::Secrets { current: SecretSource::Given(Secret::new(KEY)), previous: None };
+    let mut desk = Desk::receiving(keys, TestClock::new(), |receiver| receiver.reading(document)).await;
+    let (client, url) = (desk.client.clone(), desk.url("/guide"));
+    let first =
+        tokio::spawn(
+            async move { client.post(url).body(delivery(&changes(1))).send().await.expect("an answer").status().as_u16() },
+        );
+    asked.recv().await.expect("it is read");
+    desk.ring(Duration::from_millis(500)).await;
+    assert_eq!(first.await.expect("no panic"), 202, "and no more than that");
+    gate.notify_one();
+    until_answered(&desk, 201).await;
 }
 
 #[tokio::test]
