@@ -698,6 +698,27 @@ async fn a_new_key_is_found_when_something_is_proven_by_it() {
 }
 
 #[tokio::test]
+async fn keys_are_read_each_hour_also_where_nobody_waits_for_them() {
+    let kept = vault::Kept::new().await;
+    let set = |key: &str| kept.emulator.world().vault.insert(vault::NAME.to_owned(), Some(key.to_owned()));
+    set("key one");
+    let current = SecretSource::Kept { vault: Arc::clone(&kept.vault), name: vault::NAME.to_owned() };
+    let ring = KeyRing::new(KeySource::Secrets { current, previous: None }, Arc::new(kept.clock.clone()));
+    assert_eq!(ring.keys().await.map(|keys| keys.current.expose().to_owned()).as_deref(), Some("key one"));
+    for key in ["key two", "key three", "key four"] {
+        set(key);
+        kept.clock.advance(HOUR);
+        kept.clock.advance(HOUR);
+        let read = async {
+            while ring.keys().await.is_none_or(|keys| keys.current.expose() != key) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("it is read");
+    }
+}
+
+#[tokio::test]
 async fn notifications_are_kept_though_no_job_can_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("state.db");
