@@ -11,6 +11,7 @@ use super::{Exit, render};
 use crate::app::Surroundings;
 use crate::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin};
 use crate::notifications::resources::{Resource, segments};
+use crate::platform::json;
 use crate::playbooks::action::{Action, Address, Body};
 use crate::playbooks::evaluate::{Context, Evaluated, RunError};
 use crate::playbooks::{FetchMode, Loaded, Playbook, Severity, SourceKind, load};
@@ -115,7 +116,7 @@ fn read(path: &PathBuf, remedy: &str) -> Result<String, String> {
 
 fn document(path: &PathBuf) -> Result<Value, String> {
     let text = read(path, "name a file with JSON")?;
-    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| format!("{} is no JSON: {error}", path.display()))
+    json::read(text.trim_start_matches('\u{feff}').as_bytes()).map_err(|error| format!("{} is no JSON: {error}", path.display()))
 }
 
 fn try_item<'a>(playbooks: &[&'a Playbook], item: &Item, fetched: Option<&Value>) -> Tried<'a> {

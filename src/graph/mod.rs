@@ -20,6 +20,7 @@ pub use wire::{NewSubscription, Renewal, Subscription, timestamp};
 
 use crate::platform::clock::Clock;
 use crate::platform::http::{Authorize, Bounds, Http, Reply, Request, path_below};
+use crate::platform::json;
 use crate::platform::pacer::{Lanes, Pacer};
 
 /// Pages of one list; an app has at most 100 subscriptions on directory objects, and 1,000 on a mailbox.
@@ -169,7 +170,7 @@ impl Graph {
     /// [`GraphError`].
     pub async fn get(&self, operation: &'static str, path: &str) -> Result<Value, GraphError> {
         let reply = self.call(&self.reading, about(operation, Method::GET, path, None)).await?;
-        serde_json::from_slice(&reply.body).map_err(|_| GraphError::astray(operation, &reply))
+        json::read(&reply.body).map_err(|_| GraphError::astray(operation, &reply))
     }
 
     /// One page of a list or of a delta query.

@@ -85,8 +85,7 @@ pub fn receive(body: &[u8], keys: Option<&Keys>, now: Timestamp) -> Receipt {
         receipt.drop(Drop::EmptyBody);
         return receipt;
     }
-    // One broken character costs a character, not a delivery.
-    let text = String::from_utf8_lossy(body);
+    let text = wire::text(body);
     let delivery = match wire::delivery(&text) {
         Ok(delivery) => delivery,
         Err(malformed) => {
