@@ -177,7 +177,7 @@ impl Expression {
 }
 
 fn within(cost: &Cost, input: Size) -> bool {
-    cost.time(input) <= TIME && cost.bytes(input) <= RESULT_BYTES
+    cost.time(input) <= TIME && cost.size(input).bytes <= RESULT_BYTES
 }
 
 /// Functions are looked up, and their arguments counted, only when a run comes to them: each call is tried here, on nothing.
@@ -284,9 +284,15 @@ fn count(value: &Value, size: &mut Size) {
     match value {
         Value::Array(list) => {
             size.elements += u64::try_from(list.len()).unwrap_or(u64::MAX);
-            list.iter().for_each(|one| count(one, size));
+            for one in list {
+                count(one, size);
+            }
         }
-        Value::Object(members) => members.values().for_each(|one| count(one, size)),
+        Value::Object(members) => {
+            for one in members.values() {
+                count(one, size);
+            }
+        }
         _ => {}
     }
 }
@@ -494,7 +500,7 @@ mod tests {
         })
     }
 
-    const PARTS: [&str; 18] = [
+    const PARTS: [&str; 30] = [
         "@",
         "a",
         "[*]",
@@ -513,6 +519,18 @@ mod tests {
         "[::-1]",
         "values(merge(to_array(@)[0], {b: @}))",
         "join('--', to_array(to_string(@)))",
+        "{x: a, y: b, z: a.b, w: a.a}",
+        "a[*].[b, a, a.b]",
+        "[?a].{x: a, y: b.a}",
+        "[*].not_null(b, 'a long text')",
+        "[*].to_array(b)",
+        "[*].to_string(a)",
+        "map(&a, to_array(@))",
+        "keys(a)",
+        "a && b",
+        "sort_by(to_array(@), &to_string(@))",
+        "[*].*[]",
+        "to_array(b).[@, length(to_string(@)), 'x' == @]",
     ];
 
     proptest! {
@@ -529,8 +547,10 @@ mod tests {
                 let given = Input::new(&input).expect("small");
                 if let Ok(found) = expression.run(&given) {
                     // What is not there is null, which may be longer than the input.
-                    let most = expression.cost.bytes(Size { bytes: given.size.bytes + 4, ..given.size });
-                    prop_assert!(u64::try_from(found.to_string().len()).expect("small") <= most, "{}: {found}", expression.text());
+                    let most = expression.cost.size(Size { bytes: given.size.bytes + 4, ..given.size });
+                    let got = Input::new(&found).expect("small").size;
+                    let within = got.bytes <= most.bytes && got.values <= most.values && got.elements <= most.elements;
+                    prop_assert!(within, "{}: {got:?} of {most:?}: {found}", expression.text());
                 }
             }
         }

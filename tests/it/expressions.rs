@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 fn alert(evidence: usize) -> Value {
     let one = |n: usize| {
         json!({
-            "@odata.type": if n % 3 == 0 { "#microsoft.graph.security.deviceEvidence" } else if n % 3 == 1 { "#microsoft.graph.security.ipEvidence" } else { "#microsoft.graph.security.fileEvidence" },
-            "createdDateTime": format!("2026-11-{:02}T{:02}:00:00.123Z", n % 28 + 1, n % 24), "verdict": if n % 2 == 0 { "malicious" } else { "suspicious" },
+            "@odata.type": if n.is_multiple_of(3) { "#microsoft.graph.security.deviceEvidence" } else if n % 3 == 1 { "#microsoft.graph.security.ipEvidence" } else { "#microsoft.graph.security.fileEvidence" },
+            "createdDateTime": format!("2026-11-{:02}T{:02}:00:00.123Z", n % 28 + 1, n % 24), "verdict": if n.is_multiple_of(2) { "malicious" } else { "suspicious" },
             "remediationStatus": "none", "remediationStatusDetails": null, "roles": ["compromised", "source"], "detailedRoles": ["x"], "tags": ["a", "b", "c"],
             "ipAddress": format!("203.0.113.{}", n % 250), "deviceDnsName": format!("host{n}.example.org"), "riskScore": n % 100, "mdeDeviceId": format!("{n:040}"),
             "loggedOnUsers": [{"accountName": format!("u{n}"), "domainName": "EXAMPLE"}, {"accountName": "admin", "domainName": "EXAMPLE"}],
@@ -103,7 +103,7 @@ fn what_multiplies_is_refused_before_it_runs() {
         let refused = |times: usize| Expression::compile(&vec![part; times].join(" | ")).map(|expression| expression.run(&input));
         assert!(matches!(refused(12), Err(_) | Ok(Err(_))), "{part}: at the latest where it is run");
         assert!(refused(40).is_err(), "{part}: as soon as it is read");
-        let twice = Expression::compile(&vec![part; 2].join(" | ")).expect("harmless");
+        let twice = Expression::compile(&[part; 2].join(" | ")).expect("harmless");
         drop(twice.run(&small).map_err(|problem| assert!(!problem.contains("longer"), "{part}: {problem}")));
     }
 }

@@ -452,14 +452,14 @@ async fn a_playbook_says_how_its_deliveries_are_answered() {
 async fn slow_blob(gate: Arc<Notify>) -> (Account, mpsc::UnboundedReceiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address: Url = format!("http://{}/account", listener.local_addr().expect("an address")).parse().expect("an address");
-    let (asked, heard) = mpsc::unbounded_channel();
+    let (requests, told) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(stream.read_u8().await.expect("a request"));
             }
-            asked.send(()).expect("somebody listens");
+            requests.send(()).expect("somebody listens");
             gate.notified().await;
             let body = "version = 1\n[profile.guide]\ncode = 201\nbody = \"Accepted\"\n";
             let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
@@ -468,7 +468,7 @@ async fn slow_blob(gate: Arc<Notify>) -> (Account, mpsc::UnboundedReceiver<()>) 
     });
     let credential = Credential::Key(Secret::new("a2V5"));
     let (blob, queue, table) = (address.clone(), address.clone(), address);
-    (Account { name: "account".to_owned(), blob, queue, table, credential }, heard)
+    (Account { name: "account".to_owned(), blob, queue, table, credential }, told)
 }
 
 #[tokio::test]
