@@ -517,14 +517,18 @@ async fn a_document_that_is_slow_keeps_no_delivery_waiting_and_is_read_once_for_
 
 /// The reading goes on in a task: deliveries are sent until one is answered so.
 async fn until_answered(desk: &Desk, status: u16) {
-    while desk.post("/guide", delivery(&changes(1))).await.0 != status {}
+    let answered = async { while desk.post("/guide", delivery(&changes(1))).await.0 != status {} };
+    tokio::time::timeout(Duration::from_secs(60), answered).await.expect("it is answered so");
 }
 
 async fn until_asked(desk: &Desk, asked: &mut mpsc::UnboundedReceiver<()>) {
-    while asked.try_recv().is_err() {
-        desk.clock.advance(Duration::from_secs(61));
-        assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 201);
-    }
+    let told = async {
+        while asked.try_recv().is_err() {
+            desk.clock.advance(Duration::from_secs(61));
+            assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 201);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("it is read");
 }
 
 #[tokio::test]
