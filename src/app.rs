@@ -1,5 +1,6 @@
 //! The wired parts, built once.
 
+mod answers;
 pub mod playbooks;
 pub mod receiver;
 mod secrets;

@@ -4,13 +4,14 @@
 //! vault is slow. Nothing is asked while it opens.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
 
+use super::answers::Answers;
 use super::{App, OpenError, Surroundings};
 use crate::notifications::client_state;
 use crate::notifications::keys::{KeyRing, KeySource};
@@ -18,7 +19,6 @@ use crate::notifications::profile::Profile;
 use crate::notifications::receipt::{Drop, Put, Receipt, receive};
 use crate::platform::clock::Clock;
 use crate::platform::vault::Vault;
-use crate::playbooks;
 use crate::settings::Receiving;
 use crate::storage::document::Document;
 use crate::storage::{self, Queue, StoreError};
@@ -26,9 +26,6 @@ use crate::telemetry::Telemetry;
 
 /// A delivery that is larger is read in a thread of its own, so that others do not wait for it.
 const SMALL_BYTES: usize = 64 << 10;
-/// How long a delivery waits for the document that holds its answer, and how long that is taken for the present.
-const READING: Duration = Duration::from_millis(500);
-const READ_EVERY: Duration = Duration::from_secs(60);
 /// Messages that are put at once, of all deliveries: each is a connection to the storage.
 const PUTS: usize = 128;
 
@@ -39,10 +36,7 @@ pub struct Receiver {
     keys: KeyRing,
     clock: Arc<dyn Clock>,
     puts: Semaphore,
-    profiles: RwLock<Arc<BTreeMap<String, Profile>>>,
-    /// Where the profiles are, and when they were read last.
-    document: Option<Arc<Document>>,
-    read: tokio::sync::Mutex<Option<Duration>>,
+    answers: Answers,
     pub telemetry: Telemetry,
 }
 
@@ -86,58 +80,47 @@ impl Receiver {
         let document = |name| Document::open(name, &settings.storage, &around.client, &around.clock).map(Arc::new);
         // Without it, every answer is the default.
         let document = settings.playbooks_file.as_deref().and_then(|name| document(name).ok());
-        Ok(Self { telemetry: around.telemetry.clone(), document, ..Self::new(stores.queue, keys, clock) })
+        let receiver = Self { telemetry: around.telemetry.clone(), ..Self::new(stores.queue, keys, clock) };
+        receiver.answers.read_from(document);
+        Ok(receiver)
     }
 
     #[must_use]
     pub fn new(queue: Arc<dyn Queue>, keys: KeyRing, clock: Arc<dyn Clock>) -> Self {
-        let puts = Semaphore::new(PUTS);
-        let (profiles, telemetry) = (RwLock::default(), Telemetry::default());
-        Self { queue, keys, clock, puts, profiles, document: None, read: tokio::sync::Mutex::default(), telemetry }
+        let (puts, answers) = (Semaphore::new(PUTS), Answers::new(Arc::clone(&clock)));
+        Self { queue, keys, clock, puts, answers, telemetry: Telemetry::default() }
     }
 
     /// Beside a product that is open: over its queue, its keys and the document of its playbooks.
     #[must_use]
     pub fn beside(app: &App, clock: &Arc<dyn Clock>) -> Self {
         let receiver = Self::new(Arc::clone(&app.queue), app.client_state_keys.clone(), Arc::clone(clock));
-        Self { telemetry: app.telemetry.clone(), document: Some(Arc::clone(&app.document)), ..receiver }
+        Self { telemetry: app.telemetry.clone(), ..receiver }.reading(Arc::clone(&app.document))
+    }
+
+    /// Answers as this document says.
+    #[must_use]
+    pub fn reading(self, document: Arc<Document>) -> Self {
+        self.answers.read_from(Some(document));
+        self
     }
 
     /// From now on, deliveries are answered with these.
     pub fn answer_with(&self, profiles: BTreeMap<String, Profile>) {
-        *self.profiles.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profiles);
+        self.answers.set(profiles);
     }
 
-    /// The answer under a name of the address; none if no playbook names it. Read again each minute; a document that is slow
-    /// does not keep an answer back: then it is the one known before.
-    pub async fn profile(&self, name: &str) -> Option<Profile> {
+    /// Has the answer under a name of the address looked up beside what else is done for a delivery.
+    pub fn look_up(&self, name: &str) {
         if !name.is_empty() {
-            tokio::select! {
-                () = self.read_profiles() => {}
-                () = self.clock.alarm(READING) => {}
-            }
+            self.answers.look();
         }
-        self.profiles.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    async fn read_profiles(&self) {
-        let Some(document) = &self.document else { return };
-        let mut read = self.read.lock().await;
-        let now = self.clock.monotonic();
-        if read.is_some_and(|at| now.saturating_sub(at) < READ_EVERY) {
-            return;
-        }
-        match document.read().await {
-            Ok(text) => {
-                let loaded = text.map(|text| playbooks::load(&text, &|_| true));
-                // One that cannot be read at all changes no answer.
-                if loaded.as_ref().is_none_or(|loaded| !loaded.has_errors() || !loaded.profiles.is_empty()) {
-                    self.answer_with(loaded.map(|loaded| loaded.profiles).unwrap_or_default());
-                }
-                *read = Some(now);
-            }
-            Err(error) => tracing::warn!("{error}; deliveries are answered as before"),
-        }
+    /// The answer that was looked up; none if no playbook names it. A document that is slow does not keep an answer back: then it
+    /// is the one known before. `at_most`: how long the sender may still wait.
+    pub async fn profile(&self, name: &str, at_most: Duration) -> Option<Profile> {
+        if name.is_empty() { None } else { self.answers.find(name, at_most).await }
     }
 
     /// Puts every item of a delivery that can be ours. Nothing of it may be answered as kept before this has returned.

@@ -13,6 +13,7 @@ use crate::app::Surroundings;
 use crate::notifications::item::{ChangeType, Event, Item, Origin};
 use crate::notifications::receipt::{Drop, read_file};
 use crate::notifications::resources::{Resource, segments};
+use crate::platform::json;
 use crate::playbooks::action::{Action, Address, Body};
 use crate::playbooks::evaluate::{Context, Evaluated, RunError};
 use crate::playbooks::{FetchMode, Loaded, Playbook, Severity, SourceKind, load};
@@ -124,7 +125,7 @@ fn unread(path: &Path, error: &io::Error, remedy: &str) -> String {
 
 fn document(path: &Path) -> Result<Value, String> {
     let text = read(path, REMEDY)?;
-    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| format!("{} is no JSON: {error}", path.display()))
+    json::read(text.trim_start_matches('\u{feff}').as_bytes()).map_err(|error| format!("{} is no JSON: {error}", path.display()))
 }
 
 fn try_item<'a>(playbooks: &[&'a Playbook], item: Result<&Item, &Drop>, fetched: Option<&Value>) -> Tried<'a> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::platform::http::{Bounds, Failure, Http, Reply, Request, excerpt, path_below};
+use crate::platform::json;
 
 /// One look is short, since the worker tries again by delayed copies; a wait that the service asks for is handed on.
 const BOUNDS: Bounds = Bounds { attempts: 1, total: Duration::ZERO, attempt: Duration::from_secs(60), body: 32 << 20 };
@@ -59,14 +60,13 @@ impl Reader {
 
     pub(super) async fn object(&self, path: &str) -> Result<Value, Trouble> {
         let body = self.read("read a changed object", path).await?;
-        serde_json::from_slice(&body.body)
-            .map_err(|_| Trouble::Later(None, "the answer of Microsoft Graph is no JSON".to_owned()))
+        json::read(&body.body).map_err(|_| Trouble::Later(None, "the answer of Microsoft Graph is no JSON".to_owned()))
     }
 
     pub(super) async fn changes(&self, path: &str) -> Result<Changes, Trouble> {
         let reply = self.read("read what changed", path).await?;
         let broken = || Trouble::Later(None, "the answer of Microsoft Graph is no page of changes".to_owned());
-        let Ok(Value::Object(mut page)) = serde_json::from_slice(&reply.body) else { return Err(broken()) };
+        let Ok(Value::Object(mut page)) = json::read(&reply.body) else { return Err(broken()) };
         let Some(Value::Array(objects)) = page.remove("value") else { return Err(broken()) };
         let link = |name: &str| page.get(name).and_then(Value::as_str).map(|link| self.below(link));
         let next = match (link("@odata.nextLink"), link("@odata.deltaLink")) {

@@ -67,6 +67,8 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
     let began = relay.clock().monotonic();
     let work = async {
         let receiver = relay.receiver().await?;
+        // Beside the keeping: it costs no time of its own.
+        receiver.look_up(&profile);
         let kept = receiver.keep(&body.bytes).await.map_err(Failure::new)?;
         Ok((kept, receiver))
     };
@@ -80,12 +82,13 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
             }
         }
     };
+    let since = || relay.clock().monotonic().saturating_sub(began);
     let outcome = match ended.instrument(span.clone()).await {
         // It is kept, whatever becomes of the answer's text.
-        Ok((kept, receiver)) => Ok((kept, receiver.profile(&profile).await)),
+        Ok((kept, receiver)) => Ok((kept, receiver.profile(&profile, DEADLINE.saturating_sub(since())).await)),
         Err(failure) => Err(failure),
     };
-    let took = relay.clock().monotonic().saturating_sub(began);
+    let took = since();
     let answer = span.in_scope(|| match &outcome {
         Ok((kept, answer)) => {
             let unknown_profile = answer.is_none() && !profile.is_empty();

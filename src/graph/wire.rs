@@ -7,6 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::platform::json;
 use crate::platform::secret::Secret;
 
 /// A subscription as Graph tells of it.
@@ -89,7 +90,7 @@ fn with_certificate(body: &mut Value, certificate: Option<&(String, String)>) {
 }
 
 pub(super) fn subscription(body: &[u8]) -> Option<Subscription> {
-    subscription_of(&serde_json::from_slice(body).ok()?)
+    subscription_of(&json::read(body).ok()?)
 }
 
 /// None without what every subscription has.
@@ -123,7 +124,7 @@ fn sorted(change_type: &str) -> String {
 
 /// Items, the link to the next page, and the link to later changes.
 pub(super) fn page(body: &[u8]) -> Option<(Vec<Value>, Option<String>, Option<String>)> {
-    let Value::Object(mut object) = serde_json::from_slice(body).ok()? else { return None };
+    let Value::Object(mut object) = json::read(body).ok()? else { return None };
     let Some(Value::Array(items)) = object.remove("value") else { return None };
     let link = |name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
     Some((items, link("@odata.nextLink"), link("@odata.deltaLink")))
@@ -150,6 +151,12 @@ mod tests {
         assert_eq!((read.id.as_str(), read.change_type.as_str(), read.rich), ("7d0c", "deleted,updated", false));
         assert_eq!(read.expires, "2026-12-01T08:00:00.1234567Z".parse().expect("a time"));
         assert_eq!(subscription_of(&json!({ "resource": "users" })), None);
+    }
+
+    #[test]
+    fn half_a_character_spoils_no_page() {
+        let (items, _, _) = page(br#"{"value":[{"bodyPreview":"so nice \ud83d"}]}"#).expect("a page");
+        assert_eq!(items, [json!({"bodyPreview": "so nice \u{fffd}"})]);
     }
 
     #[test]

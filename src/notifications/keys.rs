@@ -11,6 +11,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{FutureExt as _, Shared};
+use tokio::task::AbortHandle;
 
 use super::client_state::Keys;
 use crate::platform::clock::{BoxFuture, Clock};
@@ -67,6 +68,8 @@ struct State {
 #[derive(Clone)]
 struct Reading {
     began: Duration,
+    /// Tells the end also where nobody waited for it.
+    task: AbortHandle,
     ended: Shared<BoxFuture<'static, ()>>,
 }
 
@@ -122,7 +125,7 @@ impl KeyRing {
 
     /// Begins to read, unless somebody has begun.
     fn read(&self, state: &mut State) {
-        if state.reading.as_ref().is_some_and(|reading| reading.ended.peek().is_none()) {
+        if state.reading.as_ref().is_some_and(|reading| !reading.task.is_finished()) {
             return;
         }
         let ring = Arc::clone(&self.0);
@@ -148,12 +151,13 @@ impl KeyRing {
                 }
             }
         });
+        let handle = task.abort_handle();
         let ended: BoxFuture<'static, ()> = Box::pin(task.map(drop));
-        state.reading = Some(Reading { began: self.0.clock.monotonic(), ended: ended.shared() });
+        state.reading = Some(Reading { began: self.0.clock.monotonic(), task: handle, ended: ended.shared() });
     }
 
     async fn wait(&self, reading: Option<Reading>) {
-        let Some(Reading { began, ended }) = reading else { return };
+        let Some(Reading { began, ended, .. }) = reading else { return };
         let waited = self.0.clock.monotonic().saturating_sub(began);
         tokio::select! {
             biased;

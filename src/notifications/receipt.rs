@@ -90,8 +90,7 @@ pub fn receive(body: &[u8], keys: Option<&Keys>, now: Timestamp) -> Receipt {
         receipt.drop(Drop::EmptyBody);
         return receipt;
     }
-    // One broken character costs a character, not a delivery.
-    let text = String::from_utf8_lossy(body);
+    let text = wire::text(body);
     let delivery = match wire::delivery(&text) {
         Ok(delivery) => delivery,
         Err(malformed) => {
@@ -123,7 +122,7 @@ pub fn receive(body: &[u8], keys: Option<&Keys>, now: Timestamp) -> Receipt {
 /// # Errors
 /// It is no JSON.
 pub fn read_file(bytes: &[u8], now: Timestamp) -> Result<Vec<Result<Item, Drop>>, serde_json::Error> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = wire::text(bytes);
     let items = wire::items_of_file(&text)?;
     Ok(items.into_iter().map(|raw| item(&wire::item(raw)?, now)).collect())
 }

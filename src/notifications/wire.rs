@@ -4,6 +4,7 @@
 //! in the tests below. An item that cannot be read costs nothing but itself, so each is kept as text until it is looked at.
 //! Knows the spelling of members and nothing of what they are worth.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::item::{ChangeType, EncryptedContent, LifecycleEvent};
+use crate::platform::json::mended;
 
 /// Of an item, and of what it holds: playbooks and queues wrap it, and readers of JSON end at 128.
 const DEEPEST: usize = 32;
@@ -68,6 +70,14 @@ pub(super) enum Unreadable {
     NoObject,
     /// Too deep, or with a text or number that nobody can hold.
     Broken,
+}
+
+/// One broken character costs a character, not a delivery.
+pub(super) fn text(body: &[u8]) -> Cow<'_, str> {
+    match String::from_utf8_lossy(body) {
+        Cow::Borrowed(text) => mended(text),
+        Cow::Owned(text) => Cow::Owned(mended(&text).into_owned()),
+    }
 }
 
 pub(super) fn delivery(text: &str) -> Result<Delivery<'_>, Malformed> {
@@ -313,7 +323,7 @@ mod tests {
         }
         let nested = |levels: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
         assert_eq!(problem(&nested(DEEPEST)), None);
-        for text in [nested(DEEPEST + 1), nested(200_000), r#"{"n":1e999}"#.to_owned(), r#"{"s":"\ud800"}"#.to_owned()] {
+        for text in [nested(DEEPEST + 1), nested(200_000), r#"{"n":1e999}"#.to_owned()] {
             assert_eq!(problem(&text), Some(Unreadable::Broken));
         }
         let deep = format!(r#"{{"resourceData":{{"x":{}1{}}}}}"#, "[".repeat(DEEPEST + 1), "]".repeat(DEEPEST + 1));
@@ -350,6 +360,17 @@ mod tests {
             assert_eq!(of(text), Ok(items), "{text}");
         }
         assert_eq!(of("{\n\"value\": [{]}"), Err(2));
+    }
+
+    #[test]
+    fn half_a_character_costs_itself() {
+        let body = br#"{"value":[{"resourceData":{"preview":"so nice \ud83d","\ude00":"\ud83d\ude00"}}]}"#;
+        let text = text(body);
+        let delivery = delivery(&text).expect("a delivery");
+        let item = item(delivery.items[0]).and_then(|item| item.read()).expect("an item");
+        let data = json!({"preview": "so nice \u{fffd}", "\u{fffd}": "😀"});
+        assert_eq!(Value::Object(item.notification), json!({ "resourceData": data }));
+        assert_eq!(super::text(b"a\xff\\ud800").as_ref(), "a\u{fffd}\\ufffd");
     }
 
     fn any_member() -> impl Strategy<Value = (String, Value)> {

@@ -1,10 +1,11 @@
-//! What every edge stands on: time, HTTP, pace, identity, secrets. No product words here.
+//! What every edge stands on: time, HTTP, foreign JSON, pace, identity, secrets. No product words here.
 
 pub mod clock;
 pub mod header;
 pub mod hex;
 pub mod http;
 pub mod identity;
+pub mod json;
 pub mod pacer;
 pub mod schedule;
 pub mod secret;

@@ -11,19 +11,18 @@ use jmespath::functions::{ArgumentType, CustomFunction, Signature};
 use jmespath::{Context, ErrorReason, JmespathError, Rcvar, Runtime, RuntimeError, Variable};
 use serde_json::Value;
 
-use super::cost::{Cost, DEPTH, cost, depth, nodes};
+use super::cost::{Cost, DEPTH, Size, cost, depth, nodes};
 
 /// Longest expression, in bytes.
 pub const EXPRESSION_BYTES: usize = 4 * 1024;
 /// Largest input, in bytes of its JSON.
 pub const INPUT_BYTES: usize = 4 * 1024 * 1024;
-/// Steps that one run may take, by the bound of `cost`: about one second. A run cannot be interrupted, so what may take longer is
-/// not begun.
-const STEPS: u64 = 10_000_000;
+/// Nanoseconds that one run may take, by the bound of `cost`. A run cannot be interrupted, so what may take longer is not begun.
+const TIME: u64 = 1_000_000_000;
 /// Largest result of one run, in bytes of its JSON, by the same bound.
 const RESULT_BYTES: u64 = 128 * 1024 * 1024;
-/// What every expression must be good for: values and bytes.
-const SMALL: (u64, u64) = (1_000, 64 * 1024);
+/// What every expression must be good for.
+const SMALL: Size = Size { bytes: 64 * 1024, values: 1_000, elements: 250 };
 /// The largest text that `join` may make, in bytes: its separator is repeated, which no bound by size covers.
 const JOINED_BYTES: usize = 16 * 1024 * 1024;
 /// The crate adds steps in 32 bits; more elements than this no input has.
@@ -86,8 +85,7 @@ impl PartialEq for Expression {
 #[derive(Debug, Clone)]
 pub struct Input {
     value: Rcvar,
-    bytes: u64,
-    values: u64,
+    size: Size,
 }
 
 /// More than [`INPUT_BYTES`].
@@ -105,8 +103,9 @@ impl Input {
         if bytes > INPUT_BYTES {
             return Err(TooLarge { bytes });
         }
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        Ok(Self { value: variable(value), bytes, values: count(value) })
+        let mut size = Size { bytes: u64::try_from(bytes).unwrap_or(u64::MAX), values: 0, elements: 0 };
+        count(value, &mut size);
+        Ok(Self { value: variable(value), size })
     }
 }
 
@@ -141,7 +140,7 @@ impl Expression {
             dry_run(text, node)?;
         }
         let cost = cost(compiled.as_ast());
-        if cost.steps(SMALL.0) > STEPS || cost.size(SMALL.1) > RESULT_BYTES {
+        if !within(&cost, SMALL) {
             return Err("it multiplies what it is given without reason (each `[@, @]` doubles it); simplify it".to_owned());
         }
         Ok(Self { compiled, cost })
@@ -156,8 +155,8 @@ impl Expression {
     /// # Errors
     /// One line: a function got a value of a type that it does not take, or the input is too large for this expression.
     pub fn run(&self, input: &Input) -> Result<Value, String> {
-        if self.cost.steps(input.values) > STEPS || self.cost.size(input.bytes) > RESULT_BYTES {
-            return Err(format!("it may take longer than a second over an input of {} bytes; simplify it", input.bytes));
+        if !within(&self.cost, input.size) {
+            return Err(format!("it may take longer than a second over an input of {} bytes; simplify it", input.size.bytes));
         }
         let mut context = Context::new(self.text(), &RUNTIME);
         let found = jmespath::interpret(&input.value, self.compiled.as_ast(), &mut context);
@@ -175,6 +174,10 @@ impl Expression {
             Value::Bool(true) | Value::Number(_) => true,
         }
     }
+}
+
+fn within(cost: &Cost, input: Size) -> bool {
+    cost.time(input) <= TIME && cost.size(input).bytes <= RESULT_BYTES
 }
 
 /// Functions are looked up, and their arguments counted, only when a run comes to them: each call is tried here, on nothing.
@@ -276,11 +279,21 @@ fn has_bare_at(text: &str) -> bool {
     false
 }
 
-fn count(value: &Value) -> u64 {
+fn count(value: &Value, size: &mut Size) {
+    size.values += 1;
     match value {
-        Value::Array(list) => 1 + list.iter().map(count).sum::<u64>(),
-        Value::Object(members) => 1 + members.values().map(count).sum::<u64>(),
-        _ => 1,
+        Value::Array(list) => {
+            size.elements += u64::try_from(list.len()).unwrap_or(u64::MAX);
+            for one in list {
+                count(one, size);
+            }
+        }
+        Value::Object(members) => {
+            for one in members.values() {
+                count(one, size);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -487,7 +500,7 @@ mod tests {
         })
     }
 
-    const PARTS: [&str; 18] = [
+    const PARTS: [&str; 30] = [
         "@",
         "a",
         "[*]",
@@ -506,6 +519,18 @@ mod tests {
         "[::-1]",
         "values(merge(to_array(@)[0], {b: @}))",
         "join('--', to_array(to_string(@)))",
+        "{x: a, y: b, z: a.b, w: a.a}",
+        "a[*].[b, a, a.b]",
+        "[?a].{x: a, y: b.a}",
+        "[*].not_null(b, 'a long text')",
+        "[*].to_array(b)",
+        "[*].to_string(a)",
+        "map(&a, to_array(@))",
+        "keys(a)",
+        "a && b",
+        "sort_by(to_array(@), &to_string(@))",
+        "[*].*[]",
+        "to_array(b).[@, length(to_string(@)), 'x' == @]",
     ];
 
     proptest! {
@@ -519,11 +544,13 @@ mod tests {
         #[test]
         fn no_result_is_larger_than_its_bound(parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 1..7), input in any_json()) {
             if let Ok(expression) = Expression::compile(&parts.join(" | ")) {
-                let length = u64::try_from(input.to_string().len()).expect("small");
-                if let Ok(found) = expression.run(&Input::new(&input).expect("small")) {
+                let given = Input::new(&input).expect("small");
+                if let Ok(found) = expression.run(&given) {
                     // What is not there is null, which may be longer than the input.
-                    let most = expression.cost.size(length + 4);
-                    prop_assert!(u64::try_from(found.to_string().len()).expect("small") <= most, "{}: {found}", expression.text());
+                    let most = expression.cost.size(Size { bytes: given.size.bytes + 4, ..given.size });
+                    let got = Input::new(&found).expect("small").size;
+                    let within = got.bytes <= most.bytes && got.values <= most.values && got.elements <= most.elements;
+                    prop_assert!(within, "{}: {got:?} of {most:?}: {found}", expression.text());
                 }
             }
         }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::Source;
 use crate::notifications::item::{ChangeType, Event, Item, Origin};
+use crate::platform::json;
 
 /// One page.
 #[derive(Debug, Default)]
@@ -27,7 +28,7 @@ pub(super) struct Found {
 }
 
 pub(super) fn decode(body: &[u8]) -> Result<Page, String> {
-    let Ok(Value::Object(mut page)) = serde_json::from_slice(body) else { return Err("the answer is no JSON object".to_owned()) };
+    let Ok(Value::Object(mut page)) = json::read(body) else { return Err("the answer is no JSON object".to_owned()) };
     let Some(Value::Array(rows)) = page.remove("value") else { return Err("the answer holds no list".to_owned()) };
     let next = page.get("@odata.nextLink").and_then(Value::as_str).map(str::to_owned);
     let mut decoded = Page { next, ..Page::default() };
@@ -76,5 +77,18 @@ impl Found {
             object: Some(self.object.clone()),
             ..Item::new(Origin::Poll, received, Event::Change(change))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_character_spoils_no_page() {
+        let body = br#"{"value":[{"id":"a","createdDateTime":"2026-06-01T00:00:00Z","description":"so nice \ud83d"}]}"#;
+        let page = decode(body).expect("a page");
+        assert_eq!((page.found.len(), page.unreadable), (1, 0));
+        assert_eq!(page.found[0].object["description"], "so nice \u{fffd}");
     }
 }

@@ -11,6 +11,7 @@ mod crash;
 mod defender;
 mod dispatch;
 mod documents;
+mod expressions;
 mod faults;
 mod functions;
 mod graph;

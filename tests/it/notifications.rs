@@ -15,17 +15,20 @@ use indicator_relay::notifications::client_state::{self, Keys};
 use indicator_relay::notifications::item::{Item, QUEUE, URGENT_QUEUE, Work};
 use indicator_relay::notifications::keys::{KeyRing, KeySource};
 use indicator_relay::notifications::profile::Profile;
-use indicator_relay::platform::clock::{BoxFuture, Clock};
+use indicator_relay::platform::clock::{BoxFuture, Clock, SystemClock};
 use indicator_relay::platform::identity::Resident;
 use indicator_relay::platform::secret::Secret;
 use indicator_relay::platform::vault::{SecretSource, Vault};
+use indicator_relay::storage::azure::{Account, Credential};
+use indicator_relay::storage::document::Document;
 use indicator_relay::storage::sqlite::SqliteStore;
-use indicator_relay::storage::{Queue, StoreError};
+use indicator_relay::storage::{Place, Queue, StoreError};
 use indicator_relay::telemetry::Telemetry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
+use url::Url;
 
 use crate::between::{Between, Fate, Hooks};
 use crate::functions::{Handler, ready, vectors};
@@ -127,6 +130,14 @@ impl Desk {
     }
 
     async fn with(keys: KeySource, clock: TestClock, profiles: BTreeMap<String, Profile>) -> Self {
+        Self::receiving(keys, clock, |receiver| {
+            receiver.answer_with(profiles);
+            receiver
+        })
+        .await
+    }
+
+    async fn receiving(keys: KeySource, clock: TestClock, set: impl FnOnce(Receiver) -> Receiver) -> Self {
         let (alarms, heard) = mpsc::unbounded_channel();
         let told: Arc<dyn Clock> = Arc::new(Told { clock: clock.clone(), alarms });
         let inner = SqliteStore::open_in_memory(Arc::clone(&told)).expect("SQLite");
@@ -135,9 +146,8 @@ impl Desk {
         let queue = Between::new(&Arc::new(inner), moods);
         let receiver =
             Receiver::new(Arc::clone(&queue) as Arc<dyn Queue>, KeyRing::new(keys, Arc::clone(&told)), Arc::clone(&told));
-        receiver.answer_with(profiles);
         let relay = Relay::new(Arc::clone(&told), || Box::pin(std::future::pending()));
-        relay.receive_with(receiver);
+        relay.receive_with(set(receiver));
         let handler = Handler::start(relay, told).await;
         Self { handler, queue, clock, alarms: heard, client: reqwest::Client::new() }
     }
@@ -413,6 +423,109 @@ async fn a_playbook_says_how_its_deliveries_are_answered() {
     assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 503, "no profile says that something was kept");
 }
 
+/// An account with one blob, which is sent when `gate` says so; each request for it is told.
+async fn slow_blob(gate: Arc<Notify>) -> (Account, mpsc::UnboundedReceiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address: Url = format!("http://{}/account", listener.local_addr().expect("an address")).parse().expect("an address");
+    let (requests, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("a request"));
+            }
+            requests.send(()).expect("somebody listens");
+            gate.notified().await;
+            let body = "version = 1\n[profile.guide]\ncode = 201\nbody = \"Accepted\"\n";
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.expect("an answer");
+        }
+    });
+    let credential = Credential::Key(Secret::new("a2V5"));
+    let (blob, queue, table) = (address.clone(), address.clone(), address);
+    (Account { name: "account".to_owned(), blob, queue, table, credential }, told)
+}
+
+#[tokio::test]
+async fn a_document_that_is_slow_keeps_no_delivery_waiting_and_is_read_once_for_all() {
+    let gate = Arc::new(Notify::new());
+    let (account, mut asked) = slow_blob(Arc::clone(&gate)).await;
+    let (place, system): (_, Arc<dyn Clock>) = (Place::Azure(Box::new(account)), Arc::new(SystemClock::new()));
+    let document = Document::open("playbooks/playbooks.toml", &place, &reqwest::Client::new(), &system).expect("a document");
+    let current = SecretSource::Given(Secret::new(KEY));
+    let keys = KeySource::Secrets { current, previous: None };
+    let mut desk = Desk::receiving(keys, TestClock::new(), |receiver| receiver.reading(Arc::new(document))).await;
+    let begun = |desk: &Desk| {
+        let (client, url) = (desk.client.clone(), desk.url("/guide"));
+        tokio::spawn(
+            async move { client.post(url).body(delivery(&changes(1))).send().await.expect("an answer").status().as_u16() },
+        )
+    };
+    // While it is kept, half a second passes, and nothing is left to wait for.
+    desk.queue.hooks.set(Mode::Waits);
+    let first = begun(&desk);
+    asked.recv().await.expect("it is read beside the keeping");
+    desk.queue.hooks.at_the_gate.notified().await;
+    desk.clock.advance(Duration::from_millis(600));
+    desk.queue.hooks.gate.notify_one();
+    assert_eq!(first.await.expect("no panic"), 202);
+    desk.queue.hooks.set(Mode::Works);
+    for _ in 0..3 {
+        assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 202, "at once");
+    }
+    assert!(asked.try_recv().is_err(), "one reading goes on for all");
+    desk.clock.advance(Duration::from_millis(100));
+    gate.notify_one();
+    until_answered(&desk, 201).await;
+    assert!(asked.try_recv().is_err());
+    // Read again after a minute; until then the answer is the one known before.
+    desk.clock.advance(Duration::from_secs(61));
+    desk.forget_alarms();
+    for _ in 0..3 {
+        assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 201);
+    }
+    asked.recv().await.expect("it is read again");
+    assert!(asked.try_recv().is_err());
+    gate.notify_one();
+    until_asked(&desk, &mut asked).await;
+}
+
+/// The reading goes on in a task: deliveries are sent until one is answered so.
+async fn until_answered(desk: &Desk, status: u16) {
+    let answered = async { while desk.post("/guide", delivery(&changes(1))).await.0 != status {} };
+    tokio::time::timeout(Duration::from_secs(60), answered).await.expect("it is answered so");
+}
+
+async fn until_asked(desk: &Desk, asked: &mut mpsc::UnboundedReceiver<()>) {
+    let told = async {
+        while asked.try_recv().is_err() {
+            desk.clock.advance(Duration::from_secs(61));
+            assert_eq!(desk.post("/guide", delivery(&changes(1))).await.0, 201);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("it is read");
+}
+
+#[tokio::test]
+async fn the_first_delivery_of_a_process_gives_the_document_half_a_second() {
+    let gate = Arc::new(Notify::new());
+    let (account, mut asked) = slow_blob(Arc::clone(&gate)).await;
+    let (place, system): (_, Arc<dyn Clock>) = (Place::Azure(Box::new(account)), Arc::new(SystemClock::new()));
+    let document = Document::open("playbooks/playbooks.toml", &place, &reqwest::Client::new(), &system).expect("a document");
+    let keys = KeySource::Secrets { current: SecretSource::Given(Secret::new(KEY)), previous: None };
+    let mut desk = Desk::receiving(keys, TestClock::new(), |receiver| receiver.reading(Arc::new(document))).await;
+    let (client, url) = (desk.client.clone(), desk.url("/guide"));
+    let first =
+        tokio::spawn(
+            async move { client.post(url).body(delivery(&changes(1))).send().await.expect("an answer").status().as_u16() },
+        );
+    asked.recv().await.expect("it is read");
+    desk.ring(Duration::from_millis(500)).await;
+    assert_eq!(first.await.expect("no panic"), 202, "and no more than that");
+    gate.notify_one();
+    until_answered(&desk, 201).await;
+}
+
 #[tokio::test]
 async fn requests_are_taken_as_the_host_hands_them_over() {
     let desk = Desk::new().await;
@@ -561,6 +674,27 @@ async fn a_new_key_is_found_when_something_is_proven_by_it() {
     kept.clock.advance(HOUR);
     assert_eq!(delivered("key three of the vault").await, 1, "without waiting for the hourly reading");
     assert_eq!(delivered("key four of the vault").await, 1);
+}
+
+#[tokio::test]
+async fn keys_are_read_each_hour_also_where_nobody_waits_for_them() {
+    let kept = vault::Kept::new().await;
+    let set = |key: &str| kept.emulator.world().vault.insert(vault::NAME.to_owned(), Some(key.to_owned()));
+    set("key one");
+    let current = SecretSource::Kept { vault: Arc::clone(&kept.vault), name: vault::NAME.to_owned() };
+    let ring = KeyRing::new(KeySource::Secrets { current, previous: None }, Arc::new(kept.clock.clone()));
+    assert_eq!(ring.keys().await.map(|keys| keys.current.expose().to_owned()).as_deref(), Some("key one"));
+    for key in ["key two", "key three", "key four"] {
+        set(key);
+        kept.clock.advance(HOUR);
+        kept.clock.advance(HOUR);
+        let read = async {
+            while ring.keys().await.is_none_or(|keys| keys.current.expose() != key) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("it is read");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::certificates::{Certificate, Certificates};
 use crate::notifications::item::EncryptedContent;
+use crate::platform::json;
 
 /// Bytes of the key that is made anew for each item.
 const KEY: usize = 32;
@@ -62,5 +63,5 @@ fn opened(content: &EncryptedContent, certificate: &Certificate) -> Option<Value
     let cipher = PaddedBlockDecryptingKey::cbc_pkcs7(UnboundCipherKey::new(&AES_256, &key).ok()?).ok()?;
     let start: &[u8; BLOCK] = key.first_chunk()?;
     let plain = cipher.decrypt(&mut data, DecryptionContext::Iv128(FixedLength::from(start))).ok()?;
-    serde_json::from_slice::<Value>(plain).ok().filter(Value::is_object)
+    json::read::<Value>(plain).ok().filter(Value::is_object)
 }

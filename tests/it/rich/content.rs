@@ -31,6 +31,15 @@ fn errors_are_one_line_with_names_of_their_own() {
     assert!(OpenError::ALL.iter().all(|error| !error.to_string().contains('\n')));
 }
 
+/// Previews are cut after so many units of UTF-16.
+#[test]
+fn half_a_character_costs_itself() {
+    let plain = br#"{"bodyPreview":"so nice \ud83d","subject":"\ud83d\ude00"}"#;
+    let sealed = Sealer::new([7; 32]).seal(plain, &certificate(OLD, "2048-pkcs8.txt"));
+    let opened = json!({"bodyPreview": "so nice \u{fffd}", "subject": "😀"});
+    assert_eq!(open(&sealed, &certificates()), Ok(opened));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 

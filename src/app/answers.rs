@@ -1,0 +1,137 @@
+//! The answers that playbooks give to deliveries, as their document has them now.
+//!
+//! No delivery waits for the document: it is read in a task of its own, once for all who come meanwhile, and what was read before
+//! is taken until then. Only the first deliveries of a process, for which nothing was read yet, give it a moment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{FutureExt as _, Shared};
+use tokio::task::AbortHandle;
+
+use crate::notifications::profile::Profile;
+use crate::platform::clock::{BoxFuture, Clock};
+use crate::playbooks;
+use crate::storage::StoreError;
+use crate::storage::document::Document;
+
+/// How long what was read is taken for the present.
+const READ_EVERY: Duration = Duration::from_secs(60);
+/// After a failure.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// So long since it began, the first reading of a process is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Answers by the name of their profile. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Answers(Arc<Inner>);
+
+struct Inner {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    profiles: Arc<BTreeMap<String, Profile>>,
+    /// Where they are read from.
+    document: Option<Arc<Document>>,
+    /// On the clock that only goes forward: when to read next.
+    due: Duration,
+    /// When the first reading began.
+    began: Option<Duration>,
+    /// Under way, or ended; a task of its own, which goes on when nobody waits any more.
+    reading: Option<(AbortHandle, Shared<BoxFuture<'static, ()>>)>,
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers").finish_non_exhaustive()
+    }
+}
+
+impl Answers {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner { clock, state: Mutex::default() }))
+    }
+
+    pub(super) fn read_from(&self, document: Option<Arc<Document>>) {
+        self.0.state().document = document;
+    }
+
+    pub(super) fn set(&self, profiles: BTreeMap<String, Profile>) {
+        self.0.state().profiles = Arc::new(profiles);
+    }
+
+    /// Begins to read, if it is time and nobody has begun.
+    pub(super) fn look(&self) {
+        let mut state = self.0.state();
+        let Some(document) = state.document.clone() else { return };
+        let now = self.0.clock.monotonic();
+        if now < state.due || state.is_reading() {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        let task = tokio::spawn(async move { inner.take(document.read().await) });
+        let handle = task.abort_handle();
+        let ended: BoxFuture<'static, ()> = Box::pin(task.map(drop));
+        state.began.get_or_insert(now);
+        state.reading = Some((handle, ended.shared()));
+    }
+
+    /// The answer under a name; none if no playbook names it. Waits no longer than `at_most`, and not at all after the first
+    /// reading.
+    pub(super) async fn find(&self, name: &str, at_most: Duration) -> Option<Profile> {
+        let (reading, left) = {
+            let state = self.0.state();
+            let over = state.began.map(|began| began + PATIENCE).unwrap_or_default();
+            (state.reading.clone(), over.saturating_sub(self.0.clock.monotonic()).min(at_most))
+        };
+        if let Some((_, ended)) = reading
+            && !left.is_zero()
+        {
+            tokio::select! {
+                biased;
+                () = ended => {}
+                () = self.0.clock.alarm(left) => {}
+            }
+        }
+        let profiles = Arc::clone(&self.0.state().profiles);
+        profiles.get(name).cloned()
+    }
+}
+
+impl State {
+    fn is_reading(&self) -> bool {
+        // What nobody waited for has an end, too.
+        self.reading.as_ref().is_some_and(|(task, _)| !task.is_finished())
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was read; none where there is no document.
+    fn take(&self, read: Result<Option<String>, StoreError>) {
+        let loaded = read.map(|text| text.map(|text| playbooks::load(&text, &|_| true)));
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        match loaded {
+            Ok(loaded) => {
+                state.due = now + READ_EVERY;
+                // One that cannot be read at all changes no answer.
+                if loaded.as_ref().is_none_or(|loaded| !loaded.has_errors() || !loaded.profiles.is_empty()) {
+                    state.profiles = Arc::new(loaded.map(|loaded| loaded.profiles).unwrap_or_default());
+                }
+            }
+            Err(error) => {
+                state.due = now + ASK_AGAIN_AFTER;
+                tracing::warn!("{error}; deliveries are answered as before");
+            }
+        }
+    }
+}
