@@ -101,7 +101,7 @@ fn tell(arguments: &Arguments, part: &str, sent: &Sent) {
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = sent.answered as f64 / sent.wall.as_secs_f64();
     println!(
-        "{part:>13}: {offered} for {} s: {} of {} kept, {rate:.0} a second; p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+        "{part:>13}: {offered} for {} s: {} of {} taken, {rate:.0} a second; p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
         arguments.seconds,
         sent.answered,
         sent.took.len(),
