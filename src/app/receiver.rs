@@ -136,7 +136,7 @@ impl Receiver {
                 }
                 *read = Some(now);
             }
-            Err(error) => tracing::warn!("{error}; deliveries are answered as before"),
+            Err(error) => tracing::warn!("the playbooks file {error}; deliveries are answered as before"),
         }
     }
 

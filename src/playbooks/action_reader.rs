@@ -126,9 +126,33 @@ impl Reading<'_, '_, '_> {
             }
         };
         let auth = self.auth();
+        self.nothing_in_the_clear();
         let headers = headers(&self.section, &keys::WEBHOOK_HEADERS, self.problems);
         let body = self.body(&keys::WEBHOOK_BODY, &keys::WEBHOOK_TEMPLATE);
         Some(Work::Webhook { address: address?, auth: auth?, headers, body: body?, allow_plain_http, allow_private_address })
+    }
+
+    /// The document is no place for secrets: more people read it than may know them. No value is repeated.
+    fn nothing_in_the_clear(&mut self) {
+        const SECRET: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-functions-key"];
+        const LIKE_ONE: [&str; 6] = ["api-key", "apikey", "subscription-key", "auth-token", "secret", "password"];
+        let Some(Value::Table(entries)) = self.section.entry(&keys::WEBHOOK_HEADERS).map(|entry| &entry.node.value) else {
+            return;
+        };
+        for entry in entries {
+            let name = entry.key.to_ascii_lowercase();
+            let way = match name.as_str() {
+                "authorization" => "auth = \"header\" with `header_secret`, or auth = \"basic\"".to_owned(),
+                _ => format!("auth = \"header\" with header = \"{}\" and `header_secret`", entry.key),
+            };
+            if SECRET.contains(&name.as_str()) {
+                let text = format!("`{}` would stand here in the clear; secrets are given by name only: use {way}", entry.key);
+                self.problems.error(entry.at, text);
+            } else if LIKE_ONE.iter().any(|part| name.contains(part)) {
+                let text = format!("`{}` looks like a secret, and stands here in the clear; if it is one, use {way}", entry.key);
+                self.problems.warning(entry.at, text);
+            }
+        }
     }
 
     fn auth(&mut self) -> Option<Auth> {
@@ -186,6 +210,10 @@ impl Reading<'_, '_, '_> {
 
     fn body(&mut self, key: &Key, template: &Key) -> Option<BodySpec> {
         let kind = self.section.choice(key, self.problems)?;
+        if kind == 1 && self.names.0.is_empty() {
+            let text = "body = \"selected\" sends `{}`: there is no variable; add some in `[playbook.select]`";
+            self.problems.warning(self.section.place(key), text);
+        }
         let entry = self.section.entry(template);
         match (kind, entry) {
             (2, None) => {

@@ -93,6 +93,10 @@ impl<'a> Reading<'a> {
         let attempts = section.whole(&keys::MAX_ATTEMPTS, problems);
         let source_section = section.table(&keys::SOURCE_TABLE, problems);
         let source = source_section.and_then(|section| source::read(&section, problems));
+        let profile_at = source_section.map_or(section.at, |source| source.place(&keys::PROFILE_NAME));
+        if let Some(source) = &source {
+            self.known_profile(source, profile_at, problems);
+        }
         let fetch = section.table(&keys::FETCH_TABLE, problems);
         let fetch = source::read_fetch(fetch.as_ref(), source.as_ref(), problems);
         let selected = section.table(&keys::SELECT_TABLE, problems);
@@ -115,7 +119,6 @@ impl<'a> Reading<'a> {
             group: String::new(),
             all: Arc::default(),
         };
-        let profile_at = source_section.map_or(section.at, |source| source.place(&keys::PROFILE_NAME));
         self.profile(&playbook, profile_at, problems);
         Some(playbook)
     }
@@ -128,15 +131,19 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Told whatever else is wrong with the playbook.
+    fn known_profile(&self, source: &source::Source, at: usize, problems: &mut Problems<'_>) {
+        let named = source.profile.as_deref().filter(|_| source.kind == super::SourceKind::Graph);
+        let Some(name) = named.filter(|name| !self.profiles.contains(name)) else { return };
+        let near = super::near::nearest(name, self.profiles.iter().copied());
+        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        problems.error(at, format!("there is no `[profile.{name}]`{near}"));
+    }
+
     /// The answer belongs to the address, and one subscription has one address.
     fn profile(&mut self, playbook: &Playbook, at: usize, problems: &mut Problems<'_>) {
-        let Some(of_source) = Some(&playbook.source).filter(|source| source.kind == super::SourceKind::Graph) else { return };
-        if let Some(name) = of_source.profile.as_deref()
-            && !self.profiles.contains(name)
-        {
-            let near = super::near::nearest(name, self.profiles.iter().copied());
-            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            problems.error(at, format!("there is no `[profile.{name}]`{near}"));
+        let of_source = &playbook.source;
+        if of_source.kind != super::SourceKind::Graph {
             return;
         }
         let own = (of_source.profile.clone(), playbook.name.clone());

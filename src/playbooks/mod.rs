@@ -176,7 +176,7 @@ impl Loaded {
         let mut lines = Vec::new();
         for problem in &self.problems {
             let word = if problem.severity == Severity::Error { "FAIL " } else { "note " };
-            lines.push(format!("{word} playbooks: {path}:{problem}"));
+            lines.push(format!("{word} playbooks: {path}:{}", problem.bare()));
         }
         if !self.has_errors() {
             lines.push(format!("ok    playbooks: {} in {path}, {enabled} enabled", self.playbooks.len()));
