@@ -251,8 +251,7 @@ impl Reading {
             let why_not = format!("there is no playbook: `{document}` does not exist; write it, or set PLAYBOOKS_FILE");
             return Asked { why_not, ..Asked::default() };
         };
-        let secrets = parts.secrets.clone();
-        let mut loaded = playbooks::load(text, &move |name| secrets.find(name).is_some());
+        let mut loaded = playbooks::load_knowing(text, &|name| parts.secrets.known(name));
         let mut check = loaded.check(&document);
         for name in loaded.keep_tenant(&parts.first_job) {
             check.1 = false;

@@ -76,6 +76,11 @@ impl<'a> Problems<'a> {
         self.found.push(Problem { line, column, severity, text });
     }
 
+    /// The line of a byte, from 1.
+    pub(super) fn line(&self, at: usize) -> usize {
+        place(self.document, at).0
+    }
+
     /// So far. More than before: what was read in between is not to be used.
     pub(super) fn errors(&self) -> usize {
         self.found.iter().filter(|problem| problem.severity == Severity::Error).count()

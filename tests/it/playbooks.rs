@@ -4,9 +4,10 @@ use indicator_relay::app::App;
 use indicator_relay::functions::{FUNCTIONS, Trigger};
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin};
 use indicator_relay::notifications::wanted::Wanted;
+use indicator_relay::platform::secret::Secret;
 use indicator_relay::playbooks::evaluate::{Context, Evaluated, RunError};
 use indicator_relay::playbooks::keys::{KEYS, Key, Scope};
-use indicator_relay::playbooks::{FetchMode, Loaded, Playbook, Severity, load, markdown, schema};
+use indicator_relay::playbooks::{FetchMode, Known, Loaded, Playbook, Severity, load, load_knowing, markdown, schema};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -315,6 +316,27 @@ fn each_rule_of_an_action_is_told_with_what_to_do() {
         assert!(told.lines().count() == 1 && told.contains(expected), "{lines}\n{told}");
         assert!(!told.contains("hunter2"), "{told}");
     }
+}
+
+#[test]
+fn secrets_are_named_as_the_vault_names_them_and_those_at_hand_are_judged() {
+    let text = "version = 1\n[[playbook]]\nname = \"p\"\nsource = { resource = \"users\", change_types = [\"updated\"] }\n\
+                [[playbook.action]]\nkind = \"webhook\"\nurl_secret = \"TC_URL\"\nauth = \"header\"\nheader_secret = \"TC_KEY\"\n";
+    let told = |known: &dyn Fn(&str) -> Known| {
+        let loaded = load_knowing(text, known);
+        (lines(&loaded).join("\n"), loaded.playbooks.len())
+    };
+    let of = |url: Known, key: Known| told(&|name| if name == "TC_URL" { url.clone() } else { key.clone() });
+    let given = |value: &str| Known::Given(Secret::new(value));
+    assert_eq!(of(Known::Kept, Known::Kept), (String::new(), 1));
+    assert_eq!(of(given("https://tc.example.com/x"), given("Bearer x")), (String::new(), 1));
+    let missing = "7:14: there is no secret `TC_URL`; set it, or the vault's secret `tc-url`".to_owned();
+    assert_eq!(of(Known::Missing, Known::Kept), (missing, 0));
+    let (told, left) = of(Known::NotHere, Known::Kept);
+    assert!(told.starts_with("7:14: warning: there is no secret `TC_URL` here; ") && left == 1, "{told}");
+    let refused = "7:14: the address in the secret `TC_URL` is refused: its scheme is `ftp`; use https\n\
+                   9:17: what the secret `TC_KEY` holds has a character that no header may hold";
+    assert_eq!(of(given("ftp://tc.example.com/hunter2"), given("hunter\n2")), (refused.to_owned(), 0));
 }
 
 #[test]
