@@ -14,7 +14,6 @@ use tokio::task::AbortHandle;
 use crate::notifications::profile::Profile;
 use crate::platform::clock::{BoxFuture, Clock};
 use crate::playbooks;
-use crate::storage::StoreError;
 use crate::storage::document::Document;
 
 /// How long what was read is taken for the present.
@@ -116,7 +115,7 @@ impl Inner {
     }
 
     /// What was read; none where there is no document.
-    fn take(&self, read: Result<Option<String>, StoreError>) {
+    fn take(&self, read: Result<Option<String>, String>) {
         let loaded = read.map(|text| text.map(|text| playbooks::load(&text, &|_| true)));
         let now = self.clock.monotonic();
         let mut state = self.state();
@@ -130,7 +129,7 @@ impl Inner {
             }
             Err(error) => {
                 state.due = now + ASK_AGAIN_AFTER;
-                tracing::warn!("{error}; deliveries are answered as before");
+                tracing::warn!("the playbooks file {error}; deliveries are answered as before");
             }
         }
     }

@@ -32,7 +32,7 @@ use crate::platform::clock::Clock;
 use crate::platform::hex;
 use crate::platform::http::{Authorize, Http};
 use crate::platform::secret::Secret;
-use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, SourceKind, Together};
+use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, Severity, SourceKind, Together};
 use crate::polling::{self, Poller};
 use crate::settings::Notifications;
 use crate::storage::document::Document;
@@ -218,7 +218,8 @@ impl Reading {
         let text = match self.parts.document.read().await {
             Ok(text) => text,
             Err(error) => {
-                let Some(last) = last.as_mut() else { return Err(error.to_string()) };
+                let error = format!("the playbooks file {error}");
+                let Some(last) = last.as_mut() else { return Err(error) };
                 tracing::warn!("{error}; the playbooks are as they were");
                 last.at = now;
                 return Ok(Arc::clone(&last.asked));
@@ -250,8 +251,7 @@ impl Reading {
             let why_not = format!("there is no playbook: `{document}` does not exist; write it, or set PLAYBOOKS_FILE");
             return Asked { why_not, ..Asked::default() };
         };
-        let secrets = parts.secrets.clone();
-        let mut loaded = playbooks::load(text, &move |name| secrets.find(name).is_some());
+        let mut loaded = playbooks::load_knowing(text, &|name| parts.secrets.known(name));
         let mut check = loaded.check(&document);
         for name in loaded.keep_tenant(&parts.first_job) {
             check.1 = false;
@@ -447,7 +447,12 @@ fn fingerprint(key: &Secret) -> String {
 fn tell(asked: &Asked) {
     let document = &asked.document;
     for problem in &asked.problems {
-        tracing::warn!("{document}:{problem}");
+        // The level of the line says which it is.
+        let line = format!("{document}:{}", problem.bare());
+        match problem.severity {
+            Severity::Error => tracing::error!("{line}; what it stands in is left out"),
+            Severity::Warning => tracing::warn!("{line}"),
+        }
     }
     for line in &asked.unproven {
         tracing::error!("{line}; until then every encrypted notification is refused and set aside");

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::platform::secret::Secret;
-use crate::platform::vault::{SecretSource, Vault};
+use crate::platform::vault::{self, SecretSource, Vault};
+use crate::playbooks::Known;
 
 /// Secrets that playbooks name.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,14 @@ impl Secrets {
             return Some(SecretSource::Given(Secret::new(text.trim())));
         }
         let vault = Arc::clone(self.vault.as_ref()?);
-        Some(SecretSource::Kept { vault, name: name.to_ascii_lowercase().replace('_', "-") })
+        Some(SecretSource::Kept { vault, name: vault::spelling(name) })
+    }
+    /// What whoever reads playbooks is told: what a vault keeps is not asked for before it is used.
+    pub(super) fn known(&self, name: &str) -> Known {
+        match self.find(name) {
+            Some(SecretSource::Given(secret)) => Known::Given(secret),
+            Some(SecretSource::Kept { .. }) => Known::Kept,
+            None => Known::Missing,
+        }
     }
 }

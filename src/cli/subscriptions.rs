@@ -215,8 +215,15 @@ pub(super) fn table_of_resources(json: bool) -> String {
     if json { format!("{}\n", resources_as_json()) } else { resources() }
 }
 
+/// As a person reads it: what is to be put in the place of a segment.
+fn shown(path: &str) -> String {
+    path.replace("{}", "{id}")
+}
+
 fn resources() -> String {
-    let mut page = String::new();
+    let mut page =
+        "What playbooks can wait for. In place of `{id}` put an id: of the user, group, chat or whatever stands before it.\n\n"
+            .to_owned();
     for resource in RESOURCES {
         let life = resource.minutes.map_or_else(|| "polled".to_owned(), span);
         let rich = if let Rich::Allowed(minutes) = resource.rich {
@@ -225,7 +232,7 @@ fn resources() -> String {
             String::new()
         };
         let _ = writeln!(page, "{} ({life}{rich})", resource.name);
-        let _ = writeln!(page, "    {}", resource.paths.join(", "));
+        let _ = writeln!(page, "    {}", resource.paths.iter().map(|path| shown(path)).collect::<Vec<_>>().join(", "));
         let _ = writeln!(page, "    changes: {}", changes(resource));
         let _ = writeln!(page, "    permission: {}", permission(resource));
         if !resource.note.is_empty() {
@@ -244,7 +251,7 @@ fn resources_as_json() -> Value {
         };
         json!({
             "name": resource.name,
-            "paths": resource.paths,
+            "paths": resource.paths.iter().map(|path| shown(path)).collect::<Vec<_>>(),
             "minutes": resource.minutes,
             "rich_minutes": if let Rich::Allowed(minutes) = resource.rich { Some(minutes) } else { None },
             "changes": resource.changes.map(|changes| changes.iter().map(|change| change.name()).collect::<Vec<_>>()),

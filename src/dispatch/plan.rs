@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::path;
 use crate::notifications::item::{ChangeType, Event, Item};
 use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
@@ -138,6 +139,22 @@ impl Plan {
             matches: Arc::new(move |item, made_for| matching.matches(item, made_for)),
             decide,
         }
+    }
+
+    /// What is read for an item before the playbook runs, below the version of the interface. For who shows it beforehand.
+    ///
+    /// # Errors
+    /// One line: why it cannot be read.
+    pub fn address(&self, item: &Item) -> Result<Option<String>, String> {
+        if !self.reads(item) {
+            return Ok(None);
+        }
+        let path = match &self.fetch {
+            Fetch::Nothing => return Ok(None),
+            Fetch::Resource(reading) => path::of_object(&reading.resource, item, reading.select.as_deref()),
+            Fetch::Delta(reading) => path::of_delta(&reading.resource, reading.select.as_deref()),
+        };
+        path.map(Some).map_err(|refused| refused.to_string())
     }
 
     /// Reads anew for each item, so that one read can stand for many items.

@@ -234,6 +234,12 @@ impl Vault {
     }
 }
 
+/// A setting's name as a vault spells it, where names have no `_`: `TC_URL` is `tc-url`.
+#[must_use]
+pub fn spelling(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
+
 /// Where a secret comes from. What is kept in a vault may change while we run.
 #[derive(Debug, Clone)]
 pub enum SecretSource {

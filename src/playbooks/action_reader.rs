@@ -9,10 +9,11 @@ use super::evaluate::{META, Variables};
 use super::keys::{self, ACTION_KINDS, CASE_STATUSES, INDICATOR_TYPES, Key, Scope};
 use super::near::nearest;
 use super::reader::{At, Problems, Section, is_name};
+use super::secrets::Known;
 use super::template::{Shape, Template};
 use super::tree::{Node, Value};
 use crate::notifications::item;
-use crate::platform::header;
+use crate::platform::{header, vault};
 
 /// What is put there must be of our own making; that of exports is known above this room only by its name.
 const OWN_QUEUES: [&str; 3] = [item::QUEUE, item::URGENT_QUEUE, "export-runs"];
@@ -53,7 +54,7 @@ impl Names {
 struct Reading<'a, 'p, 't> {
     section: Section<'a>,
     names: &'a Names,
-    secrets: &'a dyn Fn(&str) -> bool,
+    secrets: &'a dyn Fn(&str) -> Known,
     problems: &'p mut Problems<'t>,
 }
 
@@ -62,7 +63,7 @@ pub(super) fn read(
     node: &Node,
     place: usize,
     names: &Names,
-    secrets: &dyn Fn(&str) -> bool,
+    secrets: &dyn Fn(&str) -> Known,
     problems: &mut Problems<'_>,
 ) -> Option<ActionSpec> {
     // The kind decides which keys there are.
@@ -85,7 +86,7 @@ pub(super) fn read(
     Some(ActionSpec { label: label.map_or_else(|| place.to_string(), |label| label.value.to_owned()), work: work? })
 }
 
-impl Reading<'_, '_, '_> {
+impl<'a> Reading<'a, '_, '_> {
     fn queue(&mut self) -> Option<Work> {
         let queue = self.section.text(&keys::QUEUE_NAME, self.problems);
         let body = self.body(&keys::QUEUE_BODY, &keys::QUEUE_TEMPLATE);
@@ -112,7 +113,14 @@ impl Reading<'_, '_, '_> {
                 }
                 Some(Address::Url(url.value.trim().to_owned()))
             }
-            (None, Some(_)) => url_secret.map(Address::Secret),
+            (None, Some(_)) => url_secret.map(|(name, known)| {
+                let judged = known.value().map(|value| address::judge(value, allow_plain_http, allow_private_address));
+                if let Some(Err(error)) = judged {
+                    let text = format!("the address in the secret `{}` is refused: {error}", name.value);
+                    self.problems.error(name.at, text);
+                }
+                Address::Secret(name.value.to_owned())
+            }),
             (Some(url), Some(_)) => {
                 self.problems.error(url.at, "`url` and `url_secret` are both given; leave one out");
                 None
@@ -126,9 +134,33 @@ impl Reading<'_, '_, '_> {
             }
         };
         let auth = self.auth();
+        self.nothing_in_the_clear();
         let headers = headers(&self.section, &keys::WEBHOOK_HEADERS, self.problems);
         let body = self.body(&keys::WEBHOOK_BODY, &keys::WEBHOOK_TEMPLATE);
         Some(Work::Webhook { address: address?, auth: auth?, headers, body: body?, allow_plain_http, allow_private_address })
+    }
+
+    /// The document is no place for secrets: more people read it than may know them. No value is repeated.
+    fn nothing_in_the_clear(&mut self) {
+        const SECRET: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-functions-key"];
+        const LIKE_ONE: [&str; 6] = ["api-key", "apikey", "subscription-key", "auth-token", "secret", "password"];
+        let Some(Value::Table(entries)) = self.section.entry(&keys::WEBHOOK_HEADERS).map(|entry| &entry.node.value) else {
+            return;
+        };
+        for entry in entries {
+            let name = entry.key.to_ascii_lowercase();
+            let way = match name.as_str() {
+                "authorization" => "auth = \"header\" with `header_secret`, or auth = \"basic\"".to_owned(),
+                _ => format!("auth = \"header\" with header = \"{}\" and `header_secret`", entry.key),
+            };
+            if SECRET.contains(&name.as_str()) {
+                let text = format!("`{}` would stand here in the clear; secrets are given by name only: use {way}", entry.key);
+                self.problems.error(entry.at, text);
+            } else if LIKE_ONE.iter().any(|part| name.contains(part)) {
+                let text = format!("`{}` looks like a secret, and stands here in the clear; if it is one, use {way}", entry.key);
+                self.problems.warning(entry.at, text);
+            }
+        }
     }
 
     fn auth(&mut self) -> Option<Auth> {
@@ -158,26 +190,36 @@ impl Reading<'_, '_, '_> {
         if let Some(header) = header.filter(|header| !header::is_name(header.value)) {
             self.problems.error(header.at, "`header` is no name of a header");
         }
-        let mut secrets = secrets.into_iter();
+        let name_of_header = header.map_or(keys::HEADER.default, |header| header.value);
+        if let (2, [(name, known)]) = (way, secrets.as_slice())
+            && known.value().is_some_and(|value| header::value_problem(name_of_header, value).is_some())
+        {
+            let text = format!("what the secret `{}` holds has a character that no header may hold", name.value);
+            self.problems.error(name.at, text);
+        }
+        let mut secrets = secrets.into_iter().map(|(name, _)| name.value.to_owned());
         Some(match way {
             1 => Auth::Basic { username_secret: secrets.next()?, password_secret: secrets.next()? },
-            2 => Auth::Header {
-                header: header.map_or(keys::HEADER.default, |header| header.value).to_owned(),
-                header_secret: secrets.next()?,
-            },
+            2 => Auth::Header { header: name_of_header.to_owned(), header_secret: secrets.next()? },
             _ => Auth::None,
         })
     }
 
-    /// A secret's name. Its value, written by mistake, is not repeated.
-    fn secret(&mut self, key: &Key) -> Option<String> {
+    /// A secret's name, and what is known of it. Its value, written by mistake, is not repeated.
+    fn secret(&mut self, key: &Key) -> Option<(At<&'a str>, Known)> {
         let name = self.section.text(key, self.problems)?;
         if !name.value.is_empty() && name.value.len() <= 127 && is_secret(name.value) {
-            if !(self.secrets)(name.value) {
-                let text = format!("there is no secret `{}`; set it, or the vault secret of this name", name.value);
-                self.problems.error(name.at, text);
+            let known = (self.secrets)(name.value);
+            let set = format!("set it, or the vault's secret `{}`", vault::spelling(name.value));
+            match known {
+                Known::Missing => self.problems.error(name.at, format!("there is no secret `{}`; {set}", name.value)),
+                Known::NotHere => {
+                    let text = format!("there is no secret `{}` here; where this is to run, {set}", name.value);
+                    self.problems.warning(name.at, text);
+                }
+                Known::Kept | Known::Given(_) => {}
             }
-            return Some(name.value.to_owned());
+            return Some((name, known));
         }
         let text = format!("`{}` takes the name of a secret (letters, digits, `-`, `_`), never its value", key.key);
         self.problems.error(name.at, text);
@@ -186,6 +228,10 @@ impl Reading<'_, '_, '_> {
 
     fn body(&mut self, key: &Key, template: &Key) -> Option<BodySpec> {
         let kind = self.section.choice(key, self.problems)?;
+        if kind == 1 && self.names.0.is_empty() {
+            let text = "body = \"selected\" sends `{}`: there is no variable; add some in `[playbook.select]`";
+            self.problems.warning(self.section.place(key), text);
+        }
         let entry = self.section.entry(template);
         match (kind, entry) {
             (2, None) => {

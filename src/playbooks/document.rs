@@ -8,8 +8,9 @@ use super::action_reader::{self, Names};
 use super::evaluate::Select;
 use super::keys;
 use super::reader::{At, Problems, Section, compile, is_name, is_variable};
-use super::tree::{Entry, Node, parse};
-use super::{Loaded, Playbook, Priority, Root, source};
+use super::secrets::Known;
+use super::tree::{Entry, Node, Value, parse};
+use super::{LeftOut, Loaded, Playbook, Priority, Root, source};
 use crate::notifications::profile::Profile;
 use crate::notifications::wanted::normalised;
 use crate::platform::header;
@@ -20,8 +21,14 @@ const DEFAULT_ATTEMPTS: u32 = 16;
 /// Reads a document, TOML or JSON. `secrets` tells whether a secret of a name is there.
 #[must_use]
 pub fn load(text: &str, secrets: &dyn Fn(&str) -> bool) -> Loaded {
+    load_knowing(text, &|name| if secrets(name) { Known::Kept } else { Known::Missing })
+}
+
+/// The same for who knows more of the secrets than whether they are there.
+#[must_use]
+pub fn load_knowing(text: &str, secrets: &dyn Fn(&str) -> Known) -> Loaded {
     let mut problems = Problems::new(text);
-    let mut loaded = Loaded { playbooks: Vec::new(), profiles: BTreeMap::new(), problems: Vec::new() };
+    let mut loaded = Loaded { playbooks: Vec::new(), profiles: BTreeMap::new(), problems: Vec::new(), left_out: Vec::new() };
     match parse(text) {
         Ok(root) => read(&root, secrets, &mut loaded, &mut problems),
         Err(mistakes) => mistakes.into_iter().for_each(|(at, mistake)| problems.error(at, mistake)),
@@ -31,7 +38,7 @@ pub fn load(text: &str, secrets: &dyn Fn(&str) -> bool) -> Loaded {
     loaded
 }
 
-fn read(root: &Node, secrets: &dyn Fn(&str) -> bool, loaded: &mut Loaded, problems: &mut Problems<'_>) {
+fn read(root: &Node, secrets: &dyn Fn(&str) -> Known, loaded: &mut Loaded, problems: &mut Problems<'_>) {
     use keys::Scope;
     let Some(document) = Section::open(root, Scope::Document, problems) else { return };
     let version = document.whole(&keys::VERSION, problems);
@@ -50,22 +57,30 @@ fn read(root: &Node, secrets: &dyn Fn(&str) -> bool, loaded: &mut Loaded, proble
     for node in document.tables(&keys::PLAYBOOKS, problems) {
         let before = problems.errors();
         let playbook = reading.playbook(node, problems);
-        if problems.errors() == before {
-            loaded.playbooks.extend(playbook);
-        }
-    }
-    if version.is_none() {
         // Of another version nothing is certain.
-        loaded.playbooks.clear();
+        if problems.errors() == before && version.is_some() {
+            loaded.playbooks.extend(playbook);
+        } else {
+            loaded.left_out.push(LeftOut { name: name_of(node), line: problems.line(node.at) });
+        }
     }
     if document.entry(&keys::PLAYBOOKS).is_none() {
         problems.warning(root.at, "the document has no `[[playbook]]`");
     }
 }
 
+/// Of a playbook that may have mistakes.
+fn name_of(node: &Node) -> Option<String> {
+    let section = Section::peek(node, [keys::Scope::Playbook; 2])?;
+    match &section.entry(&keys::NAME)?.node.value {
+        Value::Text(name) => Some(name.clone()),
+        _ => None,
+    }
+}
+
 /// What the playbooks of one document share.
 struct Reading<'a> {
-    secrets: &'a dyn Fn(&str) -> bool,
+    secrets: &'a dyn Fn(&str) -> Known,
     profiles: BTreeSet<&'a str>,
     attempts: u32,
     /// Taken.
@@ -93,6 +108,10 @@ impl<'a> Reading<'a> {
         let attempts = section.whole(&keys::MAX_ATTEMPTS, problems);
         let source_section = section.table(&keys::SOURCE_TABLE, problems);
         let source = source_section.and_then(|section| source::read(&section, problems));
+        let profile_at = source_section.map_or(section.at, |source| source.place(&keys::PROFILE_NAME));
+        if let Some(source) = &source {
+            self.known_profile(source, profile_at, problems);
+        }
         let fetch = section.table(&keys::FETCH_TABLE, problems);
         let fetch = source::read_fetch(fetch.as_ref(), source.as_ref(), problems);
         let selected = section.table(&keys::SELECT_TABLE, problems);
@@ -115,7 +134,6 @@ impl<'a> Reading<'a> {
             group: String::new(),
             all: Arc::default(),
         };
-        let profile_at = source_section.map_or(section.at, |source| source.place(&keys::PROFILE_NAME));
         self.profile(&playbook, profile_at, problems);
         Some(playbook)
     }
@@ -128,15 +146,19 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Told whatever else is wrong with the playbook.
+    fn known_profile(&self, source: &source::Source, at: usize, problems: &mut Problems<'_>) {
+        let named = source.profile.as_deref().filter(|_| source.kind == super::SourceKind::Graph);
+        let Some(name) = named.filter(|name| !self.profiles.contains(name)) else { return };
+        let near = super::near::nearest(name, self.profiles.iter().copied());
+        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        problems.error(at, format!("there is no `[profile.{name}]`{near}"));
+    }
+
     /// The answer belongs to the address, and one subscription has one address.
     fn profile(&mut self, playbook: &Playbook, at: usize, problems: &mut Problems<'_>) {
-        let Some(of_source) = Some(&playbook.source).filter(|source| source.kind == super::SourceKind::Graph) else { return };
-        if let Some(name) = of_source.profile.as_deref()
-            && !self.profiles.contains(name)
-        {
-            let near = super::near::nearest(name, self.profiles.iter().copied());
-            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            problems.error(at, format!("there is no `[profile.{name}]`{near}"));
+        let of_source = &playbook.source;
+        if of_source.kind != super::SourceKind::Graph {
             return;
         }
         let own = (of_source.profile.clone(), playbook.name.clone());

@@ -221,6 +221,9 @@ fn complaint(text: &str, error: &JmespathError) -> String {
     if has_bare_at(text) {
         line += "; `@` is an operator: write \"@odata.type\" in double quotes, or `meta.odataType`";
     }
+    if reason.contains("found Number(") {
+        line += "; a number that is meant is written in backticks: `3`";
+    }
     line
 }
 
@@ -339,6 +342,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn a_bare_number_is_told_how_it_is_written() {
+        let error = Expression::compile("length(resource.evidence) > 3").expect_err("a bare number");
+        assert!(error.ends_with("a number that is meant is written in backticks: `3`"), "{error}");
+        assert!(Expression::compile("length(resource.evidence) > `3`").is_ok());
+    }
 
     fn run(text: &str, input: &Value) -> Value {
         Expression::compile(text).expect("compiles").run(&Input::new(input).expect("small")).expect("runs")

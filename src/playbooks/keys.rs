@@ -112,6 +112,7 @@ impl Shape {
         match self {
             Self::Text(what) => what.to_owned(),
             Self::Flag => "true or false".to_owned(),
+            Self::Whole { from, to } if from == to => from.to_string(),
             Self::Whole { from, to } => format!("a whole number from {from} to {to}"),
             Self::Choice(choices) => quoted(choices),
             Self::Choices(choices) => format!("a list of {}", quoted(choices)),

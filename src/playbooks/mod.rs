@@ -10,9 +10,11 @@ mod document;
 pub mod evaluate;
 pub mod expression;
 pub mod keys;
+mod mismatch;
 mod near;
 mod reader;
 mod render;
+mod secrets;
 mod source;
 pub mod template;
 mod tree;
@@ -20,9 +22,10 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use document::load;
+pub use document::{load, load_knowing};
 pub use reader::{Problem, Severity};
 pub use render::{markdown, schema};
+pub use secrets::Known;
 pub use source::{FetchMode, FetchPlan, NotFound, OnFailure, Source, SourceKind};
 
 use action::ActionSpec;
@@ -42,6 +45,17 @@ pub struct Loaded {
     pub profiles: BTreeMap<String, Profile>,
     /// In the order of the file.
     pub problems: Vec<Problem>,
+    /// Those that cannot run because of a mistake.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A playbook with a mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// None: it has none that could be read.
+    pub name: Option<String>,
+    /// Where it begins.
+    pub line: usize,
 }
 
 /// Which queue its items wait in.
@@ -176,7 +190,7 @@ impl Loaded {
         let mut lines = Vec::new();
         for problem in &self.problems {
             let word = if problem.severity == Severity::Error { "FAIL " } else { "note " };
-            lines.push(format!("{word} playbooks: {path}:{problem}"));
+            lines.push(format!("{word} playbooks: {path}:{}", problem.bare()));
         }
         if !self.has_errors() {
             lines.push(format!("ok    playbooks: {} in {path}, {enabled} enabled", self.playbooks.len()));
@@ -196,9 +210,7 @@ impl Playbook {
         if polled != (self.source.kind == SourceKind::Poll) {
             return false;
         }
-        // New alerts came as `updated` to the guide's trigger, the only change that it could ask for.
-        let wants = |change: &ChangeType| self.source.change_types.contains(change);
-        if !(wants(&change) || polled && change == ChangeType::Created && wants(&ChangeType::Updated)) {
+        if !self.waits_for(change, polled) {
             return false;
         }
         // The letter of the queue aside: playbooks of both priorities may share a subscription.
@@ -206,6 +218,12 @@ impl Playbook {
             Some(group) => group == self.group,
             None => made_for.and_then(|made_for| self.inherits(made_for)).unwrap_or_else(|| self.source.covers(item)),
         }
+    }
+
+    /// New alerts came as `updated` to the guide's trigger, the only change that it could ask for.
+    fn waits_for(&self, change: ChangeType, polled: bool) -> bool {
+        let wants = |change: ChangeType| self.source.change_types.contains(&change);
+        wants(change) || polled && change == ChangeType::Created && wants(ChangeType::Updated)
     }
 
     /// Whether what a subscription tells that is being replaced is for this one: for those that are on the same resource now, its

@@ -28,6 +28,14 @@ pub struct Problem {
     pub text: String,
 }
 
+impl Problem {
+    /// Without a word for its severity, where what stands around it says that.
+    #[must_use]
+    pub fn bare(&self) -> String {
+        format!("{}:{}: {}", self.line, self.column, self.text)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.severity == Severity::Warning { "warning: " } else { "" };
@@ -66,6 +74,11 @@ impl<'a> Problems<'a> {
         let (line, column) = place(self.document, at);
         let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.found.push(Problem { line, column, severity, text });
+    }
+
+    /// The line of a byte, from 1.
+    pub(super) fn line(&self, at: usize) -> usize {
+        place(self.document, at).0
     }
 
     /// So far. More than before: what was read in between is not to be used.
@@ -130,7 +143,11 @@ impl<'a> Section<'a> {
     fn value(&self, key: &Key, problems: &mut Problems<'_>) -> Option<&'a Node> {
         let found = self.entry(key).map(|entry| &entry.node);
         if found.is_none() && key.required {
-            problems.error(self.at, format!("`{}` is missing in {}: {}", key.key, self.scopes[1].header(), key.shape.accepts()));
+            let what = match key.shape {
+                Shape::Whole { from, to } if from == to => format!("write `{} = {from}`", key.key),
+                shape => shape.accepts(),
+            };
+            problems.error(self.at, format!("`{}` is missing in {}: {what}", key.key, self.scopes[1].header()));
         }
         found
     }
@@ -162,7 +179,8 @@ impl<'a> Section<'a> {
         match &node.value {
             Value::Whole(number) if (from..=to).contains(number) => Some(At { at: node.at, value: *number }),
             Value::Whole(number) => {
-                problems.error(node.at, format!("`{}` is {number}; it takes {}", key.key, key.shape.accepts()));
+                let demand = if from == to { "must be" } else { "takes" };
+                problems.error(node.at, format!("`{}` is {number}; it {demand} {}", key.key, key.shape.accepts()));
                 None
             }
             _ => wrong(key, node, problems),

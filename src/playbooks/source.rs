@@ -121,10 +121,13 @@ pub(super) fn read(section: &Section<'_>, problems: &mut Problems<'_>) -> Option
         None if kind == SourceKind::Poll => problems.error(resource.at, cannot_be_polled(resource.value)),
         None => {
             let near = nearest(path_of(resource.value), RESOURCES.iter().flat_map(|row| row.paths.iter().copied()));
-            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let near = near.map(|near| format!("; did you mean `{}`?", near.replace("{}", "{id}"))).unwrap_or_default();
             let text = format!("`{}` is no resource that is known here; Microsoft Graph will decide{near}", resource.value);
             problems.warning(resource.at, text);
         }
+    }
+    if let Some(problem) = filter_problem(resource.value) {
+        problems.warning(resource.at, problem);
     }
     let changes = changes.map(|changes| change_types(row, kind, &changes, problems));
     if rich {
@@ -172,17 +175,54 @@ fn path_of(resource: &str) -> &str {
 fn path<'a>(resource: At<&'a str>, problems: &mut Problems<'_>) -> Option<At<&'a str>> {
     let text = resource.value.trim();
     let path = path_of(text);
-    let complaint = if path.contains("://") {
+    if let Some(placeholder) = placeholder(path) {
+        problems.error(resource.at, format!("the resource is refused: {placeholder}"));
+        return None;
+    }
+    let first = path.split('/').next().unwrap_or_default().to_ascii_lowercase();
+    let complaint = if path.contains("://") || first.starts_with("graph.microsoft.") {
         "it is a whole address; write only what follows the version, such as `users`"
+    } else if matches!(first.as_str(), "v1.0" | "beta") {
+        "it begins with the version of the interface; write only what follows the version, such as `users`"
     } else if text.chars().any(char::is_control) || path.split('/').any(|part| part == ".." || part.is_empty()) {
         "it has empty or `..` parts, or control characters"
     } else if path.eq_ignore_ascii_case("me") || path.to_ascii_lowercase().starts_with("me/") {
-        "`me` is a signed-in user, and there is none here; write `users/{id}`"
+        "`me` is a signed-in user, and there is none here; write `users/{id}` with the user's id in place of `{id}`"
     } else {
         return Some(At { at: resource.at, value: text });
     };
     problems.error(resource.at, format!("the resource is refused: {complaint}"));
     None
+}
+
+/// A path of the documentation is no path yet: Microsoft Graph would be asked for somebody who is called `{id}`.
+fn placeholder(path: &str) -> Option<String> {
+    let parts = segments(path);
+    let at = parts.iter().position(|part| part.contains(['{', '}']))?;
+    let before = at.checked_sub(1).and_then(|before| parts.get(before));
+    let whose = before.map_or("the id itself".to_owned(), |word| format!("the {}'s id", word.strip_suffix('s').unwrap_or(word)));
+    Some(format!("put {whose} in place of `{}`", parts[at]))
+}
+
+/// What Microsoft Graph would refuse in the filter, as far as that is seen at a glance.
+fn filter_problem(resource: &str) -> Option<&'static str> {
+    const UNFINISHED: [&str; 10] = ["eq", "ne", "gt", "ge", "lt", "le", "and", "or", "not", "in"];
+    let query = resource.split_once('?')?.1;
+    let filter = query.split('&').find_map(|part| part.trim().strip_prefix("$filter="))?.replace('+', " ").replace("%20", " ");
+    // Beyond its texts, in which a quote is written twice.
+    let bare: String = filter.split('\'').step_by(2).collect::<Vec<_>>().join("''");
+    let depth = |open, close| bare.matches(open).count().cmp(&bare.matches(close).count());
+    if filter.trim().is_empty() {
+        Some("the `$filter` is empty; leave it out")
+    } else if filter.matches('\'').count() % 2 == 1 {
+        Some("the `$filter` has a quote `'` without its other one; Microsoft Graph will refuse it")
+    } else if depth('(', ')').is_ne() {
+        Some("the `$filter` has a parenthesis without its other one; Microsoft Graph will refuse it")
+    } else if bare.split_whitespace().next_back().is_some_and(|last| UNFINISHED.contains(&last.to_ascii_lowercase().as_str())) {
+        Some("the `$filter` ends where a value is missing; Microsoft Graph will refuse it")
+    } else {
+        None
+    }
 }
 
 fn cannot_be_polled(resource: &str) -> String {
@@ -284,7 +324,8 @@ pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>,
         [OnFailure::DeadLetter, OnFailure::Continue][section.choice(&keys::ON_FAILURE_KEY, problems).unwrap_or_default()];
     if let Some(select) = section.text(&keys::FETCH_SELECT, problems) {
         let good = |c: char| c.is_ascii_alphanumeric() || "_,./@ ".contains(c);
-        if select.value.trim().is_empty() || !select.value.chars().all(good) {
+        let empty = select.value.split(',').any(|name| name.trim().is_empty());
+        if empty || !select.value.chars().all(good) {
             let text = "`select` takes names of properties, separated by commas, such as `id,displayName`";
             problems.error(select.at, text);
         } else if plan.mode == FetchMode::None && !source.is_some_and(|source| source.rich) {

@@ -63,7 +63,12 @@ pub(super) fn parse(text: &str) -> Result<Node, Vec<(usize, String)>> {
         let message: String = error.message().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         (error.span().map_or(text.len(), |span| span.start), format!("no TOML: {message}"))
     };
-    Err(errors.into_iter().map(told).collect())
+    let mut mistakes: Vec<(usize, String)> = errors.into_iter().map(told).collect();
+    // The keys below a header that cannot be read fall into the table above it: that they are there twice is no mistake of theirs.
+    let is_header = |at: usize| text[..floor(text, at)].rsplit('\n').next().unwrap_or_default().trim_start().starts_with('[');
+    let header = mistakes.iter().map(|(at, _)| *at).filter(|at| is_header(*at)).min();
+    mistakes.retain(|(at, mistake)| !(mistake.contains("duplicate key") && header.is_some_and(|header| header < *at)));
+    Err(mistakes)
 }
 
 fn entries(table: &DeTable<'_>) -> Vec<Entry> {
@@ -131,13 +136,18 @@ fn json_node(text: &str, raw: &RawValue) -> Node {
 
 /// Line and column of a byte, both from 1, the column in characters.
 pub(super) fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..floor(text, at)];
+    let line = before.matches('\n').count() + 1;
+    (line, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
+}
+
+/// The same byte, or the first of its character.
+fn floor(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
     }
-    let before = &text[..at];
-    let line = before.matches('\n').count() + 1;
-    (line, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
+    at
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Place;
 use super::azure::Shelf;
-use super::{Place, StoreError};
 use crate::platform::clock::Clock;
 
 /// Longer than anybody writes by hand.
@@ -48,24 +48,25 @@ impl Document {
     /// The whole text as it is now; none if there is none.
     ///
     /// # Errors
-    /// It cannot be read, is no UTF-8, or is longer than 4 MiB.
-    pub async fn read(&self) -> Result<Option<String>, StoreError> {
+    /// One line with its name: it cannot be read, is no UTF-8, or is longer than 4 MiB.
+    pub async fn read(&self) -> Result<Option<String>, String> {
         let bytes = match &self.source {
             Source::File(path) => match tokio::fs::read(path).await {
                 Ok(bytes) => Some(bytes),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-                Err(error) => return Err(self.failed(error.to_string())),
+                Err(error) => return Err(self.failed(&error.to_string())),
             },
-            Source::Blob { shelf, blob } => shelf.read(blob).await?,
+            Source::Blob { shelf, blob } => shelf.read(blob).await.map_err(|error| self.failed(&error.cause))?,
         };
         match bytes {
             None => Ok(None),
-            Some(bytes) if bytes.len() > LONGEST => Err(self.failed("it is longer than 4 MiB".to_owned())),
-            Some(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| self.failed("it is no UTF-8".to_owned())),
+            Some(bytes) if bytes.len() > LONGEST => Err(self.failed("it is longer than 4 MiB")),
+            Some(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| self.failed("it is no UTF-8")),
         }
     }
 
-    fn failed(&self, cause: String) -> StoreError {
-        StoreError { operation: "read", place: self.name.clone(), cause }
+    /// Not as a store says it: whoever wrote the text looks for its name, not for the state.
+    fn failed(&self, cause: &str) -> String {
+        format!("`{}` cannot be read: {cause}", self.name)
     }
 }

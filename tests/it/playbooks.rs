@@ -1,11 +1,13 @@
 //! Playbooks from outside: documents with mistakes, the shipped examples, and what they make of notifications.
 
+use indicator_relay::app::App;
 use indicator_relay::functions::{FUNCTIONS, Trigger};
 use indicator_relay::notifications::item::{ChangeType, Event, Item, Origin};
 use indicator_relay::notifications::wanted::Wanted;
+use indicator_relay::platform::secret::Secret;
 use indicator_relay::playbooks::evaluate::{Context, Evaluated, RunError};
 use indicator_relay::playbooks::keys::{KEYS, Key, Scope};
-use indicator_relay::playbooks::{FetchMode, Loaded, Playbook, Severity, load, markdown, schema};
+use indicator_relay::playbooks::{FetchMode, Known, Loaded, Playbook, Severity, load, load_knowing, markdown, schema};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -220,6 +222,21 @@ fn each_rule_of_a_source_is_told_with_what_to_do() {
         (with("resource = \"users\"\nchange_types = [\"updated\"]", "mode = \"delta\"", ""), "\"delta\" is for drives and lists"),
         (with("resource = \"drives/x/root\"\nchange_types = [\"updated\"]", "mode = \"resource\"", ""), "use mode = \"delta\""),
         (with("resource = \"users\"\nchange_types = [\"updated\"]", "select = \"id&x=y\"", ""), "names of properties"),
+        (with("resource = \"users\"\nchange_types = [\"updated\"]", "select = \"id,,displayName\"", ""), "names of properties"),
+        (
+            with("resource = \"users/{id}/messages\"\nchange_types = [\"updated\"]", "", ""),
+            "put the user's id in place of `{id}`",
+        ),
+        (
+            with("resource = \"teams('{team-id}')/channels/c/messages\"\nchange_types = [\"updated\"]", "", ""),
+            "put the team's id in place of `{team-id}`",
+        ),
+        (with("resource = \"{resource}\"\nchange_types = [\"updated\"]", "", ""), "put the id itself in place of `{resource}`"),
+        (with("resource = \"/v1.0/users\"\nchange_types = [\"updated\"]", "", ""), "write only what follows the version"),
+        (
+            with("resource = \"graph.microsoft.com/beta/users\"\nchange_types = [\"updated\"]", "", ""),
+            "write only what follows the version",
+        ),
     ];
     for (text, expected) in cases {
         let loaded = of(&text);
@@ -235,6 +252,10 @@ fn warnings_do_not_stop_a_playbook() {
     for (source, fetch, expected) in [
         ("resource = \"security/alerts?$filter=x\"\nchange_types = [\"updated\"]\nallow_retired = true", "", "has retired"),
         ("resource = \"usres\"\nchange_types = [\"updated\"]", "", "did you mean `users`?"),
+        ("resource = \"users?$filter=\"\nchange_types = [\"updated\"]", "", "the `$filter` is empty"),
+        ("resource = \"users?$filter=x eq\"\nchange_types = [\"updated\"]", "", "a value is missing"),
+        ("resource = \"users?$filter=x eq 'a\"\nchange_types = [\"updated\"]", "", "a quote `'` without its other one"),
+        ("resource = \"users?$filter=(x eq ')'\"\nchange_types = [\"updated\"]", "", "a parenthesis without its other one"),
         ("resource = \"teams\"\nchange_types = [\"updated\"]", "", "does not say which changes"),
         ("kind = \"poll\"\nresource = \"security/incidents\"\nchange_types = [\"updated\"]\nlifecycle = true", "", "no effect"),
         (
@@ -270,6 +291,14 @@ fn each_rule_of_an_action_is_told_with_what_to_do() {
         ),
         ("kind = \"webhook\"\nurl = \"https://a.example\"\nheaders = { A = \"b\\nc\" }", "line break"),
         ("kind = \"webhook\"\nurl = \"https://a.example\"\nbody = \"template\"", "needs `template`"),
+        (
+            "kind = \"webhook\"\nurl = \"https://a.example\"\nheaders = { authorization = \"Bearer hunter2\" }",
+            "use auth = \"header\" with `header_secret`, or auth = \"basic\"",
+        ),
+        (
+            "kind = \"webhook\"\nurl = \"https://a.example\"\nheaders = { X-Api-Key = \"hunter2\" }",
+            "warning: `X-Api-Key` looks like a secret, and stands here in the clear; if it is one, use auth = \"header\" with header = \"X-Api-Key\"",
+        ),
         ("kind = \"queue\"\nqueue = \"A_b\"", "`queue` takes"),
         ("kind = \"queue\"\nqueue = \"abc\"\nowner = \"x\"", "`owner` is no key here"),
         ("kind = \"threatconnect_indicator\"\nowner = \"o\"\ntype = \"Adress\"\nvalues = \"ips\"", "did you mean \"Address\"?"),
@@ -287,6 +316,51 @@ fn each_rule_of_an_action_is_told_with_what_to_do() {
         assert!(told.lines().count() == 1 && told.contains(expected), "{lines}\n{told}");
         assert!(!told.contains("hunter2"), "{told}");
     }
+}
+
+#[test]
+fn secrets_are_named_as_the_vault_names_them_and_those_at_hand_are_judged() {
+    let text = "version = 1\n[[playbook]]\nname = \"p\"\nsource = { resource = \"users\", change_types = [\"updated\"] }\n\
+                [[playbook.action]]\nkind = \"webhook\"\nurl_secret = \"TC_URL\"\nauth = \"header\"\nheader_secret = \"TC_KEY\"\n";
+    let told = |known: &dyn Fn(&str) -> Known| {
+        let loaded = load_knowing(text, known);
+        (lines(&loaded).join("\n"), loaded.playbooks.len())
+    };
+    let of = |url: Known, key: Known| told(&|name| if name == "TC_URL" { url.clone() } else { key.clone() });
+    let given = |value: &str| Known::Given(Secret::new(value));
+    assert_eq!(of(Known::Kept, Known::Kept), (String::new(), 1));
+    assert_eq!(of(given("https://tc.example.com/x"), given("Bearer x")), (String::new(), 1));
+    let missing = "7:14: there is no secret `TC_URL`; set it, or the vault's secret `tc-url`".to_owned();
+    assert_eq!(of(Known::Missing, Known::Kept), (missing, 0));
+    let (told, left) = of(Known::NotHere, Known::Kept);
+    assert!(told.starts_with("7:14: warning: there is no secret `TC_URL` here; ") && left == 1, "{told}");
+    let refused = "7:14: the address in the secret `TC_URL` is refused: its scheme is `ftp`; use https\n\
+                   9:17: what the secret `TC_KEY` holds has a character that no header may hold";
+    assert_eq!(of(given("ftp://tc.example.com/hunter2"), given("hunter\n2")), (refused.to_owned(), 0));
+}
+
+#[test]
+fn a_good_filter_and_a_body_with_variables_are_not_doubted() {
+    for filter in ["x", "startswith(displayName,'it''s (')", "not(x eq null)", "isRead+eq+false&$select=id,eq"] {
+        good(&with(&format!("resource = \"users?$filter={filter}\"\nchange_types = [\"updated\"]"), "", ""));
+    }
+    let selected = |select: &str| {
+        let text = with("resource = \"users\"\nchange_types = [\"updated\"]", "", select);
+        told(&text.replace("kind = \"trigger_export\"", "kind = \"queue\"\nqueue = \"user-items\"\nbody = \"selected\""))
+    };
+    assert_eq!(selected("[playbook.select.string]\nid = \"resource.id\""), "");
+    assert_eq!(
+        selected(""),
+        "15:1: warning: body = \"selected\" sends `{}`: there is no variable; add some in `[playbook.select]`"
+    );
+}
+
+#[test]
+fn an_unknown_profile_is_told_whatever_else_is_wrong() {
+    let source = "resource = \"users\"\nchange_types = [\"updated\"]\nprofile = \"giude\"";
+    let text = with(source, "", "").replace("code = 201", "code = 404").replace("trigger_export", "trigger");
+    let told = told(&text);
+    assert!(told.contains("`code` is 404") && told.contains("did you mean `guide`?") && told.lines().count() == 3, "{told}");
 }
 
 #[test]
@@ -312,11 +386,14 @@ fn names_are_unique_and_a_subscription_has_one_profile() {
 fn what_cannot_be_parsed_is_told_with_its_place() {
     assert!(told("version = 1\n[[playbook]\n").starts_with("2:12: no TOML: "), "{}", told("version = 1\n[[playbook]\n"));
     assert!(told("{\n  \"version\": 1,\n}").starts_with("3:1: no JSON: "), "{}", told("{\n  \"version\": 1,\n}"));
+    // What stands below the header would be there twice in the table above it.
+    let spaced = "version = 1\n[profile.a]\ncode = 201\nbody = \"x\"\n[profile.gui de]\ncode = 201\nbody = \"x\"\n";
+    assert_eq!(told(spaced), "5:13: no TOML: unclosed table, expected `]`");
     assert_eq!(
         told(""),
-        "1:1: `version` is missing in (top): a whole number from 1 to 1\n1:1: warning: the document has no `[[playbook]]`"
+        "1:1: `version` is missing in (top): write `version = 1`\n1:1: warning: the document has no `[[playbook]]`"
     );
-    assert!(told("version = 2\n").contains("1:11: `version` is 2; it takes a whole number from 1 to 1"));
+    assert!(told("version = 2\n").contains("1:11: `version` is 2; it must be 1"));
 }
 
 #[test]
@@ -564,9 +641,35 @@ fn the_documents_hold_what_the_table_gives() {
 fn check_has_lines_for_playbooks() {
     let (lines, good) = of(&example("users.toml")).check("users.toml");
     assert_eq!((lines, good), (vec!["ok    playbooks: 1 in users.toml, 1 enabled".to_owned()], true));
+    let (lines, good) = of(&example("users.toml").replace("\"users\"", "\"usres\"")).check("users.toml");
+    assert!(good && lines[0].starts_with("note  playbooks: users.toml:11:14: `usres` is no resource"), "{lines:?}");
     let wrong = example("users.toml").replace("\"updated\"", "\"created\"");
     let (lines, good) = of(&wrong).check("users.toml");
     assert!(!good && lines.len() == 1 && lines[0].starts_with("FAIL  playbooks: users.toml:"), "{lines:?}");
+}
+
+/// The log says with its levels what is left out and what is only doubted, and each once.
+#[tokio::test]
+async fn mistakes_are_errors_in_the_log_and_a_file_that_cannot_be_read_is_named() {
+    let (_guard, lines) = crate::handler::listen();
+    let (rig, folder) = (crate::rig::Rig::new().await, tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("playbooks.toml");
+    let text = with("resource = \"usres\"\nchange_types = [\"updated\", \"changed\"]", "", "");
+    std::fs::write(&file, text).expect("written");
+    let mut around = rig.surroundings(folder.path());
+    around.environment.insert("PLAYBOOKS_FILE".to_owned(), file.display().to_string());
+    let app = App::open(&around).await.expect("opens");
+    app.playbooks.asked().await.expect("read");
+    for (level, words) in
+        [("WARN", "playbooks.toml:7:12: `usres` is no resource"), ("ERROR", "playbooks.toml:8:28: `change_types` is \"changed\"")]
+    {
+        let told = crate::handler::line(&lines, |line| line["message"].as_str().is_some_and(|text| text.contains(words))).await;
+        assert!(told["level"] == level && !told["message"].to_string().contains("warning"), "{told}");
+    }
+    around.environment.insert("PLAYBOOKS_FILE".to_owned(), folder.path().display().to_string());
+    let error = App::open(&around).await.expect("opens").playbooks.asked().await.expect_err("a folder");
+    let expected = format!("the playbooks file `{}` cannot be read: ", folder.path().display());
+    assert!(error.starts_with(&expected), "{error}");
 }
 
 #[test]

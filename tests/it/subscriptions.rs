@@ -385,6 +385,9 @@ async fn the_command_line_shows_what_can_be_subscribed_to_and_says_what_is_missi
     let table: serde_json::Value = serde_json::from_str(&out).expect("one document");
     let rows = table["resources"].as_array().expect("rows");
     let user = rows.iter().find(|row| row["name"] == "user").expect("users");
+    assert_eq!(user["paths"], json!(["users", "users/{id}"]));
+    let (_, page, _) = run(&["subscriptions", "resources"], &std::collections::BTreeMap::new()).await;
+    assert!(page.lines().next().is_some_and(|heading| heading.contains("In place of `{id}` put an id")) && !page.contains("{}"));
     assert_eq!((code, &user["minutes"], &user["changes"]), (Some(0), &json!(41_760), &json!(["updated", "deleted"])));
     let (rig, folder) = (Rig::new().await, tempfile::tempdir().expect("a folder"));
     let around = rig.surroundings(folder.path());
