@@ -18,6 +18,7 @@ mod groups;
 mod handler;
 mod histories;
 mod hosted;
+mod mistakes;
 mod model;
 mod notifications;
 mod playbooks;
