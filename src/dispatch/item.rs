@@ -77,14 +77,16 @@ impl Dispatcher {
         (plans, made_for): (&[Plan], Option<&Wanted>),
     ) -> Result<Handled, DispatchError> {
         let mut handled = Handled::default();
+        let gone = task.playbook.as_ref().filter(|name| !plans.iter().any(|plan| plan.name == **name));
+        let gone = gone.map(|name| Plan::gone(name, plans));
         let wanted: Vec<&Plan> = match &task.playbook {
-            Some(name) => plans.iter().filter(|plan| plan.name == *name).collect(),
+            Some(name) => plans.iter().chain(&gone).filter(|plan| plan.name == *name).collect(),
             None => wanting(plans, &task, made_for).collect(),
         };
-        let names = Names::of(&task.item);
         if wanted.is_empty() {
-            return self.unwanted(queue, task, plans).await;
+            return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
         }
+        let names = Names::of(&task.item);
         let now = self.clock.now();
         let seen = look(self.state.as_ref(), &names.resource, now).await?;
         let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
@@ -112,26 +114,6 @@ impl Dispatcher {
             }
         }
         Ok(handled)
-    }
-
-    /// No playbook wants it (any more).
-    async fn unwanted(&self, queue: &str, mut task: Task, plans: &[Plan]) -> Result<Handled, DispatchError> {
-        let Some(playbook) = task.playbook.clone() else {
-            return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
-        };
-        task.done.retain(|key| !key.starts_with(REFUSED));
-        let unreadable = plans.iter().find(|plan| !plan.is_named()).and_then(|plan| plan.held.as_ref());
-        let reason = unreadable.map_or("there is no playbook of this name any more", Hold::reason).to_owned();
-        let mut dead = Dead {
-            reason: reason.clone(),
-            playbook: Some(playbook.clone()),
-            at: self.clock.now(),
-            queue: queue.to_owned(),
-            attempts: task.attempt,
-            task: Task { attempt: 0, ..task },
-        };
-        dead::keep(self.state.as_ref(), self.queue.as_ref(), &mut dead).await?;
-        Ok(Handled { dead: vec![Told { playbook, reason }], ..Handled::default() })
     }
 
     /// Notes that a deletion waits, so that what comes back after it waits behind it. How long it is to wait.

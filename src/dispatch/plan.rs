@@ -79,8 +79,8 @@ pub struct Plan {
 pub enum Hold {
     Paused,
     Disabled,
-    /// Its document has a mistake: one line with the place.
-    Mistaken(Arc<str>),
+    /// The document has no such playbook that can run: one line that says why.
+    Absent(Arc<str>),
 }
 
 impl Hold {
@@ -89,7 +89,7 @@ impl Hold {
         match self {
             Self::Paused => "paused",
             Self::Disabled => "disabled",
-            Self::Mistaken(why) => why,
+            Self::Absent(why) => why,
         }
     }
 }
@@ -102,7 +102,7 @@ impl Plan {
         let mut plans: Vec<Self> = loaded.playbooks.iter().cloned().map(Self::of).collect();
         let mistaken = |left: &LeftOut| {
             let plan = Self::of(left.known()?.clone());
-            let held = if left.enabled { Some(Hold::Mistaken(left.why(document).into())) } else { plan.held };
+            let held = if left.enabled { Some(Hold::Absent(left.why(document).into())) } else { plan.held };
             Some(Self { held, ..plan })
         };
         plans.extend(loaded.left_out.iter().filter_map(mistaken));
@@ -165,12 +165,22 @@ impl Plan {
     /// them once the document is mended.
     #[must_use]
     pub fn unreadable(why: &str, matches: Matches) -> Self {
+        Self { matches, ..Self::absent("", why) }
+    }
+
+    /// Stands for one that is in the document no more, or that nobody can find there.
+    pub(super) fn gone(name: &str, plans: &[Self]) -> Self {
+        let unreadable = plans.iter().find(|plan| !plan.is_named()).and_then(|plan| plan.held.as_ref());
+        Self::absent(name, unreadable.map_or("there is no playbook of this name any more", Hold::reason))
+    }
+
+    fn absent(name: &str, why: &str) -> Self {
         Self {
-            name: String::new(),
-            held: Some(Hold::Mistaken(why.into())),
+            name: name.to_owned(),
+            held: Some(Hold::Absent(why.into())),
             fetch: Fetch::Nothing,
             max_attempts: 1,
-            matches,
+            matches: Arc::new(|_, _| false),
             decide: Arc::new(|_| Ok(Decision::Skip)),
         }
     }

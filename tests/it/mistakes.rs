@@ -167,6 +167,27 @@ async fn what_is_tried_again_while_the_document_breaks_is_kept_for_its_playbook(
 }
 
 #[tokio::test]
+async fn what_waited_for_its_next_try_when_its_playbook_went_away_is_replayed_all_the_same() {
+    let failing = Arc::new(Mutex::new(true));
+    let script = Arc::clone(&failing);
+    let fails = move || *script.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut world = World::new(move |_| if fails() { Answer::Json(503, json!({})) } else { ok() }).await;
+    let with = vec![world.hook("a")];
+    world.plans.clone_from(&with);
+    world.deliver(&world.item("users", "u1", "e")).await;
+    world.work_for(Duration::ZERO).await;
+    world.plans.clear();
+    world.work().await;
+    let (key, dead) = world.dead().await.remove(0);
+    assert_eq!((dead.playbook.as_deref(), dead.reason.as_str()), (Some("a"), "there is no playbook of this name any more"));
+    *failing.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    world.plans = with;
+    assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &key).await.expect("stored"));
+    world.work().await;
+    assert_eq!((world.hooked().len(), world.dead().await.len()), (2, 0));
+}
+
+#[tokio::test]
 async fn what_an_enabled_and_a_disabled_playbook_want_is_held_for_the_disabled_one() {
     let mut story = Story::new().await;
     let off = |playbook: String| playbook.replace("[playbook.source]", "enabled = false\n[playbook.source]");
