@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fetch::Trouble;
 use super::key::{Names, action_key, run_key};
 use super::order::{cover, creates, grace, must_wait, open_runs, waits};
-use super::plan::{Context, Decision, Fetch, Hold, Plan, Reading, change_of, is_deletion, reads_by_itself};
+use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion, reads_by_itself};
 use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};

@@ -32,7 +32,9 @@ pub fn load(text: &str, secrets: &dyn Fn(&str) -> bool) -> Loaded {
     match parse(text) {
         Ok(root) => read(&root, secrets, &mut loaded, &mut problems),
         Err(mistakes) => {
-            mistakes.into_iter().for_each(|(at, mistake)| problems.error(at, mistake));
+            for (at, mistake) in mistakes {
+                problems.error(at, mistake);
+            }
             loaded.left_out.extend(problems.first_error(0).map(LeftOut::unknown));
         }
     }
