@@ -16,7 +16,7 @@ use url::Url;
 
 use super::secrets::Secrets;
 
-use crate::dispatch::{Decision, Fetch, Hold, Matches, Plan};
+use crate::dispatch::Plan;
 use crate::graph::keys::Keys;
 use crate::graph::{Config as GraphConfig, Graph};
 use crate::notifications::client_state::{self, Verdict};
@@ -272,13 +272,13 @@ impl Reading {
         Asked {
             wants_subscriptions: !Playbook::wanted(&loaded.playbooks).is_empty(),
             check,
-            document,
             playbooks: loaded.playbooks.len(),
             subscribing,
             why_not,
             poller: Some(self.poller(&loaded)),
-            together: loaded.playbooks.first().map(|playbook| Arc::clone(&playbook.all)).unwrap_or_default(),
-            plans: plans(loaded.playbooks, complete),
+            plans: Plan::all(&loaded, &document),
+            document,
+            together: loaded.together,
             problems: loaded.problems,
             unproven,
             certificates,
@@ -397,28 +397,6 @@ impl Parts {
         let (client, clock) = (self.client.clone(), Arc::clone(&self.clock));
         (Http::new("Microsoft Graph", client, clock, base.clone(), Arc::clone(&self.bearer)), base)
     }
-}
-
-/// The playbooks as dispatch sees them. While some of the document cannot be read, nobody knows that an item is nobody's, nor that
-/// it is not wanted by one whose name is missing as well: it is set aside, until somebody puts it back.
-fn plans(playbooks: Vec<Playbook>, complete: bool) -> Arc<[Plan]> {
-    let together = playbooks.first().map(|playbook| Arc::clone(&playbook.all)).unwrap_or_default();
-    let mut plans: Vec<Plan> = playbooks.into_iter().map(Plan::of).collect();
-    if !complete {
-        let known: Vec<Matches> = plans.iter().map(|plan| Arc::clone(&plan.matches)).collect();
-        plans.push(Plan {
-            name: "(unreadable)".to_owned(),
-            held: Some(Hold::Mistaken),
-            fetch: Fetch::Nothing,
-            max_attempts: 1,
-            matches: Arc::new(move |item, made_for| {
-                let missing = made_for.is_some_and(|made_for| made_for.playbooks.iter().any(|name| !together.knows(name)));
-                missing || !known.iter().any(|matches| matches(item, made_for))
-            }),
-            decide: Arc::new(|_| Ok(Decision::Skip)),
-        });
-    }
-    plans.into()
 }
 
 /// Settings without which what comes encrypted cannot be proven, where a playbook waits for such.

@@ -135,7 +135,7 @@ fn chosen<'a>(path: &str, loaded: &'a Loaded, name: Option<&str>) -> Result<Vec<
     let names: Vec<&str> = loaded.playbooks.iter().map(|playbook| playbook.name.as_str()).collect();
     let others = if names.is_empty() { "no other one is there".to_owned() } else { format!("there are: {}", names.join(", ")) };
     Err(match loaded.left_out.iter().find(|one| one.name.as_deref() == Some(name)) {
-        Some(left_out) => format!("`{name}` ({path}, line {}) cannot run because of its mistakes; {others}", left_out.line),
+        Some(left_out) => format!("`{name}` cannot run: {}; {others}", left_out.why(path)),
         None => format!("no playbook in {path} is called `{name}`; {others}"),
     })
 }

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use super::fetch::{Next, Trouble};
 use super::item::{Ended, Job};
 use super::key::hash;
-use super::plan::{Fetch, Plan, Reading};
+use super::plan::{Fetch, Plan, Reading, reads_by_itself};
 use super::turns::{Delta, Turn, Unfinished};
 use super::{DispatchError, Dispatcher, path};
-use crate::notifications::item::{Item, Task, Work};
+use crate::notifications::item::{Item, Work};
 use crate::notifications::resources::segments;
 use crate::playbooks::OnFailure;
 
@@ -40,7 +40,9 @@ impl Dispatcher {
             Err(refused) => return Ok(dead(refused.to_string())),
         };
         let playbooks = sharing(job, plan, &root);
-        let place = hash(&["delta", &root])[..24].to_owned();
+        let by_itself = reads_by_itself(task);
+        let place = if by_itself { hash(&["delta", &root, &job.names.item]) } else { hash(&["delta", &root]) };
+        let place = place[..24].to_owned();
         let (mut at, mut objects, mut restarted) = (self.place(job, turn, &place, &root), 0, false);
         for _ in 0..PAGES {
             turn.keep().await?;
@@ -71,6 +73,10 @@ impl Dispatcher {
                     at.link = next;
                     turn.resource.delta.insert(place.clone(), at.unfinished());
                     turn.store().await?;
+                }
+                Next::Delta(_) if by_itself => {
+                    turn.resource.delta.remove(&place);
+                    return Ok(Ended::Found { read: at.began, objects, playbooks });
                 }
                 Next::Delta(link) => {
                     turn.resource.delta.insert(place, Delta { link, at: at.began, unfinished: None });
@@ -112,8 +118,9 @@ impl Dispatcher {
         let mut works = Vec::with_capacity(found.len() * playbooks.len());
         for item in found {
             for playbook in playbooks {
-                let task = Task { item: item.clone(), attempt: 0, playbook: Some(playbook.clone()), done: Vec::new() };
-                works.push(Work::Item(Box::new(task)));
+                let Work::Item(mut task) = Work::first(item.clone()) else { continue };
+                task.playbook = Some(playbook.clone());
+                works.push(Work::Item(task));
             }
         }
         self.put_all(job.queue, works.into_iter()).await?;
@@ -143,7 +150,8 @@ fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
     let sharing = |other: &&Plan| match &other.fetch {
         Fetch::Delta(reading) => {
             let same = path::of_delta(&reading.resource, reading.select.as_deref()).is_ok_and(|path| path == root);
-            other.name == plan.name || (same && (other.matches)(&job.task.item, job.made_for))
+            let told = !job.task.had.contains(&other.name) && (other.matches)(&job.task.item, job.made_for);
+            other.name == plan.name || same && told
         }
         _ => false,
     };

@@ -47,8 +47,17 @@ impl Dead {
     }
 }
 
-/// Keeps it. What no row can hold goes to the poison queue, which keeps any size.
-pub(super) async fn keep(state: &dyn StateStore, queue: &dyn Queue, dead: &Dead) -> Result<(), StoreError> {
+/// Keeps it. What no row can hold goes to the poison queue, which keeps any size. Neither has an end.
+pub(super) async fn keep(state: &dyn StateStore, queue: &dyn Queue, dead: &mut Dead) -> Result<(), StoreError> {
+    if dead.playbook.is_none()
+        && let Some(row) = state.get(PARTITION, &dead.key()).await?
+        && let Ok(earlier) = serde_json::from_slice::<Dead>(&row.value)
+    {
+        // A second delivery of it: who has had it is still true.
+        dead.task.had.extend(earlier.task.had);
+    }
+    dead.task.had.sort();
+    dead.task.had.dedup();
     let value = serde_json::to_vec(dead).unwrap_or_default();
     if value.len() > VALUE_BYTES {
         let body = serde_json::to_vec(&Work::Item(Box::new(dead.task.clone()))).unwrap_or_default();

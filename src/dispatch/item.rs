@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fetch::Trouble;
 use super::key::{Names, action_key, run_key};
 use super::order::{cover, creates, grace, must_wait, open_runs, waits, writes};
-use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion};
+use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion, reads_by_itself};
 use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
@@ -77,14 +77,16 @@ impl Dispatcher {
         (plans, made_for): (&[Plan], Option<&Wanted>),
     ) -> Result<Handled, DispatchError> {
         let mut handled = Handled::default();
+        let gone = task.playbook.as_ref().filter(|name| !plans.iter().any(|plan| plan.name == **name));
+        let gone = gone.map(|name| Plan::gone(name, plans));
         let wanted: Vec<&Plan> = match &task.playbook {
-            Some(name) => plans.iter().filter(|plan| plan.name == *name).collect(),
-            None => plans.iter().filter(|plan| (plan.matches)(&task.item, made_for)).collect(),
+            Some(name) => plans.iter().chain(&gone).filter(|plan| plan.name == *name).collect(),
+            None => wanting(plans, &task, made_for).collect(),
         };
-        let names = Names::of(&task.item);
         if wanted.is_empty() {
-            return self.unwanted(queue, task).await;
+            return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
         }
+        let names = Names::of(&task.item);
         let now = self.clock.now();
         let seen = look(self.state.as_ref(), &names.resource, now).await?;
         let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
@@ -112,25 +114,6 @@ impl Dispatcher {
             }
         }
         Ok(handled)
-    }
-
-    /// No playbook wants it (any more).
-    async fn unwanted(&self, queue: &str, mut task: Task) -> Result<Handled, DispatchError> {
-        let Some(playbook) = task.playbook.clone() else {
-            return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
-        };
-        task.done.retain(|key| !key.starts_with(REFUSED));
-        let reason = "there is no playbook of this name any more".to_owned();
-        let dead = Dead {
-            reason: reason.clone(),
-            playbook: Some(playbook.clone()),
-            at: self.clock.now(),
-            queue: queue.to_owned(),
-            attempts: task.attempt,
-            task: Task { attempt: 0, ..task },
-        };
-        dead::keep(self.state.as_ref(), self.queue.as_ref(), &dead).await?;
-        Ok(Handled { dead: vec![Told { playbook, reason }], ..Handled::default() })
     }
 
     /// Notes that a deletion waits, so that what comes back after it waits behind it. How long it is to wait.
@@ -173,10 +156,7 @@ impl Dispatcher {
             }
             let ended = match &plan.fetch {
                 Fetch::Delta(reading) if plan.reads(&task.item) => self.changes(job, plan, reading, turn).await?,
-                _ if plan.held.is_some() => Ended::Dead {
-                    reason: plan.held.map(super::Hold::reason).unwrap_or_default().to_owned(),
-                    done: task.done.clone(),
-                },
+                _ if let Some(held) = &plan.held => Ended::Dead { reason: held.reason().to_owned(), done: task.done.clone() },
                 _ => self.one(job, plan, turn, &mut read, &mut opened).await?,
             };
             self.record(job, plan, ended, turn, handled).await?;
@@ -216,7 +196,9 @@ impl Dispatcher {
             Ended::Found { read, objects, playbooks } => {
                 for playbook in playbooks {
                     turn.resource.runs.insert(run_key(&names.item, &playbook), Run::Done(now.as_second()));
-                    cover(&mut turn.resource, &playbook, change_of(&task.item), read, now);
+                    if !reads_by_itself(task) {
+                        cover(&mut turn.resource, &playbook, change_of(&task.item), read, now);
+                    }
                 }
                 handled.found += objects;
                 handled.done += 1;
@@ -234,7 +216,7 @@ impl Dispatcher {
                 } else {
                     Duration::ZERO
                 });
-                let copy = Task { item: task.item.clone(), attempt, playbook: Some(plan.name.clone()), done };
+                let copy = Task { attempt, playbook: Some(plan.name.clone()), done, ..task.clone() };
                 self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
                 let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
                 let waits = waits(plan, task, attempt, next);
@@ -253,18 +235,22 @@ impl Dispatcher {
 
     async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, mut done: Vec<String>) -> Result<(), DispatchError> {
         done.retain(|key| !key.starts_with(REFUSED));
-        // Who would have wanted it is known once the document can be read: then all are asked.
-        let playbook = Some(plan.name.clone()).filter(|_| plan.held != Some(super::Hold::Mistaken));
-        let again = Task { item: job.task.item.clone(), attempt: 0, playbook: playbook.clone(), done };
-        let dead = Dead {
+        let mut again = Task { attempt: 0, playbook: Some(plan.name.clone()), done, ..job.task.clone() };
+        if !plan.is_named() {
+            // Who would have wanted it is known once the document can be read: then all are asked, but for those that have it now.
+            again.playbook = None;
+            let others = wanting(job.plans, job.task, job.made_for).filter(|plan| plan.is_named());
+            again.had.extend(others.map(|plan| plan.name.clone()));
+        }
+        let mut dead = Dead {
+            playbook: again.playbook.clone(),
             task: again,
             reason,
-            playbook,
             at: self.clock.now(),
             queue: job.queue.to_owned(),
             attempts: job.task.attempt + 1,
         };
-        Ok(dead::keep(self.state.as_ref(), self.queue.as_ref(), &dead).await?)
+        Ok(dead::keep(self.state.as_ref(), self.queue.as_ref(), &mut dead).await?)
     }
 
     /// One playbook: its object is had, it says what is to be done, and that is done.
@@ -408,6 +394,11 @@ impl Dispatcher {
             (None, None) => Ended::Done { read, skipped: false },
         })
     }
+}
+
+/// Those that an item is for whose message names nobody.
+fn wanting<'a>(plans: &'a [Plan], task: &Task, made_for: Option<&Wanted>) -> impl Iterator<Item = &'a Plan> {
+    plans.iter().filter(move |plan| !task.had.contains(&plan.name) && (plan.matches)(&task.item, made_for))
 }
 
 /// Why an action was refused, the first of them if there are several.

@@ -220,8 +220,8 @@ impl Dispatcher {
         if task.attempt + 1 >= LIFECYCLE_ATTEMPTS {
             let attempts = task.attempt + 1;
             let task = Task { attempt: 0, ..task };
-            let dead = Dead { task, reason, playbook: None, at: self.clock.now(), queue: queue.to_owned(), attempts };
-            dead::keep(self.state.as_ref(), self.queue.as_ref(), &dead).await?;
+            let mut dead = Dead { task, reason, playbook: None, at: self.clock.now(), queue: queue.to_owned(), attempts };
+            dead::keep(self.state.as_ref(), self.queue.as_ref(), &mut dead).await?;
             return Ok(Handled { dead: told, ..Handled::default() });
         }
         let delay = backoff(task.attempt, &key::item_key(&task.item));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::key::{Names, run_key};
-use super::plan::{Plan, change_of, is_deletion};
+use super::plan::{Fetch, Plan, change_of, is_deletion, reads_by_itself};
 use super::turns::{Resource as Row, Run, Waits};
 use super::{Handled, TURN};
 use crate::notifications::item::{ChangeType, Item, Origin, Task};
@@ -39,6 +39,8 @@ pub(super) fn open_runs<'a>(
             None => found_again(resource, &task.item, plan),
         };
         let read = resource.covered.get(&covers(&plan.name, change_of(&task.item))).filter(|_| plan.reads(&task.item));
+        // What changed was read before that read, for others.
+        let read = read.filter(|_| !(reads_by_itself(task) && matches!(plan.fetch, Fetch::Delta(_))));
         let covered = read.is_some_and(|read| began_after(*read, task.item.received));
         handled.duplicate += usize::from(duplicate);
         handled.covered += usize::from(covered && !duplicate);

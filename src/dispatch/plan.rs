@@ -8,10 +8,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::path;
-use crate::notifications::item::{ChangeType, Event, Item};
+use crate::notifications::item::{ChangeType, Event, Item, Task};
 use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
-use crate::playbooks::{FetchMode, NotFound, OnFailure, Playbook, evaluate};
+use crate::playbooks::{FetchMode, LeftOut, Loaded, NotFound, OnFailure, Playbook, evaluate};
 
 /// What a playbook is shown of one item.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ pub struct Reading {
 /// One playbook.
 #[derive(Clone)]
 pub struct Plan {
-    /// Unique.
+    /// Unique. Blank: it stands for those that cannot be read ([`Plan::unreadable`]).
     pub name: String,
     /// Why its items are held for a replay instead of being acted on; none: it runs.
     pub held: Option<Hold>,
@@ -76,26 +76,47 @@ pub struct Plan {
 }
 
 /// Why a playbook does not run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
     Paused,
     Disabled,
-    /// It cannot be read.
-    Mistaken,
+    /// The document has no such playbook that can run: one line that says why.
+    Absent(Arc<str>),
 }
 
 impl Hold {
     #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub fn reason(&self) -> &str {
         match self {
             Self::Paused => "paused",
             Self::Disabled => "disabled",
-            Self::Mistaken => "the document of the playbooks has mistakes",
+            Self::Absent(why) => why,
         }
     }
 }
 
 impl Plan {
+    /// Those of a document, which is called `document`. What a playbook with a mistake would have had is set aside under its name;
+    /// while nobody can say who it is or what it wants, all that may be its own is set aside for whoever wants it later.
+    #[must_use]
+    pub fn all(loaded: &Loaded, document: &str) -> Arc<[Self]> {
+        let mut plans: Vec<Self> = loaded.playbooks.iter().cloned().map(Self::of).collect();
+        let mistaken = |left: &LeftOut| {
+            let plan = Self::of(left.known()?.clone());
+            let held = if left.enabled { Some(Hold::Absent(left.why(document).into())) } else { plan.held };
+            Some(Self { held, ..plan })
+        };
+        plans.extend(loaded.left_out.iter().filter_map(mistaken));
+        let unknown = loaded.left_out.iter().filter(|left| left.known().is_none() && left.enabled);
+        let unknown: Vec<LeftOut> = unknown.cloned().collect();
+        if let Some(first) = unknown.first() {
+            let why = first.why(document);
+            let may_want = move |item: &Item, made_for: Option<&Wanted>| unknown.iter().any(|left| left.may_want(item, made_for));
+            plans.push(Self::unreadable(&why, Arc::new(may_want)));
+        }
+        plans.into()
+    }
+
     /// The plan of a playbook as its document has it.
     #[must_use]
     pub fn of(playbook: Playbook) -> Self {
@@ -157,10 +178,44 @@ impl Plan {
         path.map(Some).map_err(|refused| refused.to_string())
     }
 
+    /// Stands for playbooks of which nobody can say who they are or what they want: their items are set aside for whoever wants
+    /// them once the document is mended.
+    #[must_use]
+    pub fn unreadable(why: &str, matches: Matches) -> Self {
+        Self { matches, ..Self::absent("", why) }
+    }
+
+    /// Stands for one that is in the document no more, or that nobody can find there.
+    pub(super) fn gone(name: &str, plans: &[Self]) -> Self {
+        let unreadable = plans.iter().find(|plan| !plan.is_named()).and_then(|plan| plan.held.as_ref());
+        Self::absent(name, unreadable.map_or("there is no playbook of this name any more", Hold::reason))
+    }
+
+    fn absent(name: &str, why: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            held: Some(Hold::Absent(why.into())),
+            fetch: Fetch::Nothing,
+            max_attempts: 1,
+            matches: Arc::new(|_, _| false),
+            decide: Arc::new(|_| Ok(Decision::Skip)),
+        }
+    }
+
+    pub(super) fn is_named(&self) -> bool {
+        !self.name.is_empty()
+    }
+
     /// Reads anew for each item, so that one read can stand for many items.
     pub(super) fn reads(&self, item: &Item) -> bool {
         self.fetch != Fetch::Nothing && item.object.is_none() && item.encrypted.is_none() && !is_deletion(item)
     }
+}
+
+/// Others have read what changed, and were told of it. Who could not be read then was not: for it, it is read once more, from a place
+/// of its own.
+pub(super) fn reads_by_itself(task: &Task) -> bool {
+    !task.had.is_empty()
 }
 
 /// The resource is gone: there is nothing to read.

@@ -86,12 +86,13 @@ fn tell(queue: &str, handled: &Handled) {
                 "playbook `{playbook}` is {reason}: its notification is held; `playbooks dead replay` puts it back"
             );
         } else {
+            let whose = if playbook.is_empty() { String::new() } else { format!(" for playbook `{playbook}`") };
             tracing::error!(
                 event = "notification.dead",
                 queue,
                 playbook,
                 reason,
-                "a notification for playbook `{playbook}` is set aside: {reason}; mend that, then `playbooks dead replay` puts it back"
+                "a notification{whose} is set aside: {reason}; mend that, then `playbooks dead replay` puts it back"
             );
         }
     }

@@ -190,11 +190,14 @@ pub struct Task {
     /// Keys of the actions that are done; those that were refused stand here too, as `!{key} {reason}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub done: Vec<String>,
+    /// Playbooks that have had it, where all others are asked: it was set aside while some could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub had: Vec<String>,
 }
 
 impl Work {
     #[must_use]
     pub fn first(item: Item) -> Self {
-        Self::Item(Box::new(Task { item, attempt: 0, playbook: None, done: Vec::new() }))
+        Self::Item(Box::new(Task { item, attempt: 0, playbook: None, done: Vec::new(), had: Vec::new() }))
     }
 }

@@ -43,6 +43,12 @@ impl Wanted {
         format!("{queue}{}", hex::digits(&hash.as_ref()[..6]))
     }
 
+    /// Of the same resource: one subscription serves both.
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && normalised(&self.resource) == normalised(&other.resource)
+    }
+
     /// As Graph writes it, in lower case and sorted.
     #[must_use]
     pub fn change_type(&self) -> String {
@@ -59,8 +65,7 @@ impl Wanted {
 pub fn shared(wanted: &[Wanted]) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
     for one in wanted {
-        let same = |other: &&mut Wanted| other.tenant == one.tenant && normalised(&other.resource) == normalised(&one.resource);
-        let Some(other) = all.iter_mut().find(same) else {
+        let Some(other) = all.iter_mut().find(|other| other.is_beside(one)) else {
             let mut one = one.clone();
             one.change_types.sort();
             one.change_types.dedup();

@@ -7,7 +7,8 @@ use super::action::ActionSpec;
 use super::action_reader::{self, Names};
 use super::evaluate::Select;
 use super::keys;
-use super::reader::{At, Problems, Section, compile, is_name, is_variable};
+use super::near::nearest;
+use super::reader::{At, Problem, Problems, Section, compile, is_name, is_variable};
 use super::secrets::Known;
 use super::tree::{Entry, Node, Value, parse};
 use super::{LeftOut, Loaded, Playbook, Priority, Root, source};
@@ -28,10 +29,21 @@ pub fn load(text: &str, secrets: &dyn Fn(&str) -> bool) -> Loaded {
 #[must_use]
 pub fn load_knowing(text: &str, secrets: &dyn Fn(&str) -> Known) -> Loaded {
     let mut problems = Problems::new(text);
-    let mut loaded = Loaded { playbooks: Vec::new(), profiles: BTreeMap::new(), problems: Vec::new(), left_out: Vec::new() };
+    let mut loaded = Loaded {
+        playbooks: Vec::new(),
+        left_out: Vec::new(),
+        together: Arc::default(),
+        profiles: BTreeMap::new(),
+        problems: Vec::new(),
+    };
     match parse(text) {
         Ok(root) => read(&root, secrets, &mut loaded, &mut problems),
-        Err(mistakes) => mistakes.into_iter().for_each(|(at, mistake)| problems.error(at, mistake)),
+        Err(mistakes) => {
+            for (at, mistake) in mistakes {
+                problems.error(at, mistake);
+            }
+            loaded.left_out.extend(problems.first_error(0).map(LeftOut::unknown));
+        }
     }
     loaded.problems = problems.finish();
     loaded.name_groups();
@@ -41,6 +53,7 @@ pub fn load_knowing(text: &str, secrets: &dyn Fn(&str) -> Known) -> Loaded {
 fn read(root: &Node, secrets: &dyn Fn(&str) -> Known, loaded: &mut Loaded, problems: &mut Problems<'_>) {
     use keys::Scope;
     let Some(document) = Section::open(root, Scope::Document, problems) else { return };
+    loaded.left_out.extend(problems.first_error(0).filter(|_| has_stray_playbooks(root)).map(LeftOut::unknown));
     let version = document.whole(&keys::VERSION, problems);
     let defaults = document.table(&keys::DEFAULTS_TABLE, problems);
     let attempts = defaults.and_then(|defaults| defaults.whole(&keys::DEFAULT_MAX_ATTEMPTS, problems));
@@ -54,28 +67,77 @@ fn read(root: &Node, secrets: &dyn Fn(&str) -> Known, loaded: &mut Loaded, probl
         }
     }
     let mut reading = Reading { secrets, profiles, attempts, names: BTreeSet::new(), answers: BTreeMap::new() };
-    for node in document.tables(&keys::PLAYBOOKS, problems) {
-        let before = problems.errors();
+    let before = problems.count();
+    let tables = document.tables(&keys::PLAYBOOKS, problems);
+    loaded.left_out.extend(problems.first_error(before).map(LeftOut::unknown));
+    for node in tables {
+        let before = problems.count();
         let playbook = reading.playbook(node, problems);
-        // Of another version nothing is certain.
-        if problems.errors() == before && version.is_some() {
-            loaded.playbooks.extend(playbook);
-        } else {
-            loaded.left_out.push(LeftOut { name: name_of(node), line: problems.line(node.at) });
+        match problems.first_error(before) {
+            None => loaded.playbooks.extend(playbook),
+            Some(problem) => {
+                let left = left_out(node, problem, loaded);
+                loaded.left_out.push(left);
+            }
         }
+    }
+    if version.is_none() {
+        // Of another version nothing is certain.
+        loaded.playbooks.clear();
+        loaded.left_out = problems.first_error(0).map(LeftOut::unknown).into_iter().collect();
     }
     if document.entry(&keys::PLAYBOOKS).is_none() {
         problems.warning(root.at, "the document has no `[[playbook]]`");
     }
 }
 
-/// Of a playbook that may have mistakes.
-fn name_of(node: &Node) -> Option<String> {
-    let section = Section::peek(node, [keys::Scope::Playbook; 2])?;
-    match &section.entry(&keys::NAME)?.node.value {
-        Value::Text(name) => Some(name.clone()),
-        _ => None,
-    }
+/// Tables of which nobody knows what they are, and that may be playbooks.
+fn has_stray_playbooks(root: &Node) -> bool {
+    let Value::Table(entries) = &root.value else { return false };
+    let known = |key: &str| keys::KEYS.iter().any(|row| row.scope == keys::Scope::Document && row.key == key);
+    let like = |entry: &&Entry| {
+        matches!(entry.node.value, Value::List(_)) || nearest(&entry.key, [keys::PLAYBOOKS.key].into_iter()).is_some()
+    };
+    entries.iter().filter(|entry| !known(&entry.key)).any(|entry| like(&entry))
+}
+
+/// What can be told of a playbook with a mistake. What is wrong with it was told.
+fn left_out(node: &Node, problem: Problem, loaded: &Loaded) -> LeftOut {
+    let mut wrong = Problems::new("");
+    let Some(section) = Section::peek(node, [keys::Scope::Playbook; 2]) else { return LeftOut::unknown(problem) };
+    let taken = |name: &str| {
+        let of_others = loaded.left_out.iter().filter_map(|other| other.name.as_deref());
+        of_others.chain(loaded.playbooks.iter().map(|other| other.name.as_str())).any(|other| other == name)
+    };
+    let name = section.text(&keys::NAME, &mut wrong).map(|name| name.value).filter(|name| is_name(name) && !taken(name));
+    let enabled = section.flag(&keys::ENABLED, &mut wrong);
+    let guessed = section.table(&keys::SOURCE_TABLE, &mut wrong).and_then(|section| source::guess(&section));
+    let certain = guessed.as_ref().is_some_and(|(_, certain)| *certain);
+    let shadow = guessed.map(|(source, _)| {
+        let section_of_fetch = section.table(&keys::FETCH_TABLE, &mut wrong);
+        let mut wrong = Problems::new("");
+        let mut fetch = source::read_fetch(section_of_fetch.as_ref(), Some(&source), &mut wrong);
+        if wrong.errors() > 0 {
+            fetch = source::read_fetch(None, Some(&source), &mut wrong);
+        }
+        Playbook {
+            name: name.unwrap_or_default().to_owned(),
+            enabled,
+            paused: section.flag(&keys::PAUSED, &mut wrong),
+            priority: Priority::Normal,
+            tenant: section.text(&keys::TENANT, &mut wrong).map_or(keys::TENANT.default, |tenant| tenant.value).to_owned(),
+            root: Root::Context,
+            source,
+            fetch,
+            when: None,
+            select: Select::default(),
+            actions: Vec::new(),
+            max_attempts: DEFAULT_ATTEMPTS,
+            group: String::new(),
+            all: Arc::default(),
+        }
+    });
+    LeftOut { name: name.map(str::to_owned), enabled, shadow, certain, problem: Some(problem) }
 }
 
 /// What the playbooks of one document share.

@@ -10,6 +10,7 @@ mod document;
 pub mod evaluate;
 pub mod expression;
 pub mod keys;
+mod left_out;
 mod mismatch;
 mod near;
 mod reader;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use document::{load, load_knowing};
+pub use left_out::LeftOut;
 pub use reader::{Problem, Severity};
 pub use render::{markdown, schema};
 pub use secrets::Known;
@@ -42,20 +44,12 @@ use crate::notifications::wanted::{Wanted, normalised, shared};
 pub struct Loaded {
     /// Those that can run, in the order of the file; disabled ones too.
     pub playbooks: Vec<Playbook>,
+    /// Those that cannot.
+    pub left_out: Vec<LeftOut>,
+    pub together: Arc<Together>,
     pub profiles: BTreeMap<String, Profile>,
     /// In the order of the file.
     pub problems: Vec<Problem>,
-    /// Those that cannot run because of a mistake.
-    pub left_out: Vec<LeftOut>,
-}
-
-/// A playbook with a mistake.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// None: it has none that could be read.
-    pub name: Option<String>,
-    /// Where it begins.
-    pub line: usize,
 }
 
 /// Which queue its items wait in.
@@ -106,7 +100,7 @@ pub struct Together {
     pub groups: BTreeSet<String>,
     enabled: Circle,
     disabled: Circle,
-    /// Nothing is left out because of a mistake.
+    /// Of each that is left out because of a mistake it is known what it wants.
     whole: bool,
 }
 
@@ -125,15 +119,9 @@ impl Circle {
             circle.resources.insert(normalised(&playbook.source.resource));
             circle.names.insert(playbook.name.clone());
         }
+        // Of those whose name cannot be read.
+        circle.names.remove("");
         circle
-    }
-}
-
-impl Together {
-    /// Whether a playbook of this name, one that subscribes, is there.
-    #[must_use]
-    pub fn knows(&self, name: &str) -> bool {
-        [&self.enabled, &self.disabled].iter().any(|circle| circle.names.contains(name))
     }
 }
 
@@ -142,38 +130,46 @@ impl Loaded {
     /// `default` is another name of it. The names of the others.
     pub fn keep_tenant(&mut self, tenant: &str) -> Vec<String> {
         let ours = |playbook: &Playbook| playbook.tenant == keys::TENANT.default || playbook.tenant == tenant;
-        let others = self.playbooks.iter().filter(|playbook| !ours(playbook)).map(|playbook| playbook.name.clone()).collect();
-        self.playbooks.retain(ours);
-        for playbook in &mut self.playbooks {
+        let (kept, others): (Vec<Playbook>, Vec<Playbook>) = std::mem::take(&mut self.playbooks).into_iter().partition(ours);
+        let names = others.iter().map(|playbook| playbook.name.clone()).collect();
+        self.playbooks = kept;
+        self.left_out.extend(others.into_iter().map(LeftOut::of_another_tenant));
+        for playbook in self.each() {
             keys::TENANT.default.clone_into(&mut playbook.tenant);
         }
         self.name_groups();
-        others
+        names
     }
 
-    /// What each playbook can know only when all are read.
+    /// Every playbook whose source is known, those with mistakes included.
+    fn each(&mut self) -> impl Iterator<Item = &mut Playbook> {
+        self.playbooks.iter_mut().chain(self.left_out.iter_mut().filter_map(|left| left.shadow.as_mut()))
+    }
+
+    /// What each playbook can know only when all are read. Items go as if those with mistakes were right: they are kept for them,
+    /// and nobody else has them instead.
     fn name_groups(&mut self) {
-        let wanted = Playbook::wanted(&self.playbooks);
-        let digits = |wanted: &Wanted| wanted.group().split_off(1);
-        for playbook in &mut self.playbooks {
-            let shared = wanted.iter().find(|wanted| wanted.playbooks.contains(&playbook.name));
-            playbook.group = match (shared, playbook.source.kind) {
-                (Some(shared), _) => digits(shared),
-                // Whoever polls for the same gets the same.
-                (None, SourceKind::Poll) => digits(&Wanted { change_types: Vec::new(), ..playbook.wants() }),
-                (None, SourceKind::Graph) => digits(&playbook.wants()),
-            };
+        let mut wanted = Playbook::wanted(&self.playbooks);
+        let missing = left_out::wants(&self.left_out).filter(|missing| !wanted.iter().any(|wanted| wanted.is_beside(missing)));
+        let missing = shared(&missing.collect::<Vec<_>>());
+        wanted.extend(missing);
+        for playbook in self.each() {
+            playbook.group = playbook.group_among(&wanted);
         }
+        let all: Vec<&Playbook> = self.each().map(|playbook| &*playbook).collect();
         // What a disabled one once shared with others is the others'.
-        let enabled = self.playbooks.iter().filter(|playbook| playbook.enabled);
-        let all = Arc::new(Together {
-            groups: enabled.clone().map(|playbook| playbook.group.clone()).collect(),
-            enabled: Circle::of(enabled),
-            disabled: Circle::of(self.playbooks.iter().filter(|playbook| !playbook.enabled)),
-            whole: !self.has_errors(),
-        });
-        for playbook in &mut self.playbooks {
-            playbook.all = Arc::clone(&all);
+        let enabled = || all.iter().copied().filter(|playbook| playbook.enabled);
+        let mut together = Together {
+            groups: enabled().map(|playbook| playbook.group.clone()).collect(),
+            enabled: Circle::of(enabled()),
+            disabled: Circle::of(all.iter().copied().filter(|playbook| !playbook.enabled)),
+            whole: false,
+        };
+        together.whole = self.left_out.iter().all(|left| left.known().is_some());
+        let together = Arc::new(together);
+        self.together = Arc::clone(&together);
+        for playbook in self.each() {
+            playbook.all = Arc::clone(&together);
         }
     }
 
@@ -230,10 +226,13 @@ impl Playbook {
     /// filter included, else for those that wanted it, whatever they want instead. None: nobody is either, and all are read.
     fn inherits(&self, made_for: &Wanted) -> Option<bool> {
         let resource = normalised(&made_for.resource);
+        if normalised(&self.source.resource) == resource {
+            return Some(true);
+        }
         // One that is disabled takes nothing away from one that runs.
         for circle in [&self.all.enabled, &self.all.disabled] {
             if circle.resources.contains(&resource) {
-                return Some(normalised(&self.source.resource) == resource);
+                return Some(false);
             }
             if made_for.playbooks.iter().any(|name| circle.names.contains(name)) {
                 return Some(made_for.playbooks.contains(&self.name));
@@ -254,6 +253,18 @@ impl Playbook {
     pub fn wanted(playbooks: &[Self]) -> Vec<Wanted> {
         let wanting = playbooks.iter().filter(|playbook| playbook.enabled && playbook.source.kind == SourceKind::Graph);
         shared(&wanting.map(Self::wants).collect::<Vec<_>>())
+    }
+
+    /// The digits of the group of its subscription, which is that of all on its resource, whether it is enabled or not: what is
+    /// told to others is told to it.
+    fn group_among(&self, wanted: &[Wanted]) -> String {
+        let digits = |wanted: &Wanted| wanted.group().split_off(1);
+        let own = self.wants();
+        match self.source.kind {
+            // Whoever polls for the same gets the same.
+            SourceKind::Poll => digits(&Wanted { change_types: Vec::new(), ..own }),
+            SourceKind::Graph => digits(wanted.iter().find(|wanted| wanted.is_beside(&own)).unwrap_or(&own)),
+        }
     }
 
     fn wants(&self) -> Wanted {

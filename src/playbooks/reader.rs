@@ -76,9 +76,15 @@ impl<'a> Problems<'a> {
         self.found.push(Problem { line, column, severity, text });
     }
 
-    /// The line of a byte, from 1.
-    pub(super) fn line(&self, at: usize) -> usize {
-        place(self.document, at).0
+    /// How many there are, warnings included.
+    pub(super) fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    /// The first in the text of those that were found after `count` others, and stand in the way.
+    pub(super) fn first_error(&self, count: usize) -> Option<Problem> {
+        let errors = self.found.iter().skip(count).filter(|problem| problem.severity == Severity::Error);
+        errors.min_by_key(|problem| (problem.line, problem.column)).cloned()
     }
 
     /// So far. More than before: what was read in between is not to be used.

@@ -167,6 +167,35 @@ pub(super) fn read(section: &Section<'_>, problems: &mut Problems<'_>) -> Option
     })
 }
 
+/// What a source waits for whose playbook has mistakes, and whether that is certain: else it is the most that it may be. None: it
+/// may be anything.
+pub(super) fn guess(section: &Section<'_>) -> Option<(Source, bool)> {
+    let mut wrong = Problems::new("");
+    let resource = path(section.text(&keys::RESOURCE, &mut wrong)?, &mut wrong)?;
+    let row = Resource::of(resource.value);
+    // The table says which of the two it must be.
+    let kind = if row.is_some_and(|row| row.minutes.is_none()) { SourceKind::Poll } else { SourceKind::Graph };
+    let given = section.choice(&keys::KIND, &mut wrong).map(|kind| [SourceKind::Graph, SourceKind::Poll][kind]);
+    let retired = row.is_some_and(|row| row.name == RETIRED) && !section.flag(&keys::ALLOW_RETIRED, &mut wrong);
+    if retired || kind == SourceKind::Graph && given == Some(SourceKind::Poll) {
+        // Another resource may be meant.
+        return None;
+    }
+    let changes = section.choices(&keys::CHANGE_TYPES, &mut wrong);
+    let changes = changes.map(|changes| change_types(row, kind, &changes, &mut wrong));
+    let certain = wrong.errors() == 0 && given == Some(kind);
+    let source = Source {
+        kind,
+        resource: resource.value.to_owned(),
+        change_types: changes.filter(|_| certain).unwrap_or_else(|| ChangeType::ALL.to_vec()),
+        rich: section.flag(&keys::INCLUDE_RESOURCE_DATA, &mut wrong),
+        lifecycle: true,
+        expiration_minutes: None,
+        profile: None,
+    };
+    Some((source, certain))
+}
+
 fn path_of(resource: &str) -> &str {
     resource.split('?').next().unwrap_or_default().trim_matches('/')
 }

@@ -718,22 +718,6 @@ async fn while_nobody_can_say_what_a_subscription_was_made_for_its_items_wait() 
 }
 
 #[tokio::test]
-async fn what_was_set_aside_while_playbooks_had_mistakes_is_replayed_to_whoever_wants_it_then() {
-    let mut world = World::new(|_| ok()).await;
-    let other = Plan { matches: Arc::new(|_, _| false), ..world.hook("other") };
-    world.plans = vec![other.clone(), Plan { held: Some(Hold::Mistaken), ..world.hook("(unreadable)") }];
-    world.deliver(&world.item("users", "u1", "e1")).await;
-    world.work().await;
-    let dead = world.dead().await;
-    assert_eq!((dead.len(), world.hooked().len()), (1, 0));
-    world.plans = vec![other, world.hook("mended")];
-    assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
-    world.work().await;
-    assert_eq!(effects(&world).into_keys().collect::<Vec<_>>(), ["mended u1 e1"]);
-    assert_eq!(world.dead().await.len(), 0);
-}
-
-#[tokio::test]
 async fn what_a_poll_found_needs_no_proof_and_no_read() {
     let mut world = World::new(|_| ok()).await;
     world.plans = vec![world.hook("plain")];

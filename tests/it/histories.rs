@@ -1,10 +1,11 @@
-//! Random histories of changes, second deliveries, processes that die, targets that fail before or after they act: each item has its
-//! effect once, and what reads ends at the latest state.
+//! Random histories of changes, second deliveries, processes that die, targets that fail before or after they act, documents that
+//! break and are mended: each item has its effect once, and what reads ends at the latest state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use indicator_relay::dispatch::{self, Hold, Plan};
 use indicator_relay::notifications::item::{Item, QUEUE};
 use indicator_relay::platform::clock::Clock as _;
 use indicator_relay::storage::{Queue as _, poison_of};
@@ -35,6 +36,22 @@ enum Step {
     },
     /// Two processes at once.
     Two,
+    /// The document of the playbooks is another one.
+    Document(Document),
+    /// A person puts back what is set aside.
+    Replay,
+}
+
+/// What is wrong with the document.
+#[derive(Debug, Clone, Copy)]
+enum Document {
+    Right,
+    /// A playbook has a mistake: the first or the second.
+    Mistaken(usize),
+    /// The same, and nobody can read what it wants.
+    Unknown(usize),
+    /// It cannot be read at all.
+    Unreadable,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -46,6 +63,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1_u8..4, any::<bool>()).prop_map(|(times, acts)| Step::Fail { times, acts }),
         6 => (1_u8..5, prop::option::weighted(0.6, (1_u8..9, any::<bool>()))).prop_map(|(messages, dies)| Step::Work { messages, dies }),
         2 => Just(Step::Two),
+        2 => prop_oneof![
+            Just(Document::Right),
+            (0_usize..2).prop_map(Document::Mistaken),
+            (0_usize..2).prop_map(Document::Unknown),
+            Just(Document::Unreadable),
+        ]
+        .prop_map(Step::Document),
+        1 => Just(Step::Replay),
     ]
 }
 
@@ -103,8 +128,16 @@ impl History {
         let truth = Arc::new(Mutex::new(Truth::default()));
         let script = Arc::clone(&truth);
         let mut world = World::new(move |call| locked(&script).answer(call)).await;
-        world.plans = vec![world.hook("each"), world.fetching_hook("latest", "users")];
+        world.plans = plans(&world, Document::Right);
         Self { world, truth, items: Vec::new() }
+    }
+
+    async fn replay(&self) -> bool {
+        let dead = self.world.dead().await;
+        for (key, _) in &dead {
+            assert!(dispatch::replay(self.world.store.as_ref(), self.world.store.as_ref(), key).await.expect("stored"));
+        }
+        !dead.is_empty()
     }
 
     async fn change(&mut self, id: &str) {
@@ -169,6 +202,8 @@ impl History {
                 tokio::join!(self.world.handle_one(&one), self.world.handle_one(&other));
                 self.tell_rest().await;
             }
+            Step::Document(document) => self.world.plans = plans(&self.world, *document),
+            Step::Replay => drop(self.replay().await),
         }
     }
 
@@ -177,9 +212,10 @@ impl History {
             let mut truth = locked(&self.truth);
             truth.failures = (0, false);
         }
+        self.world.plans = plans(&self.world, Document::Right);
         loop {
             self.world.work().await;
-            if !self.tell_rest().await {
+            if !self.tell_rest().await && !self.replay().await {
                 return;
             }
         }
@@ -216,6 +252,19 @@ impl History {
         }
         Ok(())
     }
+}
+
+/// One that acts on each item, and one that reads.
+fn plans(world: &World, document: Document) -> Vec<Plan> {
+    let mut plans = vec![world.hook("each"), world.fetching_hook("latest", "users")];
+    let unreadable = || Plan::unreadable("playbooks.toml:1:1: no TOML", Arc::new(|_, _| true));
+    match document {
+        Document::Right => {}
+        Document::Mistaken(which) => plans[which].held = Some(Hold::Absent("playbooks.toml:9:1: `kind` is missing".into())),
+        Document::Unknown(which) => plans[which] = unreadable(),
+        Document::Unreadable => plans = vec![unreadable()],
+    }
+    plans
 }
 
 fn tag_of(item: &Item) -> String {

@@ -19,6 +19,7 @@ mod groups;
 mod handler;
 mod histories;
 mod hosted;
+mod mistakes;
 mod model;
 mod notifications;
 mod ordeal;

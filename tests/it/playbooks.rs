@@ -792,6 +792,9 @@ fn who_polls_for_the_same_shares_what_is_found_and_a_disabled_neighbour_takes_no
     item.group = Some(format!("n{}", shared.playbooks[0].group));
     assert!(shared.playbooks.iter().all(|playbook| playbook.matches(&item, None)));
     let alone = load(&text(false), &|_| true);
+    let mut told = item.clone();
+    told.group = Some(format!("n{}", alone.playbooks[0].group));
+    assert!(alone.playbooks.iter().all(|playbook| playbook.matches(&told, None)), "what is told to one is held for the other");
     assert_ne!(alone.playbooks[0].group, shared.playbooks[0].group);
     assert!(alone.playbooks[0].matches(&item, None), "the subscription of both lives on for a while");
 }
@@ -832,7 +835,7 @@ fn what_a_subscription_tells_that_is_being_replaced_goes_by_what_it_was_made_for
         format!("{text}{}", mail("off", "?$filter=x eq 'c'").replace("[playbook.source]", "enabled = false\n[playbook.source]"));
     assert_eq!(see(&off, Some(("?$filter=x eq 'c'", &["off"]))), "off", "it is held for it");
     assert_eq!(see(&off, Some(("?$filter=x eq 'c'", &["b", "off"]))), "b off");
-    assert_eq!(see(&off, Some(("?$filter=x eq 'c'", &["b"]))), "b", "one that is disabled takes nothing away");
+    assert_eq!(see(&off, Some(("?$filter=x eq 'c'", &["b"]))), "b off", "one that is disabled takes nothing away");
     let broken = format!("{text}[[playbook]]\nname = \"old\"\n");
     assert_eq!(see(&broken, Some(("?$filter=x eq 'c'", &["old"]))), "", "it is of the one with the mistake");
     assert_eq!(see(&broken, Some(("?$filter=x eq 'a'", &["a"]))), "a");
@@ -846,4 +849,77 @@ fn only_playbooks_of_the_tenant_that_is_worked_for_are_kept() {
     let mut loaded = load(&format!("version = 1\n{}{}", polling("new", "tenant = \"red\""), polling("changed", "")), &|_| true);
     assert!(loaded.keep_tenant("red").is_empty());
     assert_eq!(loaded.playbooks[0].group, loaded.playbooks[1].group, "two names of one tenant");
+}
+
+/// A document with one playbook that is right, and one that has a mistake.
+fn beside(mistaken: &str) -> Loaded {
+    let right = "[[playbook]]\nname = \"b\"\n[playbook.source]\nresource = \"users\"\nchange_types = [\"updated\"]\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\n";
+    let loaded = load(&format!("version = 1\n{right}{mistaken}"), &|_| true);
+    assert!(loaded.has_errors());
+    loaded
+}
+
+const MISTAKEN: &str = r#"
+[[playbook]]
+name = "a"
+[playbook.source]
+resource = "users"
+change_types = ["updated", "deleted"]
+[[playbook.action]]
+kind = "quue"
+"#;
+
+/// Each left out, with what it may want of an update and a deletion of a user, an update of a group, and an alert.
+fn wants(loaded: &Loaded) -> Vec<String> {
+    let mut user = user_changed();
+    user.group = Some(format!("n{}", loaded.playbooks.first().map(|b| b.group.clone()).unwrap_or_default()));
+    let gone = Item { event: Event::Change(ChangeType::Deleted), ..user.clone() };
+    let group = item(Origin::Graph, ChangeType::Updated, "groups/g", &Value::Null);
+    let alert = alert_polled();
+    let told = loaded.left_out.iter().map(|left| {
+        let items = [("user", &user), ("gone", &gone), ("group", &group), ("alert", &alert)];
+        let wanted = items.iter().filter(|(_, item)| left.may_want(item, None)).map(|(name, _)| *name).collect::<Vec<_>>();
+        let (name, known) = (left.name.as_deref().unwrap_or("-"), left.known().is_some());
+        format!("{name}{} {}", if known { "" } else { "?" }, wanted.join(" "))
+    });
+    told.collect()
+}
+
+#[test]
+fn of_a_playbook_that_is_left_out_all_is_known_that_can_be_read() {
+    for (from, to, expected) in [
+        ("", "", "a user gone"),
+        ("name = \"a\"", "name = \"a\"\nwhom = 1", "a user gone"),
+        ("name = \"a\"", "name = \"b\"", "-? user gone"),
+        ("name = \"a\"", "", "-? user gone"),
+        ("\"updated\", ", "\"updatd\", ", "a? user gone"),
+        ("change_types = [\"updated\", \"deleted\"]", "", "a? user gone"),
+        ("resource = \"users\"", "resource = \"users\"\nkind = \"grph\"", "a? user gone"),
+        ("resource = \"users\"", "resource = \"groups\"", "a group"),
+        ("resource = \"users\"", "resource = \"security/alerts_v2\"", "a? alert"),
+        ("resource = \"users\"", "resource = \"users\"\nkind = \"poll\"", "a? user gone group alert"),
+        ("resource = \"users\"", "resource = \"me\"", "a? user gone group alert"),
+        ("resource = \"users\"", "resorce = \"users\"", "a? user gone group alert"),
+        ("[playbook.source]", "[playbook.sauce]", "a? user gone group alert"),
+        ("[[playbook]]", "[[playbok]]", "-? user gone group alert"),
+    ] {
+        assert_eq!(wants(&beside(&MISTAKEN.replace(from, to))), [expected], "{to}");
+    }
+    let broken = load(&format!("version = 1\n{MISTAKEN}[[playbook]"), &|_| true);
+    assert_eq!(wants(&broken), ["-? user gone group alert"]);
+    let of_tomorrow = load(&format!("version = 2\n{MISTAKEN}"), &|_| true);
+    assert_eq!(wants(&of_tomorrow), ["-? user gone group alert"]);
+    let profile = load("version = 1\n[profile.guide]\ncode = 99\n[defaults]\nattempts = 1\n[palette]\nred = 1\n", &|_| true);
+    assert!(profile.has_errors() && wants(&profile).is_empty(), "no playbook is left out: {:?}", profile.problems);
+    let off = beside(&MISTAKEN.replace("name = \"a\"", "name = \"a\"\nenabled = false"));
+    assert!(!off.left_out[0].enabled && wants(&off) == ["a user gone"]);
+    let right = MISTAKEN.replace("kind = \"quue\"", "kind = \"queue\"\nqueue = \"seen\"");
+    let mut elsewhere = of(&format!("version = 1\n{}", right.replace("name = \"a\"", "name = \"a\"\ntenant = \"red\"")));
+    assert!(elsewhere.left_out.is_empty() && elsewhere.playbooks.len() == 1, "{:?}", elsewhere.problems);
+    elsewhere.keep_tenant("blue");
+    assert_eq!(wants(&elsewhere), ["a user gone"]);
+    assert!(elsewhere.left_out[0].why("p.toml").contains("tenant"));
+    let why = |loaded: &Loaded| loaded.left_out[0].why("p.toml");
+    assert!(why(&beside(MISTAKEN)).starts_with("p.toml:17:8: `kind` is \"quue\""), "{}", why(&beside(MISTAKEN)));
+    assert!(why(&beside(&MISTAKEN.replace("users", "me"))).starts_with("playbook `a` cannot be read: p.toml:14:12: "));
 }

@@ -149,7 +149,7 @@ async fn problems_come_with_file_line_and_column() {
     assert!(out.contains("good: matches") && out.contains("bad: left out because of its mistakes"), "the others run: {out}");
     let (_, out, _) = run(&["delivery.json", "--json"], &[], folder.path()).await;
     let document: Value = serde_json::from_str(&out).expect("one document");
-    assert_eq!(document["left_out"], serde_json::json!([{"name": "bad", "line": 3}]));
+    assert_eq!(document["left_out"], serde_json::json!([{"name": "bad", "line": 5}]));
     let (code, _, err) = run(&["delivery.json"], &[("TC_URL", "https://tc.example/x")], folder.path()).await;
     assert!(code == 2 && !err.contains("TC_URL"), "{err}");
     for (arguments, expected) in [

@@ -80,7 +80,7 @@ impl Trial<'_> {
                 json!({"line": problem.line, "column": problem.column, "severity": severity, "text": problem.text})
             })
             .collect();
-        let left_out: Vec<Value> = self.loaded.left_out.iter().map(|one| json!({"name": one.name, "line": one.line})).collect();
+        let left_out: Vec<Value> = self.loaded.left_out.iter().map(|one| json!({"name": one.name, "line": one.line()})).collect();
         let item = |one: &Tried<'_>| {
             let mut shown = json!({"item": one.shown, "playbooks": one.runs.iter().map(Run::as_json).collect::<Vec<_>>()});
             if let Some(reason) = one.dropped {
@@ -154,7 +154,11 @@ fn counted(count: usize, word: &str) -> String {
 }
 
 fn name_of(left_out: &LeftOut) -> String {
-    left_out.name.as_deref().map_or_else(|| format!("the playbook in line {}", left_out.line), render::printable)
+    match (&left_out.name, left_out.line()) {
+        (Some(name), _) => render::printable(name),
+        (None, Some(line)) => format!("what line {line} may belong to"),
+        (None, None) => "a playbook without a name".to_owned(),
+    }
 }
 
 fn state(playbook: &Playbook) -> &'static str {

@@ -4,6 +4,7 @@
 mod alerts;
 mod killed;
 mod lifecycle;
+mod mended;
 mod mixed;
 mod replaced;
 mod rich;
