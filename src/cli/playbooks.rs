@@ -135,7 +135,10 @@ fn chosen<'a>(path: &str, loaded: &'a Loaded, name: Option<&str>) -> Result<Vec<
     let names: Vec<&str> = loaded.playbooks.iter().map(|playbook| playbook.name.as_str()).collect();
     let others = if names.is_empty() { "no other one is there".to_owned() } else { format!("there are: {}", names.join(", ")) };
     Err(match loaded.left_out.iter().find(|one| one.name.as_deref() == Some(name)) {
-        Some(left_out) => format!("`{name}` cannot run: {}; {others}", left_out.why(path)),
+        Some(left_out) => {
+            let line = left_out.line().map(|line| format!(", line {line}")).unwrap_or_default();
+            format!("`{name}` ({path}{line}) cannot run because of its mistakes; {others}")
+        }
         None => format!("no playbook in {path} is called `{name}`; {others}"),
     })
 }

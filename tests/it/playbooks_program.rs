@@ -158,7 +158,7 @@ async fn problems_come_with_file_line_and_column() {
         (vec!["delivery.json", "--playbooks", "absent.toml"], "give the playbooks with --playbooks"),
         (
             vec!["delivery.json", "--playbook", "bad"],
-            "`bad` (playbooks.toml, line 3) cannot run because of its mistakes; there are: good",
+            "`bad` (playbooks.toml, line 5) cannot run because of its mistakes; there are: good",
         ),
         (vec!["delivery.json", "--playbook", "bda"], "no playbook in playbooks.toml is called `bda`; there are: good"),
         (vec!["empty.json"], "empty.json is empty; name a file with a delivery"),
