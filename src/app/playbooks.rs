@@ -4,6 +4,7 @@
 //! it puts together what other rooms decide.
 
 mod hooks;
+pub mod reach;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use crate::graph::{Config as GraphConfig, Graph};
 use crate::notifications::client_state::{self, Verdict};
 use crate::notifications::item::Item;
 use crate::notifications::keys::KeyRing;
-use crate::notifications::resources::{Permission, Resource};
 use crate::notifications::rich::certificates::Certificates;
 use crate::notifications::rich::decrypt::OpenError;
 use crate::notifications::rich::tokens::Keyset;
@@ -72,36 +72,15 @@ pub struct Asked {
     pub subscribing: Option<Subscribing>,
     /// Why there is nothing to subscribe with or to, one line.
     pub why_not: String,
-    /// Some playbook waits for a subscription.
-    pub wants_subscriptions: bool,
+    /// Somebody says where it is, and it is not there: one line.
+    pub missing: Option<String>,
+    /// What playbooks want to be subscribed to, whether that can be done or not.
+    pub wanted: Vec<Wanted>,
     pub poller: Option<Poller>,
     pub plans: Arc<[Plan]>,
     /// An item of another group than theirs is of a subscription that is gone, or just made.
     pub together: Arc<Together>,
     pub certificates: Arc<Certificates>,
-}
-
-impl Asked {
-    /// What the app must be permitted for its subscriptions and polls, one line each: nobody can ask Microsoft Graph for it.
-    #[must_use]
-    pub fn permissions(&self) -> Vec<String> {
-        let subscribed = self.subscribing.iter().flat_map(|subscribing| &subscribing.wanted).map(|wanted| &wanted.resource);
-        let polled = self.poller.iter().flat_map(Poller::sources).map(|source| &source.resource);
-        let mut lines: Vec<String> = Vec::new();
-        for resource in subscribed.chain(polled) {
-            let needs = match Resource::of(resource).map(|row| row.permission) {
-                Some(Permission::App { create, renew }) if create == renew => format!("needs {create}"),
-                Some(Permission::App { create, renew }) => format!("needs {create}, and {renew} to renew"),
-                Some(Permission::DelegatedOnly(name)) => format!("can be had with {name} of a signed-in user only"),
-                Some(Permission::Unknown) | None => "needs a permission that no page names".to_owned(),
-            };
-            let line = format!("{resource} {needs}");
-            if !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
-        lines
-    }
 }
 
 /// The playbooks of this process.
@@ -248,7 +227,9 @@ impl Reading {
         let document = parts.document.name().to_owned();
         let Some(text) = text else {
             let why_not = format!("there is no playbook: `{document}` does not exist; write it, or set PLAYBOOKS_FILE");
-            return Asked { why_not, ..Asked::default() };
+            let missing = format!("PLAYBOOKS_FILE is `{document}`, which does not exist: write it, or mend the setting");
+            let missing = Some(missing).filter(|_| parts.settings.playbooks_given);
+            return Asked { why_not: missing.clone().unwrap_or(why_not), missing, ..Asked::default() };
         };
         let secrets = parts.secrets.clone();
         let mut loaded = playbooks::load(text, &move |name| secrets.find(name).is_some());
@@ -270,7 +251,8 @@ impl Reading {
             Err(why_not) => (None, why_not),
         };
         Asked {
-            wants_subscriptions: !Playbook::wanted(&loaded.playbooks).is_empty(),
+            wanted: Playbook::wanted(&loaded.playbooks),
+            missing: None,
             check,
             document,
             playbooks: loaded.playbooks.len(),
@@ -343,8 +325,7 @@ impl Reading {
                 Verdict::Wrong => None,
             }),
         };
-        let (url, bearer) = (parts.settings.graph.0.clone(), Arc::clone(&parts.bearer));
-        let graph = Graph::new(GraphConfig { url }, parts.client.clone(), Arc::clone(&parts.clock), bearer, &Graph::lanes());
+        let graph = parts.graph();
         let (store, client, clock) = (Arc::clone(&parts.state), parts.client.clone(), Arc::clone(&parts.clock));
         let random = || uuid::Uuid::new_v4().simple().to_string();
         Ok(Subscribing { reconciler: Reconciler::new(store, graph, client, clock, (config, states), random), wanted, complete })
@@ -390,6 +371,11 @@ impl Reading {
 }
 
 impl Parts {
+    fn graph(&self) -> Graph {
+        let (url, bearer) = (self.settings.graph.0.clone(), Arc::clone(&self.bearer));
+        Graph::new(GraphConfig { url }, self.client.clone(), Arc::clone(&self.clock), bearer, &Graph::lanes())
+    }
+
     /// Reads from Microsoft Graph as the first job's app, and the address below which it reads.
     pub(super) fn reading(&self) -> (Http, Url) {
         let mut base = self.settings.graph.0.clone();

@@ -24,7 +24,10 @@ async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
     let (app, budget) = relay.app().await?;
     let asked = app.playbooks.asked().await.map_err(Failure)?;
     let Some(Subscribing { reconciler, wanted, complete }) = &asked.subscribing else {
-        tracing::info!("nothing is subscribed to: {}", asked.why_not);
+        match &asked.missing {
+            Some(missing) => tracing::error!("nothing is subscribed to: {missing}"),
+            None => tracing::info!("nothing is subscribed to: {}", asked.why_not),
+        }
         return Ok(());
     };
     if let Some((secret, days)) =

@@ -48,7 +48,7 @@ impl Trouble {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::ValidationTimedOut => {
-                "our address did not answer Graph in time: keep an instance always ready, and let nothing in front of the app hold requests up; tried again by itself"
+                "our address did not answer Graph in time: keep an instance always ready, and let nothing in front of the app hold requests up"
             }
             Self::EndpointAnswered(_) => {
                 "something in front of the app answers in its place: POST to PUBLIC_URL must reach the app without login, client certificate or web filter"
@@ -64,15 +64,15 @@ impl Trouble {
             Self::NotRich => "this resource cannot come with its data: take `include_resource_data` out of the playbook",
             Self::Refused => "Graph refuses it: see what it said, and mend the playbook's source",
             Self::Unauthorized => "the token is not accepted: check GRAPH_SCOPE, CLOUD and the app's client secret",
-            Self::Quota => "too many subscriptions: delete some, or use one on a whole collection; tried again slowly",
+            Self::Quota => "too many subscriptions: delete some, or use one on a whole collection",
             Self::Permission => {
-                "grant the app the permission that `subscriptions resources` names for this resource, with an administrator's consent; tried again slowly"
+                "grant the app the permission that `subscriptions resources` names for this resource, with an administrator's consent"
             }
             Self::Gone => "it is not there any more",
             Self::Expired => "the state of the delta query is too old; it begins anew",
             Self::Exists(_) => "there is one on the same resource already",
             Self::Throttled => "Graph asks for a pause; it is kept",
-            Self::Unavailable => "Graph does not answer; tried again by itself",
+            Self::Unavailable => "Graph does not answer: check GRAPH_URL and the way there, or wait until it is back",
             Self::NotGraph => "the answer is not Graph's: check GRAPH_URL, and proxies on the way",
             Self::NoToken => "there is no token for Graph: check the identity's settings",
         }

@@ -1,5 +1,7 @@
 //! The program as a user runs it: arguments, output, exit codes.
 
+mod notifications;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
