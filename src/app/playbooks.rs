@@ -32,7 +32,7 @@ use crate::platform::clock::Clock;
 use crate::platform::hex;
 use crate::platform::http::{Authorize, Http};
 use crate::platform::secret::Secret;
-use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, SourceKind, Together};
+use crate::playbooks::{self, Loaded, Playbook, Priority, Problem, Severity, SourceKind, Together};
 use crate::polling::{self, Poller};
 use crate::settings::Notifications;
 use crate::storage::document::Document;
@@ -67,6 +67,8 @@ pub struct Asked {
     pub problems: Vec<Problem>,
     /// Why every encrypted notification will be refused, one line each.
     pub unproven: Vec<String>,
+    /// Why some of them are left out, one line each.
+    pub mistakes: Vec<String>,
     /// Lines for `check`, and whether all is well with the document.
     pub check: (Vec<String>, bool),
     pub subscribing: Option<Subscribing>,
@@ -234,14 +236,18 @@ impl Reading {
         let secrets = parts.secrets.clone();
         let mut loaded = playbooks::load(text, &move |name| secrets.find(name).is_some());
         let mut check = loaded.check(&document);
+        let errors = loaded.problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let mut mistakes: Vec<String> = errors.map(|problem| format!("{document}:{problem}")).collect();
         for name in loaded.keep_tenant(&parts.first_job) {
             check.1 = false;
-            check.0.push(format!(
-                "FAIL  playbooks: `{name}` names another tenant: this installation works for that of its first job, `{}`; leave `tenant` out",
+            let mistake = format!(
+                "`{name}` names another tenant: this installation works for that of its first job, `{}`; leave `tenant` out",
                 parts.first_job
-            ));
+            );
+            check.0.push(format!("FAIL  playbooks: {mistake}"));
+            mistakes.push(mistake);
         }
-        let complete = check.1;
+        let complete = mistakes.is_empty();
         let unproven = unproven(&loaded.playbooks, &parts.settings.unproven);
         check.1 &= unproven.is_empty();
         check.0.extend(unproven.iter().map(|line| format!("FAIL  {line}")));
@@ -253,6 +259,7 @@ impl Reading {
         Asked {
             wanted: Playbook::wanted(&loaded.playbooks),
             missing: None,
+            mistakes,
             check,
             document,
             playbooks: loaded.playbooks.len(),

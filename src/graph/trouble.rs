@@ -10,6 +10,8 @@ use crate::platform::http::{Failure, Reply, error_code, excerpt, one_line, reque
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
+    /// Graph was not asked: our address does not answer us as Graph needs it. What was said has the remedy.
+    OwnAddress,
     /// Our address did not answer the handshake in time.
     ValidationTimedOut,
     /// Something answered the handshake in our place: with this status, where Graph says it.
@@ -47,6 +49,7 @@ impl Trouble {
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
         match self {
+            Self::OwnAddress => "our own address does not answer as Graph needs it: check PUBLIC_URL",
             Self::ValidationTimedOut => {
                 "our address did not answer Graph in time: keep an instance always ready, and let nothing in front of the app hold requests up"
             }
@@ -83,7 +86,13 @@ impl Trouble {
     pub const fn passes(&self) -> bool {
         matches!(
             self,
-            Self::Throttled | Self::Unavailable | Self::Gone | Self::TooFar(_) | Self::ValidationTimedOut | Self::Expired
+            Self::Throttled
+                | Self::Unavailable
+                | Self::Gone
+                | Self::TooFar(_)
+                | Self::OwnAddress
+                | Self::ValidationTimedOut
+                | Self::Expired
         )
     }
 }
@@ -107,6 +116,9 @@ impl std::error::Error for GraphError {}
 
 impl std::fmt::Display for GraphError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (Trouble::OwnAddress, Some(said)) = (&self.trouble, &self.said) {
+            return f.write_str(said);
+        }
         write!(f, "failed to {} at Microsoft Graph: {}", self.operation, self.trouble.remedy())?;
         match (&self.trouble, &self.said) {
             (Trouble::EndpointAnswered(Some(status)), None) => write!(f, " (the answer was {status})"),

@@ -8,6 +8,7 @@ use super::{Asked, Playbooks, Source};
 use crate::notifications::resources::{Permission, Resource};
 use crate::platform::claims;
 use crate::polling::Poller;
+use crate::subscriptions::{self, Listed, SubscriptionError};
 
 /// What Microsoft Graph answered to the least that can be asked.
 #[derive(Debug, Default)]
@@ -102,6 +103,24 @@ fn is_wider(role: &str, than: &str) -> bool {
 }
 
 impl Playbooks {
+    /// All subscriptions of the app, whatever playbooks there are.
+    ///
+    /// # Errors
+    /// [`SubscriptionError`].
+    pub async fn subscriptions(&self) -> Result<Vec<Listed>, SubscriptionError> {
+        match &self.0 {
+            Source::Given(asked) => match &asked.subscribing {
+                Some(subscribing) => subscribing.reconciler.list().await,
+                None => Ok(Vec::new()),
+            },
+            Source::Read(reading) => {
+                let parts = &reading.parts;
+                let public_url = parts.settings.public_url.as_ref();
+                subscriptions::listed(&parts.state, &parts.graph(), public_url, parts.clock.now()).await
+            }
+        }
+    }
+
     /// Lists the subscriptions where playbooks want some, reads the first of what is polled, and looks at what the token says of
     /// the app.
     pub async fn reach(&self, asked: &Asked) -> Reached {

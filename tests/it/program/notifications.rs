@@ -105,3 +105,42 @@ async fn check_tells_of_a_timer_that_is_too_slow() {
     let (_, out, _) = session.run(&["check"]).await;
     assert!(out.contains(told), "{out}");
 }
+
+#[tokio::test]
+async fn subscriptions_say_what_is_wrong_with_the_document() {
+    let one_wrong = BOTH.replace("change_types = [\"created\"]", "change_types = [\"made\"]");
+    for (document, code, told) in [
+        (one_wrong.as_str(), 1, "some playbooks are left out: mend the mistakes above"),
+        ("version = 1\n[[playbook", 2, "no playbook could be read: mend the mistakes above"),
+    ] {
+        let session = session(document).await;
+        for command in ["plan", "list"] {
+            let (ended, out, err) = session.run(&["subscriptions", command]).await;
+            assert_eq!(ended, code, "{command}\n{out}{err}");
+            assert!(err.contains("error: playbooks.toml:") && err.contains(told), "{err}");
+            assert!(!out.contains("nothing to do"), "{out}");
+        }
+        let (ended, out, err) = session.run(&["subscriptions", "apply", "--json"]).await;
+        assert!(ended == code && err.contains(told), "{out}{err}");
+        let (_, out, _) = session.run(&["subscriptions", "plan", "--json"]).await;
+        let planned: serde_json::Value = serde_json::from_str(&out).expect("one document");
+        let problems = planned["problems"].as_array().expect("problems");
+        assert!(problems.iter().all(|line| line.as_str().is_some_and(|line| line.starts_with("playbooks.toml:"))), "{out}");
+        assert!(!problems.is_empty(), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_created_says_why_once_and_what_is_left_is_listed_without_a_document() {
+    let mut session = session(BOTH).await;
+    let (_, out, _) = session.run(&["subscriptions", "plan"]).await;
+    assert!(out.contains("tells of updated; to http://127.0.0.1:9/api/notifications; for users\n"), "{out}");
+    let (code, out, _) = session.run(&["subscriptions", "apply"]).await;
+    assert!(code == 1 && out.starts_with("users: not created: our own address http://127.0.0.1:9/api/notifications"), "{out}");
+    assert_eq!(out.matches("Connection refused").count(), 1, "{out}");
+    assert!(!out.contains("tried again"), "{out}");
+    std::fs::remove_file(session.folder.path().join("playbooks.toml")).expect("removed");
+    session.environment.remove("PUBLIC_URL");
+    let (code, out, err) = session.run(&["subscriptions", "list"]).await;
+    assert_eq!((code, out.as_str()), (0, "0 subscriptions of this app, 0 of them ours\n"), "{err}");
+}
