@@ -311,7 +311,8 @@ impl Reading {
         let parts = &self.parts;
         let wanted = Playbook::wanted(&loaded.playbooks);
         if wanted.is_empty() && parts.settings.public_url.is_none() {
-            return Err("no playbook has `kind = \"graph\"`".to_owned());
+            let none = if complete { "no playbook has" } else { "none of the playbooks that can be read has" };
+            return Err(format!("{none} `kind = \"graph\"`"));
         }
         let public_url = parts.settings.public_url.clone().ok_or(
             "PUBLIC_URL is not set: give the address under which Microsoft Graph reaches this app, such as https://func-example.azurewebsites.net",
@@ -445,7 +446,14 @@ fn tell(asked: &Asked) {
     for line in &asked.unproven {
         tracing::error!("{line}; until then every encrypted notification is refused and set aside");
     }
+    if !asked.mistakes.is_empty() {
+        tracing::warn!("{document}: some playbooks are left out until their mistakes are mended; nothing is unsubscribed from");
+    }
     if !document.is_empty() {
-        tracing::info!(playbooks = asked.playbooks, "read the playbooks of {document}");
+        let playbooks = asked.playbooks;
+        let count = if playbooks == 1 { "1 playbook".to_owned() } else { format!("{playbooks} playbooks") };
+        let wanted: Vec<&str> = asked.wanted.iter().map(|wanted| wanted.resource.as_str()).collect();
+        let wanted = if wanted.is_empty() { "none".to_owned() } else { wanted.join(", ") };
+        tracing::info!(playbooks, "read {document}: {count} can run; subscriptions wanted: {wanted}");
     }
 }

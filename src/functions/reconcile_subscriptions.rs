@@ -14,7 +14,7 @@ const BINDING: &str = "timer";
 /// Less than the time between two ticks: renewals must not wait for a long look at what was missed, which goes on next time.
 const CATCHING_UP: Duration = Duration::from_secs(180);
 
-pub(super) const FUNCTION: Function = Function {
+pub(crate) const FUNCTION: Function = Function {
     name: "ReconcileSubscriptions",
     trigger: Trigger::Timer { binding: BINDING, schedule: When::Setting("SUBSCRIPTION_SCHEDULE") },
     answer: Answer::Envelope(|relay, envelope| Box::pin(answer(relay, envelope))),
@@ -26,7 +26,8 @@ async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
     let Some(Subscribing { reconciler, wanted, complete }) = &asked.subscribing else {
         match &asked.missing {
             Some(missing) => tracing::error!("nothing is subscribed to: {missing}"),
-            None => tracing::info!("nothing is subscribed to: {}", asked.why_not),
+            None if asked.wanted.is_empty() => tracing::info!("nothing is subscribed to: {}", asked.why_not),
+            None => tracing::warn!("nothing is subscribed to: {}", asked.why_not),
         }
         return Ok(());
     };

@@ -58,9 +58,9 @@ impl Relay {
     }
 
     /// The same, for who has opened the product already; an invocation may take as long as it likes.
-    pub fn opened(clock: Arc<dyn Clock>, app: App) -> Arc<Self> {
+    pub fn opened(clock: Arc<dyn Clock>, app: impl Into<Arc<App>>) -> Arc<Self> {
         let look: Look = Box::new(|| Box::pin(std::future::ready(Err("the product is open".to_owned()))));
-        let app = Opening::done((Arc::new(app), None));
+        let app = Opening::done((app.into(), None));
         Arc::new(Self { look, clock, app, receiver: Opening::default(), room: Room::default() })
     }
 
