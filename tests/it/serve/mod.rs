@@ -8,6 +8,7 @@ mod replaced;
 mod rich;
 mod started;
 mod stopped;
+mod told;
 
 use std::collections::BTreeMap;
 use std::fs::File;
