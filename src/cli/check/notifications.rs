@@ -22,16 +22,12 @@ pub(super) async fn check(app: &App, page: &mut String) -> bool {
         }
     };
     if asked.document.is_empty() {
-        return match &asked.missing {
-            Some(missing) => {
-                let _ = writeln!(page, "FAIL  playbooks: {missing}");
-                false
-            }
-            None => {
-                let _ = writeln!(page, "note  playbooks: none ({} does not exist)", app.settings.notifications.playbooks_file);
-                true
-            }
+        let name = &app.settings.notifications.playbooks_file;
+        let _ = match &asked.missing {
+            Some(missing) => writeln!(page, "FAIL  playbooks: {missing}"),
+            None => writeln!(page, "note  playbooks: none ({name} does not exist)"),
         };
+        return asked.missing.is_none();
     }
     for line in &asked.check.0 {
         let _ = writeln!(page, "{line}");

@@ -44,3 +44,17 @@ async fn what_is_missing_is_told_at_the_start() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn what_could_not_be_made_says_when_it_is_tried_next() {
+    let mut served = Served::new(USERS).await;
+    served.set("PUBLIC_URL", "http://127.0.0.1:9");
+    served.set("SUBSCRIPTION_SCHEDULE", "*/1 * * * * *");
+    let _child = served.start().await;
+    served.until("a second look", |_| served.log().matches("subscriptions.reconciled").count() >= 2).await;
+    let said = served.log();
+    let reason = "our own address http://127.0.0.1:9/api/notifications does not answer as Graph needs it";
+    assert_eq!(said.matches(reason).count(), 1, "{said}");
+    assert!(said.contains("subscription to users: not created: our own address"), "{said}");
+    assert_eq!(said.matches("0 of 1 are there; users is tried again after ").count(), 2, "{said}");
+}
