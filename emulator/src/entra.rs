@@ -1,7 +1,12 @@
 //! The token endpoint of Microsoft Entra: client credentials only.
 //!
-//! Not imitated: certificates, federated credentials, managed identities, other grants.
+//! Tokens are JWTs with the claims of an app-only token of version 1.0, as Microsoft Graph's are; `roles` are the app roles that were
+//! consented to, and the claim is not there without any (vendor page "Access token claims reference").
+//!
+//! Not imitated: signatures that hold, certificates, federated credentials, managed identities, other grants.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
@@ -58,10 +63,39 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
         audience: audience.trim_end_matches('/').to_owned(),
         expires: now.checked_add(LASTS.seconds()).unwrap_or(now),
     };
-    world.token_counter += 1;
-    let text = format!("emulated-{}-{}", world.token_counter, now.as_second());
+    let roles = app.roles.clone();
+    let text = token_text(world, &token, &roles, now);
     world.tokens.insert(text.clone(), token);
     Answer::json(200, &json!({"token_type": "Bearer", "expires_in": LASTS, "ext_expires_in": LASTS, "access_token": text}))
+}
+
+/// The token as it is sent: for who asks it is a text, whatever it looks like.
+pub(crate) fn token_text(world: &mut World, token: &Token, roles: &[String], now: Timestamp) -> String {
+    world.token_counter += 1;
+    let unique = format!("emulated-{}-{}", world.token_counter, now.as_second());
+    if world.opaque_tokens {
+        return unique;
+    }
+    let mut claims = json!({
+        "aud": token.audience,
+        "iss": format!("https://sts.windows.net/{}/", token.tenant),
+        "iat": now.as_second(),
+        "nbf": now.as_second(),
+        "exp": token.expires.as_second(),
+        "appid": token.client_id,
+        "appidacr": "1",
+        "idtyp": "app",
+        "oid": token.client_id,
+        "sub": token.client_id,
+        "tid": token.tenant,
+        "uti": unique,
+        "ver": "1.0",
+    });
+    if !roles.is_empty() {
+        claims["roles"] = json!(roles);
+    }
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.{}", part(json!({"typ": "JWT", "alg": "RS256"})), part(claims), URL_SAFE_NO_PAD.encode(unique))
 }
 
 fn refuse(now: Timestamp, status: u16, error: &str, code: i32, text: &str) -> Answer {

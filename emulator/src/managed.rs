@@ -7,6 +7,7 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
 use crate::azurite;
+use crate::entra;
 use crate::server::{Answer, Call};
 use crate::world::{Token, World};
 
@@ -47,8 +48,14 @@ pub(crate) fn answer(world: &mut World, call: &Call, now: Timestamp) -> Answer {
         audience: resource.trim_end_matches('/').to_owned(),
         expires,
     };
-    world.token_counter += 1;
-    let text = format!("{}{}", azurite::token(now), world.token_counter);
+    let roles = app.roles.clone();
+    // Azurite takes those of its own issuer only.
+    let text = if token.audience.contains("storage.azure") {
+        world.token_counter += 1;
+        format!("{}{}", azurite::token(now), world.token_counter)
+    } else {
+        entra::token_text(world, &token, &roles, now)
+    };
     let body = json!({
         "access_token": text,
         "client_id": token.client_id,

@@ -52,6 +52,8 @@ pub struct World {
     pub log: Vec<Logged>,
     /// Of each answer.
     pub latency: HashMap<Service, Duration>,
+    /// Tokens are texts that nobody can look into.
+    pub opaque_tokens: bool,
     pub(crate) tokens: HashMap<String, Token>,
     pub(crate) token_counter: u64,
     pub(crate) correlations: u64,
@@ -93,7 +95,7 @@ pub struct App {
     pub may_read_vault: bool,
     /// A managed identity: signs in at its endpoint, without a secret.
     pub managed: bool,
-    /// App roles that were consented to; looked at with each call, so that one can be taken away.
+    /// App roles that were consented to; looked at with each call, so that one can be taken away. A token names those of its time.
     pub roles: Vec<String>,
 }
 

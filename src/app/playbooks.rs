@@ -4,6 +4,7 @@
 //! it puts together what other rooms decide.
 
 mod hooks;
+pub mod reach;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use crate::graph::{Config as GraphConfig, Graph};
 use crate::notifications::client_state::{self, Verdict};
 use crate::notifications::item::Item;
 use crate::notifications::keys::KeyRing;
-use crate::notifications::resources::{Permission, Resource};
 use crate::notifications::rich::certificates::Certificates;
 use crate::notifications::rich::decrypt::OpenError;
 use crate::notifications::rich::tokens::Keyset;
@@ -67,41 +67,22 @@ pub struct Asked {
     pub problems: Vec<Problem>,
     /// Why every encrypted notification will be refused, one line each.
     pub unproven: Vec<String>,
+    /// Why some of them are left out, one line each.
+    pub mistakes: Vec<String>,
     /// Lines for `check`, and whether all is well with the document.
     pub check: (Vec<String>, bool),
     pub subscribing: Option<Subscribing>,
     /// Why there is nothing to subscribe with or to, one line.
     pub why_not: String,
-    /// Some playbook waits for a subscription.
-    pub wants_subscriptions: bool,
+    /// Somebody says where it is, and it is not there: one line.
+    pub missing: Option<String>,
+    /// What playbooks want to be subscribed to, whether that can be done or not.
+    pub wanted: Vec<Wanted>,
     pub poller: Option<Poller>,
     pub plans: Arc<[Plan]>,
     /// An item of another group than theirs is of a subscription that is gone, or just made.
     pub together: Arc<Together>,
     pub certificates: Arc<Certificates>,
-}
-
-impl Asked {
-    /// What the app must be permitted for its subscriptions and polls, one line each: nobody can ask Microsoft Graph for it.
-    #[must_use]
-    pub fn permissions(&self) -> Vec<String> {
-        let subscribed = self.subscribing.iter().flat_map(|subscribing| &subscribing.wanted).map(|wanted| &wanted.resource);
-        let polled = self.poller.iter().flat_map(Poller::sources).map(|source| &source.resource);
-        let mut lines: Vec<String> = Vec::new();
-        for resource in subscribed.chain(polled) {
-            let needs = match Resource::of(resource).map(|row| row.permission) {
-                Some(Permission::App { create, renew }) if create == renew => format!("needs {create}"),
-                Some(Permission::App { create, renew }) => format!("needs {create}, and {renew} to renew"),
-                Some(Permission::DelegatedOnly(name)) => format!("can be had with {name} of a signed-in user only"),
-                Some(Permission::Unknown) | None => "needs a permission that no page names".to_owned(),
-            };
-            let line = format!("{resource} {needs}");
-            if !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
-        lines
-    }
 }
 
 /// The playbooks of this process.
@@ -249,18 +230,24 @@ impl Reading {
         let document = parts.document.name().to_owned();
         let Some(text) = text else {
             let why_not = format!("there is no playbook: `{document}` does not exist; write it, or set PLAYBOOKS_FILE");
-            return Asked { why_not, ..Asked::default() };
+            let missing = format!("PLAYBOOKS_FILE is `{document}`, which does not exist: write it, or mend the setting");
+            let missing = Some(missing).filter(|_| parts.settings.playbooks_given);
+            return Asked { why_not: missing.clone().unwrap_or(why_not), missing, ..Asked::default() };
         };
         let mut loaded = playbooks::load_knowing(text, &|name| parts.secrets.known(name));
         let mut check = loaded.check(&document);
+        let errors = loaded.problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let mut mistakes: Vec<String> = errors.map(|problem| format!("{document}:{problem}")).collect();
         for name in loaded.keep_tenant(&parts.first_job) {
             check.1 = false;
-            check.0.push(format!(
-                "FAIL  playbooks: `{name}` names another tenant: this installation works for that of its first job, `{}`; leave `tenant` out",
+            let mistake = format!(
+                "`{name}` names another tenant: this installation works for that of its first job, `{}`; leave `tenant` out",
                 parts.first_job
-            ));
+            );
+            check.0.push(format!("FAIL  playbooks: {mistake}"));
+            mistakes.push(mistake);
         }
-        let complete = check.1;
+        let complete = mistakes.is_empty();
         let unproven = unproven(&loaded.playbooks, &parts.settings.unproven);
         check.1 &= unproven.is_empty();
         check.0.extend(unproven.iter().map(|line| format!("FAIL  {line}")));
@@ -270,7 +257,9 @@ impl Reading {
             Err(why_not) => (None, why_not),
         };
         Asked {
-            wants_subscriptions: !Playbook::wanted(&loaded.playbooks).is_empty(),
+            wanted: Playbook::wanted(&loaded.playbooks),
+            missing: None,
+            mistakes,
             check,
             playbooks: loaded.playbooks.len(),
             subscribing,
@@ -322,7 +311,8 @@ impl Reading {
         let parts = &self.parts;
         let wanted = Playbook::wanted(&loaded.playbooks);
         if wanted.is_empty() && parts.settings.public_url.is_none() {
-            return Err("no playbook has `kind = \"graph\"`".to_owned());
+            let none = if complete { "no playbook has" } else { "none of the playbooks that can be read has" };
+            return Err(format!("{none} `kind = \"graph\"`"));
         }
         let public_url = parts.settings.public_url.clone().ok_or(
             "PUBLIC_URL is not set: give the address under which Microsoft Graph reaches this app, such as https://func-example.azurewebsites.net",
@@ -343,8 +333,7 @@ impl Reading {
                 Verdict::Wrong => None,
             }),
         };
-        let (url, bearer) = (parts.settings.graph.0.clone(), Arc::clone(&parts.bearer));
-        let graph = Graph::new(GraphConfig { url }, parts.client.clone(), Arc::clone(&parts.clock), bearer, &Graph::lanes());
+        let graph = parts.graph();
         let (store, client, clock) = (Arc::clone(&parts.state), parts.client.clone(), Arc::clone(&parts.clock));
         let random = || uuid::Uuid::new_v4().simple().to_string();
         Ok(Subscribing { reconciler: Reconciler::new(store, graph, client, clock, (config, states), random), wanted, complete })
@@ -390,6 +379,11 @@ impl Reading {
 }
 
 impl Parts {
+    fn graph(&self) -> Graph {
+        let (url, bearer) = (self.settings.graph.0.clone(), Arc::clone(&self.bearer));
+        Graph::new(GraphConfig { url }, self.client.clone(), Arc::clone(&self.clock), bearer, &Graph::lanes())
+    }
+
     /// Reads from Microsoft Graph as the first job's app, and the address below which it reads.
     pub(super) fn reading(&self) -> (Http, Url) {
         let mut base = self.settings.graph.0.clone();
@@ -435,7 +429,14 @@ fn tell(asked: &Asked) {
     for line in &asked.unproven {
         tracing::error!("{line}; until then every encrypted notification is refused and set aside");
     }
+    if !asked.mistakes.is_empty() {
+        tracing::warn!("{document}: some playbooks are left out until their mistakes are mended; nothing is unsubscribed from");
+    }
     if !document.is_empty() {
-        tracing::info!(playbooks = asked.playbooks, "read the playbooks of {document}");
+        let playbooks = asked.playbooks;
+        let count = if playbooks == 1 { "1 playbook".to_owned() } else { format!("{playbooks} playbooks") };
+        let wanted: Vec<&str> = asked.wanted.iter().map(|wanted| wanted.resource.as_str()).collect();
+        let wanted = if wanted.is_empty() { "none".to_owned() } else { wanted.join(", ") };
+        tracing::info!(playbooks, "read {document}: {count} can run; subscriptions wanted: {wanted}");
     }
 }

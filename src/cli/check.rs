@@ -1,5 +1,7 @@
 //! `check`: reaches every remote with the least call; each failure names what to change.
 
+mod notifications;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -50,7 +52,7 @@ pub(super) async fn run(app: &App) -> Exit {
             Err(error) => line(Err(error.to_string())),
         }
     }
-    good &= playbooks(app, &mut page).await;
+    good &= notifications::check(app, &mut page).await;
     match app.exporter.registered().await {
         Ok(entries) => {
             for entry in entries.iter().filter(|entry| !show::is_configured(app, entry)) {
@@ -68,50 +70,6 @@ pub(super) async fn run(app: &App) -> Exit {
     }
     render::print(&page);
     if good { Exit::Done } else { Exit::Failed }
-}
-
-/// What the playbooks say, and whether Microsoft Graph would reach us. Without a document there is nothing to check.
-async fn playbooks(app: &App, page: &mut String) -> bool {
-    let asked = match app.playbooks.asked().await {
-        Ok(asked) if asked.document.is_empty() => return true,
-        Ok(asked) => asked,
-        Err(error) => {
-            let _ = writeln!(page, "FAIL  playbooks: {error}");
-            return false;
-        }
-    };
-    let (lines, mut good) = (&asked.check.0, asked.check.1);
-    for line in lines {
-        let _ = writeln!(page, "{line}");
-    }
-    match &asked.subscribing {
-        Some(subscribing) if subscribing.wanted.is_empty() => {}
-        Some(subscribing) => match subscribing.reconciler.probe().await {
-            Ok(()) => {
-                let _ = writeln!(page, "ok    notifications: the address of PUBLIC_URL answers as Microsoft Graph wants it");
-            }
-            Err(error) => {
-                good = false;
-                let _ = writeln!(page, "FAIL  notifications: {error}");
-            }
-        },
-        None if !asked.wants_subscriptions => {}
-        None => {
-            good = false;
-            let _ = writeln!(page, "FAIL  notifications: {}", asked.why_not);
-        }
-    }
-    let rich = asked.subscribing.iter().flat_map(|subscribing| &subscribing.wanted).any(|wanted| wanted.rich);
-    if let Some((name, days)) = asked.certificates.ending(app.exporter.now()).filter(|_| rich) {
-        let _ = writeln!(
-            page,
-            "note  notifications: the certificate `{name}` ends in {days} days; make a new one, and list it first in ENCRYPTION_CERTIFICATES"
-        );
-    }
-    for permission in asked.permissions() {
-        let _ = writeln!(page, "note  notifications: {permission}");
-    }
-    good
 }
 
 /// Where state and queues are. The rows are read with each job.

@@ -109,13 +109,13 @@ fn line(page: &mut String, key: &str, dead: Option<&Dead>) {
     };
     let _ = writeln!(
         page,
-        "{key}  {}  {} {} (playbook {}, {} tries): {}",
+        "{key}  {}  {} {} (playbook {}, {}): {}",
         dead.at.strftime("%Y-%m-%d %H:%M:%SZ"),
         event(&dead.task.item),
         printable(dead.task.item.resource.as_deref().unwrap_or("-")),
         printable(dead.playbook.as_deref().unwrap_or("-")),
-        dead.attempts,
-        printable(&dead.reason)
+        if dead.attempts == 1 { "1 try".to_owned() } else { format!("{} tries", dead.attempts) },
+        render::whole(&dead.reason)
     );
 }
 

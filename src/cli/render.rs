@@ -187,6 +187,11 @@ pub(super) fn reason(text: &str) -> String {
     clean(text, 240)
 }
 
+/// The same, in full: where it ends is where it says what to do.
+pub(super) fn whole(text: &str) -> String {
+    clean(text, usize::MAX)
+}
+
 fn clean(text: &str, characters: usize) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut short: String = clean.chars().take(characters).collect();

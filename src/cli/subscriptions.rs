@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::render::{self, printable};
 use super::{Exit, failed};
 use crate::app::App;
-use crate::app::playbooks::Subscribing;
+use crate::app::playbooks::{Asked, Subscribing};
 use crate::notifications::resources::{Fetch, Permission, RESOURCES, Resource, Rich};
+use crate::notifications::wanted::Wanted;
 use crate::subscriptions::{Change, Listed, Report, Standing, SubscriptionError, Unwanted};
 
 #[derive(Debug, Subcommand)]
@@ -40,19 +41,28 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, app: &App) -> Exit {
-    let asked = match app.playbooks.asked().await {
-        Ok(asked) => asked,
-        Err(error) => return failed(&error),
-    };
+    let asked = app.playbooks.asked().await;
+    let mistakes = complain(asked.as_deref());
+    if let Command::List { json } = command {
+        return match app.playbooks.subscriptions().await {
+            Ok(listed) => {
+                render::print(&if json { format!("{}\n", json!({ "subscriptions": listed })) } else { table(&listed) });
+                mistakes.unwrap_or(Exit::Done)
+            }
+            Err(error) => failed(&error.to_string()),
+        };
+    }
+    let Ok(asked) = asked else { return Exit::Failed };
     let Some(subscribing) = &asked.subscribing else {
-        render::error(&asked.why_not);
+        if mistakes.is_none() || !asked.wanted.is_empty() {
+            render::error(&asked.why_not);
+        }
         return Exit::Usage;
     };
-    let unwanted = if subscribing.complete { Unwanted::Delete } else { Unwanted::Keep };
-    match execute(command, subscribing, unwanted).await {
+    match execute(command, &asked, subscribing).await {
         Ok((text, exit)) => {
             render::print(&text);
-            exit
+            mistakes.unwrap_or(exit)
         }
         Err(error @ SubscriptionError::Unknown(_)) => {
             render::error(&error.to_string());
@@ -62,30 +72,62 @@ pub(super) async fn run(command: Command, app: &App) -> Exit {
     }
 }
 
-async fn execute(command: Command, around: &Subscribing, unwanted: Unwanted) -> Result<(String, Exit), SubscriptionError> {
-    let Subscribing { reconciler, wanted, complete } = around;
+/// Says what is wrong with the document, before all else; none: nothing is.
+fn complain(asked: Result<&Asked, &String>) -> Option<Exit> {
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(error) => return Some(failed(error)),
+    };
+    if asked.mistakes.is_empty() {
+        return None;
+    }
+    for mistake in &asked.mistakes {
+        render::error(mistake);
+    }
+    if asked.playbooks == 0 {
+        render::error("no playbook could be read: mend the mistakes above; until then subscriptions are kept as they are");
+        return Some(Exit::Usage);
+    }
+    render::error("some playbooks are left out: mend the mistakes above; until then nothing is deleted");
+    Some(Exit::Failed)
+}
+
+async fn execute(
+    command: Command,
+    asked: &Asked,
+    Subscribing { reconciler, wanted, complete }: &Subscribing,
+) -> Result<(String, Exit), SubscriptionError> {
+    let unwanted = if *complete { Unwanted::Delete } else { Unwanted::Keep };
+    let address = |wanted: &Wanted| reconciler.address_of(wanted);
     Ok(match command {
         Command::Plan { json } => {
             let planned = reconciler.plan(wanted, unwanted).await?;
-            let document = || json!({ "changes": planned.changes.iter().map(change_as_json).collect::<Vec<_>>(), "subscriptions": planned.standing });
-            (if json { format!("{}\n", document()) } else { plan(&planned.changes, *complete) }, Exit::Done)
+            let document = || {
+                let changes: Vec<Value> = planned.changes.iter().map(|change| change_as_json(change, &address)).collect();
+                json!({ "changes": changes, "subscriptions": planned.standing, "problems": asked.mistakes })
+            };
+            let text = if json { format!("{}\n", document()) } else { plan(&planned.changes, *complete, &address) };
+            (text, Exit::Done)
         }
         Command::Apply { json } => {
             let report = reconciler.run(wanted, unwanted, true).await?;
             let good =
                 report.error.is_none() && report.paused_until.is_none() && report.done.iter().all(|done| done.error.is_none());
-            let text = if json { format!("{}\n", json!(report)) } else { applied(&report) };
+            let text = if json {
+                let mut document = json!(report);
+                document["problems"] = json!(asked.mistakes);
+                format!("{document}\n")
+            } else {
+                applied(&report)
+            };
             (text, if good { Exit::Done } else { Exit::Failed })
-        }
-        Command::List { json } => {
-            let listed = reconciler.list().await?;
-            (if json { format!("{}\n", json!({ "subscriptions": listed })) } else { table(&listed) }, Exit::Done)
         }
         Command::Delete { id } => {
             reconciler.delete(&id).await?;
             (format!("deleted {id}\n"), Exit::Done)
         }
         Command::Resources { json } => (table_of_resources(json), Exit::Done),
+        Command::List { .. } => (String::new(), Exit::Done),
     })
 }
 
@@ -105,21 +147,44 @@ fn parts(change: &Change) -> (&'static str, Option<&str>, &str, &str, Option<u32
     }
 }
 
-fn change_as_json(change: &Change) -> Value {
-    let (what, id, resource, why, minutes) = parts(change);
-    let until = if let Change::Wait { until, .. } = change { Some(until) } else { None };
-    json!({ "what": what, "id": id, "resource": resource, "why": why, "minutes": minutes, "until": until })
+/// What a step makes.
+fn made(change: &Change) -> Option<&Wanted> {
+    match change {
+        Change::Create { wanted, .. } | Change::Adopt { wanted, .. } => Some(wanted),
+        _ => None,
+    }
 }
 
-fn plan(changes: &[Change], complete: bool) -> String {
+fn change_as_json(change: &Change, address: &dyn Fn(&Wanted) -> String) -> Value {
+    let (what, id, resource, why, minutes) = parts(change);
+    let until = if let Change::Wait { until, .. } = change { Some(until) } else { None };
+    let wanted = made(change);
+    json!({
+        "what": what,
+        "id": id,
+        "resource": resource,
+        "why": why,
+        "minutes": minutes,
+        "until": until,
+        "change_type": wanted.map(Wanted::change_type),
+        "notification_url": wanted.map(address),
+        "playbooks": wanted.map(|wanted| &wanted.playbooks),
+    })
+}
+
+fn plan(changes: &[Change], complete: bool, address: &dyn Fn(&Wanted) -> String) -> String {
     let mut page = String::new();
     for change in changes {
         let (what, id, resource, why, minutes) = parts(change);
         let id = id.map(|id| format!(" [{}]", printable(id))).unwrap_or_default();
-        let minutes = minutes.map(|minutes| format!(", for {}", span(minutes))).unwrap_or_default();
-        let _ = writeln!(page, "{what:<11} {}{id}: {}{minutes}", printable(resource), render::reason(why));
+        let minutes = minutes.map(|minutes| format!("; lasts {}", span(minutes))).unwrap_or_default();
+        let _ = writeln!(page, "{what:<11} {}{id}: {}{minutes}", printable(resource), render::whole(why));
+        if let Some(wanted) = made(change) {
+            let (changes, playbooks) = (wanted.change_type().replace(',', ", "), wanted.playbooks.join(", "));
+            let _ = writeln!(page, "            tells of {changes}; to {}; for {}", address(wanted), printable(&playbooks));
+        }
     }
-    if changes.is_empty() {
+    if changes.is_empty() && complete {
         page.push_str("nothing to do: every subscription is as the playbooks want it\n");
     }
     if !complete {
@@ -128,23 +193,35 @@ fn plan(changes: &[Change], complete: bool) -> String {
     page
 }
 
+/// A reason stands whole, once: what fails for the same one refers to it.
 fn applied(report: &Report) -> String {
     let mut page = String::new();
+    let mut told: Vec<&String> = Vec::new();
     for done in &report.done {
         let id = done.id.as_ref().map(|id| format!(" [{}]", printable(id))).unwrap_or_default();
-        let said =
-            done.error.as_ref().map_or_else(|| render::reason(&done.why), |error| format!("FAILED: {}", render::reason(error)));
-        let _ = writeln!(page, "{:<11} {}{id}: {said}", done.what, printable(&done.resource));
+        let resource = printable(&done.resource);
+        let _ = match &done.error {
+            None => writeln!(page, "{:<11} {resource}{id}: {}", done.what, render::whole(&done.why)),
+            Some(error) if told.contains(&error) => writeln!(page, "{resource}{id}: not {}, for the same reason", done.what),
+            Some(error) => {
+                told.push(error);
+                writeln!(page, "{resource}{id}: not {}: {}", done.what, render::whole(error))
+            }
+        };
     }
-    if let Some(error) = &report.error {
-        let _ = writeln!(page, "error: {}", render::reason(error));
+    if let Some(error) = report.error.as_ref().filter(|error| !told.contains(error)) {
+        let _ = writeln!(page, "error: {}", render::whole(error));
     }
     if let Some(until) = report.paused_until {
         let _ = writeln!(page, "Microsoft Graph asks for a pause until {}", until.strftime("%Y-%m-%d %H:%M:%SZ"));
     }
     let alive = report.standing.iter().filter(|standing| standing.minutes_left > 0).count();
-    let _ = writeln!(page, "{alive} of {} subscriptions are there", report.standing.len());
+    let _ = writeln!(page, "{alive} of {} are there", subscriptions(report.standing.len()));
     page
+}
+
+fn subscriptions(count: usize) -> String {
+    if count == 1 { "1 subscription".to_owned() } else { format!("{count} subscriptions") }
 }
 
 fn table(listed: &[Listed]) -> String {
@@ -162,7 +239,7 @@ fn table(listed: &[Listed]) -> String {
         );
     }
     let ours = listed.iter().filter(|one| one.ours).count();
-    let _ = writeln!(page, "{} subscriptions of this app, {ours} of them ours", listed.len());
+    let _ = writeln!(page, "{} of this app, {ours} of them ours", subscriptions(listed.len()));
     page
 }
 
@@ -180,7 +257,8 @@ fn heartbeat(standing: &Standing) -> String {
         standing.playbooks.join(", ")
     );
     if let Some(problem) = &standing.problem {
-        let _ = write!(text, "\n    {}", render::reason(problem));
+        let next = standing.next_try.map(|next| format!("; tried again after {}", at(Some(next)))).unwrap_or_default();
+        let _ = write!(text, "\n    {}{next}", render::whole(problem));
     }
     text
 }
@@ -266,6 +344,7 @@ fn resources_as_json() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notifications::item::ChangeType;
     use crate::subscriptions::Done;
 
     #[test]
@@ -278,28 +357,49 @@ mod tests {
         };
         let gone =
             Change::Delete { id: "7d0c".to_owned(), resource: "groups".to_owned(), after: None, why: "no playbook wants it" };
+        let address = |_: &Wanted| "https://relay.example/api/notifications".to_owned();
+        let wanted = Wanted {
+            tenant: "default".to_owned(),
+            resource: "groups".to_owned(),
+            change_types: vec![ChangeType::Updated, ChangeType::Deleted],
+            rich: false,
+            lifecycle: true,
+            minutes: None,
+            profile: None,
+            urgent: false,
+            playbooks: vec!["one".to_owned(), "two".to_owned()],
+        };
+        let create = Change::Create { wanted, minutes: 60, instead: None, why: "there is none" };
         assert_eq!(
-            plan(&[change("5522"), gone], false),
-            "renew       users [5522]: half of its life is gone, for 28 d 23 h\n\
+            plan(&[change("5522"), create, gone], false, &address),
+            "renew       users [5522]: half of its life is gone; lasts 28 d 23 h\n\
+             create      groups: there is none; lasts 1 h 0 min\n            \
+             tells of deleted, updated; to https://relay.example/api/notifications; for one, two\n\
              delete      groups [7d0c]: no playbook wants it\n\
              note: not all playbooks could be read, so nothing is deleted\n"
         );
-        assert!(plan(&[], true).starts_with("nothing to do"));
+        assert!(plan(&[], true, &address).starts_with("nothing to do"));
+        assert!(!plan(&[], false, &address).contains("nothing to do"), "nobody knows");
     }
 
     #[test]
-    fn what_was_done_names_its_remedy_where_it_failed() {
-        let done = |error: Option<&str>| Done {
+    fn what_was_not_done_names_its_remedy_whole_and_once() {
+        let done = |resource: &str, error: Option<&String>| Done {
             what: "created",
             id: None,
-            resource: "users".to_owned(),
+            resource: resource.to_owned(),
             why: "there is none".to_owned(),
-            error: error.map(str::to_owned),
+            error: error.cloned(),
         };
-        let report = Report { done: vec![done(None), done(Some("grant it"))], ..Report::default() };
+        let long = format!("{} Connection refused", "grant it ".repeat(40));
+        let all = vec![done("users", None), done("groups", Some(&long)), done("users/x/messages", Some(&long))];
+        let report = Report { done: all, error: Some(long.clone()), ..Report::default() };
         assert_eq!(
             applied(&report),
-            "created     users: there is none\ncreated     users: FAILED: grant it\n0 of 0 subscriptions are there\n"
+            format!(
+                "created     users: there is none\ngroups: not created: {long}\nusers/x/messages: not created, for the same reason\n\
+                 0 of 0 subscriptions are there\n"
+            )
         );
     }
 }

@@ -100,7 +100,7 @@ impl Dispatcher {
             let wait = if is_deletion(&task.item) { self.put_off(seen, &task, &names, &open, wait).await? } else { wait };
             return self.wait_turn(queue, task, wait).await;
         }
-        let mut turn = match Turn::take(&self.state, &self.clock, seen, &names.item).await {
+        let mut turn = match Turn::take(&self.state, &self.clock, seen, &names.item, &self.turns).await {
             Ok(turn) => turn,
             Err(TurnError::TakenOver) => return self.wait_turn(queue, task, TURN).await,
             Err(error) => return Err(error.into()),

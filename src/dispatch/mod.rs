@@ -149,6 +149,7 @@ pub struct Dispatcher {
     reader: Reader,
     performer: Performer,
     hooks: Hooks,
+    turns: turns::Held,
 }
 
 impl Dispatcher {
@@ -161,7 +162,15 @@ impl Dispatcher {
         performer: Performer,
         hooks: Hooks,
     ) -> Self {
-        Self { state, queue, clock, reader, performer, hooks }
+        Self { state, queue, clock, reader, performer, hooks, turns: turns::Held::default() }
+    }
+
+    /// Whatever was at work here is not any more: the resources are free for others, who do it again.
+    ///
+    /// # Errors
+    /// The store gives no answer: the turns end by themselves.
+    pub async fn let_go(&self) -> Result<(), DispatchError> {
+        Ok(self.turns.let_go(&self.state, &self.clock).await?)
     }
 
     /// Handles what one message of `queue` asks for; it may be deleted when this returns.

@@ -4,7 +4,7 @@
 //! writes, and what is decided under the lease is stored with the lease's return.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -223,6 +223,38 @@ pub(super) async fn look(store: &dyn StateStore, resource: &str, now: Timestamp)
     Ok(Seen { key, resource, version })
 }
 
+/// Turns that this process has: row and item. Who ends in an orderly way gives them back.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Held(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Held {
+    fn note(&self, key: &str, item: Option<&str>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match item {
+            Some(item) => held.insert(key.to_owned(), item.to_owned()),
+            None => held.remove(key),
+        };
+    }
+
+    /// Gives all of them back: nobody here works under them any more. Whoever still does finds that it was taken over.
+    pub(super) async fn let_go(&self, store: &Arc<dyn StateStore>, clock: &Arc<dyn Clock>) -> Result<(), StoreError> {
+        let held = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for (key, item) in held {
+            let Some(name) = key.strip_prefix(ROWS.0) else { continue };
+            let seen = look(store.as_ref(), name, clock.now()).await?;
+            if seen.resource.lease.as_ref().is_some_and(|lease| lease.item == item) {
+                let version = seen.version.clone();
+                let mut turn = Turn::over(store, clock, seen, &item);
+                // Who was faster has it.
+                if let Err(TurnError::Store(error)) = turn.write(false, version).await {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The right to work on a resource. One that is dropped ends by itself; what was done under it is then repeated.
 #[derive(Debug)]
 pub(super) struct Turn {
@@ -233,6 +265,7 @@ pub(super) struct Turn {
     version: Version,
     /// On the monotonic clock.
     ends: Duration,
+    held: Held,
     pub resource: Resource,
 }
 
@@ -243,9 +276,10 @@ impl Turn {
         clock: &Arc<dyn Clock>,
         seen: Seen,
         item: &str,
+        held: &Held,
     ) -> Result<Self, TurnError> {
         let version = seen.version.clone();
-        let mut turn = Self::over(store, clock, seen, item);
+        let mut turn = Self { held: held.clone(), ..Self::over(store, clock, seen, item) };
         turn.write(true, version).await?;
         Ok(turn)
     }
@@ -277,6 +311,7 @@ impl Turn {
             item: item.to_owned(),
             version: Version("".into()),
             ends: Duration::ZERO,
+            held: Held::default(),
             resource,
         }
     }
@@ -322,9 +357,16 @@ impl Turn {
         self.resource.forget(now);
         let value = serde_json::to_vec(&self.resource).unwrap_or_default();
         let write = Write::PutIf { key: self.key.clone(), value, version };
+        // Before it is there: cut off in between, it is given back all the same.
+        if hold {
+            self.held.note(&self.key, Some(&self.item));
+        }
         let versions = self.store.commit(PARTITION, vec![write]).await?;
         self.version = versions.into_iter().next().ok_or(TurnError::TakenOver)?;
         self.ends = began + LEASE;
+        if !hold {
+            self.held.note(&self.key, None);
+        }
         Ok(())
     }
 }

@@ -83,7 +83,7 @@ pub const EVENTS: &[Event] = &[
         name: "notification.handled",
         level: "INFO",
         fields: &["queue", "split", "done", "skipped", "duplicate", "covered", "found", "again", "dead", "waits", "dropped"],
-        meaning: "a notification reached the playbooks that want it, waits, or is done already",
+        meaning: "a notification reached the playbooks that want it, or is done already",
         alerts: false,
     },
     Event {

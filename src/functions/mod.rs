@@ -30,10 +30,12 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt as _;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 pub use envelope::{Envelope, EnvelopeError, TimerInfo};
 pub use events::{EVENTS, Event};
+pub(crate) use reconcile_subscriptions::FUNCTION as RECONCILE;
 pub use relay::{FUNCTION_TIMEOUT, Relay};
 pub use server::serve;
 
@@ -204,12 +206,13 @@ async fn invoke(name: &str, work: Work, relay: Arc<Relay>, headers: &HeaderMap, 
     }
 }
 
-/// The same without a host: a timer's or a message's. False if it failed, which was told.
+/// The same without a host: a timer's or a message's. False if it failed, which was told. Dropped, it ends where it is.
 pub(crate) async fn call(function: Function, relay: &Arc<Relay>, id: &str, envelope: Envelope) -> bool {
     let Answer::Envelope(work) = function.answer else { return false };
     let span = telemetry::invocation(function.name, id, None);
-    let ended = tokio::spawn(invocation(work, Arc::clone(relay), span, Ok(envelope))).await;
-    ended.is_ok_and(|outcome| outcome.is_ok())
+    let mut task = JoinSet::new();
+    task.spawn(invocation(work, Arc::clone(relay), span, Ok(envelope)));
+    matches!(task.join_next().await, Some(Ok(Ok(()))))
 }
 
 /// The work with all that is told of it, which nobody may lose who goes away meanwhile.

@@ -92,6 +92,9 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
     let answer = span.in_scope(|| match &outcome {
         Ok((kept, answer)) => {
             let unknown_profile = answer.is_none() && !profile.is_empty();
+            if kept.dropped.contains_key(&Drop::EmptyBody) && relay.may_tell_of_empty() {
+                tell_of_empty(relay.is_hosted());
+            }
             tell(kept, body.bytes.len(), unknown_profile, took);
             answered(answer.as_ref().unwrap_or(&Profile::default()))
         }
@@ -112,13 +115,6 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
 /// One line for a delivery, whatever it held: its numbers by reason, and nothing of what it said.
 fn tell(kept: &Kept, bytes: usize, unknown_profile: bool, took: Duration) {
     let dropped = |reason: Drop| kept.dropped.get(&reason).copied().unwrap_or_default();
-    if dropped(Drop::EmptyBody) > 0 {
-        tracing::error!(
-            event = "notification.empty",
-            "a delivery came without a body: something in front of this app loses bodies, and notifications with them; \
-             `enableProxyingHttpRequest` must be true in host.json"
-        );
-    }
     tracing::info!(
         event = "notification.received",
         accepted = kept.accepted,
@@ -138,9 +134,64 @@ fn tell(kept: &Kept, bytes: usize, unknown_profile: bool, took: Duration) {
         unknown_profile,
         bytes,
         duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        "received {} notifications",
-        kept.accepted
+        "{}",
+        summary(kept)
     );
+}
+
+/// Anybody may send one; many mean that bodies are lost on their way.
+fn tell_of_empty(hosted: bool) {
+    if hosted {
+        tracing::error!(
+            event = "notification.empty",
+            "a delivery came without a body: something in front of this app loses bodies, and notifications with them; \
+             `enableProxyingHttpRequest` must be true in host.json"
+        );
+    } else {
+        tracing::warn!(
+            "a delivery came without a body: somebody tries this address, or what stands in front of it loses bodies, and \
+             notifications with them"
+        );
+    }
+}
+
+/// `received 3 notifications; dropped 2: foreign client state, wrong client state`.
+fn summary(kept: &Kept) -> String {
+    // These say something of the whole delivery.
+    for reason in [Drop::EmptyBody, Drop::NotJson, Drop::NoItems] {
+        if kept.dropped.contains_key(&reason) {
+            return format!("received a delivery without a notification: {}", name(reason));
+        }
+    }
+    let dropped: u64 = kept.dropped.values().sum();
+    let all = match kept.accepted + dropped {
+        1 => "1 notification".to_owned(),
+        all => format!("{all} notifications"),
+    };
+    if dropped == 0 {
+        return format!("received {all}");
+    }
+    let reason = |(reason, count): (&Drop, &u64)| {
+        let times = if kept.dropped.len() > 1 { format!("{count} ") } else { String::new() };
+        format!("{times}{}", name(*reason))
+    };
+    let reasons: Vec<String> = kept.dropped.iter().map(reason).collect();
+    format!("received {all}; dropped {dropped}: {}", reasons.join(", "))
+}
+
+/// As the field is called, in words.
+fn name(reason: Drop) -> &'static str {
+    match reason {
+        Drop::EmptyBody => "empty body",
+        Drop::NotJson => "not JSON",
+        Drop::NoItems => "no items",
+        Drop::NoObject => "no object",
+        Drop::Unreadable => "unreadable",
+        Drop::ForeignClientState => "foreign client state",
+        Drop::WrongClientState => "wrong client state",
+        Drop::UnknownEvent => "unknown event",
+        Drop::TooManyTokens => "too many tokens",
+    }
 }
 
 fn refuse(refusal: Refusal) -> Response {

@@ -3,7 +3,7 @@
 //! The listener is there before that: the host waits for it, and a vault that is slow must not look like a program that does
 //! not start. What cannot be opened fails the invocation with one line, and the next one tries anew.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Failure;
@@ -19,6 +19,8 @@ pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const TIMEOUT_KEY: &str = "AzureFunctionsJobHost__functionTimeout";
 /// How long the product may take to open. Whoever waits longer for a vault only holds invocations up.
 const OPENING: Duration = Duration::from_secs(60);
+/// Between two lines about deliveries without a body.
+const QUIET: Duration = Duration::from_secs(60);
 /// The longest time that the host can write, in days.
 const LONGEST_DAYS: u64 = 10_675_199;
 
@@ -34,6 +36,10 @@ pub struct Relay {
     receiver: Opening<Arc<Receiver>>,
     /// For the bodies of deliveries.
     room: Room,
+    /// The Functions host hands over what comes.
+    hosted: bool,
+    /// When a delivery without a body was last told of, on the clock that only goes forward.
+    told_of_empty: Mutex<Option<Duration>>,
 }
 
 impl std::fmt::Debug for Relay {
@@ -54,14 +60,33 @@ impl Relay {
             app: Opening::default(),
             receiver: Opening::default(),
             room: Room::default(),
+            hosted: true,
+            told_of_empty: Mutex::default(),
         })
     }
 
     /// The same, for who has opened the product already; an invocation may take as long as it likes.
-    pub fn opened(clock: Arc<dyn Clock>, app: App) -> Arc<Self> {
+    pub fn opened(clock: Arc<dyn Clock>, app: impl Into<Arc<App>>) -> Arc<Self> {
         let look: Look = Box::new(|| Box::pin(std::future::ready(Err("the product is open".to_owned()))));
-        let app = Opening::done((Arc::new(app), None));
-        Arc::new(Self { look, clock, app, receiver: Opening::default(), room: Room::default() })
+        let app = Opening::done((app.into(), None));
+        let (receiver, room, told_of_empty) = (Opening::default(), Room::default(), Mutex::default());
+        Arc::new(Self { look, clock, app, receiver, room, hosted: false, told_of_empty })
+    }
+
+    /// Whether the Functions host is in front.
+    pub(super) fn is_hosted(&self) -> bool {
+        self.hosted
+    }
+
+    /// Whether a delivery without a body is to be told of now: anybody can send such, and fill the log with it.
+    pub(super) fn may_tell_of_empty(&self) -> bool {
+        let now = self.clock.monotonic();
+        let mut told = self.told_of_empty.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = told.is_none_or(|before| now.saturating_sub(before) >= QUIET);
+        if may {
+            *told = Some(now);
+        }
+        may
     }
 
     /// Notifications are received with this one, in place of one that is opened when the first comes.

@@ -55,6 +55,11 @@ fn first(work: &Work) -> Option<&Item> {
 }
 
 fn tell(queue: &str, handled: &Handled) {
+    if handled.waits {
+        // It looks every two seconds, and was not handled.
+        tracing::debug!(queue, "a notification waits for an earlier change of the same object");
+        return;
+    }
     let Handled { split, done, skipped, duplicate, covered, found, waits, dropped, .. } = handled;
     let (again, dead) = (handled.again.len(), handled.dead.len());
     tracing::info!(

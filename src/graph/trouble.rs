@@ -10,6 +10,8 @@ use crate::platform::http::{Failure, Reply, error_code, excerpt, one_line, reque
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
+    /// Graph was not asked: our address does not answer us as Graph needs it. What was said has the remedy.
+    OwnAddress,
     /// Our address did not answer the handshake in time.
     ValidationTimedOut,
     /// Something answered the handshake in our place: with this status, where Graph says it.
@@ -47,8 +49,9 @@ impl Trouble {
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
         match self {
+            Self::OwnAddress => "our own address does not answer as Graph needs it: check PUBLIC_URL",
             Self::ValidationTimedOut => {
-                "our address did not answer Graph in time: keep an instance always ready, and let nothing in front of the app hold requests up; tried again by itself"
+                "our address did not answer Graph in time: keep an instance always ready, and let nothing in front of the app hold requests up"
             }
             Self::EndpointAnswered(_) => {
                 "something in front of the app answers in its place: POST to PUBLIC_URL must reach the app without login, client certificate or web filter"
@@ -64,15 +67,15 @@ impl Trouble {
             Self::NotRich => "this resource cannot come with its data: take `include_resource_data` out of the playbook",
             Self::Refused => "Graph refuses it: see what it said, and mend the playbook's source",
             Self::Unauthorized => "the token is not accepted: check GRAPH_SCOPE, CLOUD and the app's client secret",
-            Self::Quota => "too many subscriptions: delete some, or use one on a whole collection; tried again slowly",
+            Self::Quota => "too many subscriptions: delete some, or use one on a whole collection",
             Self::Permission => {
-                "grant the app the permission that `subscriptions resources` names for this resource, with an administrator's consent; tried again slowly"
+                "grant the app the permission that `subscriptions resources` names for this resource, with an administrator's consent"
             }
             Self::Gone => "it is not there any more",
             Self::Expired => "the state of the delta query is too old; it begins anew",
             Self::Exists(_) => "there is one on the same resource already",
             Self::Throttled => "Graph asks for a pause; it is kept",
-            Self::Unavailable => "Graph does not answer; tried again by itself",
+            Self::Unavailable => "Graph does not answer: check GRAPH_URL and the way there, or wait until it is back",
             Self::NotGraph => "the answer is not Graph's: check GRAPH_URL, and proxies on the way",
             Self::NoToken => "there is no token for Graph: check the identity's settings",
         }
@@ -83,7 +86,13 @@ impl Trouble {
     pub const fn passes(&self) -> bool {
         matches!(
             self,
-            Self::Throttled | Self::Unavailable | Self::Gone | Self::TooFar(_) | Self::ValidationTimedOut | Self::Expired
+            Self::Throttled
+                | Self::Unavailable
+                | Self::Gone
+                | Self::TooFar(_)
+                | Self::OwnAddress
+                | Self::ValidationTimedOut
+                | Self::Expired
         )
     }
 }
@@ -107,6 +116,9 @@ impl std::error::Error for GraphError {}
 
 impl std::fmt::Display for GraphError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (Trouble::OwnAddress, Some(said)) = (&self.trouble, &self.said) {
+            return f.write_str(said);
+        }
         write!(f, "failed to {} at Microsoft Graph: {}", self.operation, self.trouble.remedy())?;
         match (&self.trouble, &self.said) {
             (Trouble::EndpointAnswered(Some(status)), None) => write!(f, " (the answer was {status})"),

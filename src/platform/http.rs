@@ -89,7 +89,7 @@ impl Default for Bounds {
 
 /// A call that got no usable answer.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{service} did not answer to `{operation}`: {cause} ({attempts} attempts in {} s)", elapsed.as_secs())]
+#[error("{service} did not answer to `{operation}`: {cause} ({} in {} s)", tries(*attempts), elapsed.as_secs())]
 pub struct Failure {
     pub service: &'static str,
     pub operation: &'static str,
@@ -394,6 +394,10 @@ impl From<AuthorizeError> for Trouble {
             not_taken: true,
         }
     }
+}
+
+fn tries(attempts: u32) -> String {
+    if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") }
 }
 
 fn is_retryable(status: u16) -> bool {

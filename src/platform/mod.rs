@@ -1,5 +1,6 @@
 //! What every edge stands on: time, HTTP, foreign JSON, pace, identity, secrets. No product words here.
 
+pub mod claims;
 pub mod clock;
 pub mod header;
 pub mod hex;

@@ -35,6 +35,8 @@ const FIRST_LOOK_BACK: SignedDuration = SignedDuration::from_hours(1);
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// Rows that one poll looks at to forget some.
 const SWEPT: usize = 500;
+/// Of a look at whether it can be read.
+const PROBE: Bounds = Bounds { attempts: 2, total: Duration::from_secs(30), attempt: Duration::from_secs(30), body: 64 << 20 };
 /// More pages than any poll has: a service that sends us in circles.
 const MOST_PAGES: usize = 10_000;
 
@@ -127,6 +129,18 @@ impl Poller {
     #[must_use]
     pub fn sources(&self) -> &[Source] {
         &self.sources
+    }
+
+    /// Reads the newest of one source, if there is one, and does nothing with it.
+    ///
+    /// # Errors
+    /// [`PollError`].
+    pub async fn probe(&self, source: &Source) -> Result<(), PollError> {
+        let path = request_path(&source.resource, self.clock.now());
+        let path = if path.contains("$top=") { path } else { format!("{path}&$top=1") };
+        // Who asks looks at a screen.
+        let http = self.http.clone().bounded(PROBE);
+        self.read_by(&http, source, &path).await.map(drop)
     }
 
     /// Reads what is new of one source, and puts an item for each.
@@ -275,9 +289,13 @@ impl Poller {
     }
 
     async fn read(&self, source: &Source, path: &str) -> Result<Reply, PollError> {
+        self.read_by(&self.http, source, path).await
+    }
+
+    async fn read_by(&self, http: &Http, source: &Source, path: &str) -> Result<Reply, PollError> {
         let request =
             Request { operation: "read alerts", method: Method::GET, path: path.to_owned(), body: None, idempotent: true };
-        let reply = self.http.send(request).await.map_err(|failure: Failure| failed(source, failure.to_string()))?;
+        let reply = http.send(request).await.map_err(|failure: Failure| failed(source, failure.to_string()))?;
         let said = || excerpt(&reply.body).map(|text| format!(" ({text})")).unwrap_or_default();
         match reply.status {
             200 => Ok(reply),

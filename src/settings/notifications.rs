@@ -26,6 +26,8 @@ pub struct Notifications {
     pub client_state: ClientState,
     /// A path, or `{container}/{blob}` where state is in a storage account.
     pub playbooks_file: String,
+    /// Somebody gave it: then it should be there.
+    pub playbooks_given: bool,
     /// What Microsoft Graph calls; without it nothing can be subscribed to.
     pub public_url: Option<Url>,
     /// Names of certificates in the vault, or files; newest first.
@@ -139,6 +141,7 @@ pub(super) fn read_notifications(reader: &mut Reader<'_>) -> Option<Notification
         ));
     }
     let playbooks_file = reader.need(&params::PLAYBOOKS_FILE, text);
+    let playbooks_given = reader.given(&params::PLAYBOOKS_FILE).is_some_and(|given| given.text != params::DEPLOYED_PLAYBOOKS);
     let public_url = reader.read(&params::PUBLIC_URL, parse::address);
     let subscription_schedule = reader.need(&params::SUBSCRIPTION_SCHEDULE, Schedule::parse);
     let alert_poll_schedule = reader.need(&params::ALERT_POLL_SCHEDULE, Schedule::parse);
@@ -154,6 +157,7 @@ pub(super) fn read_notifications(reader: &mut Reader<'_>) -> Option<Notification
     Some(Notifications {
         client_state: client_state?,
         playbooks_file: playbooks_file?,
+        playbooks_given,
         public_url,
         encryption_certificates: certificates.unwrap_or_default(),
         token_audiences: audiences,

@@ -60,6 +60,9 @@ pub(super) const FILE_HASHES: [(&str, FileHashes); 2] = [("longest", FileHashes:
 
 pub(super) const ACTIONS: [(&str, ActionToTake); 2] = [("Alert", ActionToTake::Alert), ("Block", ActionToTake::Block)];
 
+/// What `infra/main.bicep` gives every app as `PLAYBOOKS_FILE`, before there are playbooks.
+pub(super) const DEPLOYED_PLAYBOOKS: &str = "playbooks/playbooks.toml";
+
 pub(super) const RESENDS: [(&str, Resend); 2] = [("changed", Resend::Changed), ("always", Resend::Always)];
 
 /// The ways to sign in to Microsoft.

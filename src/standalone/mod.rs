@@ -1,14 +1,18 @@
 //! The product without the Functions host: schedules, queue workers and HTTP routes of the same functions in one process.
 //!
 //! Knows when a function is called, not what it does. Any process can be killed at any instruction here too; a graceful stop
-//! only spares the next start some repeated work.
+//! only spares the next start some repeated work, and the wait for what nobody holds any more.
+
+mod hand;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+use hand::InHand;
 
 use crate::app::receiver::Receiver;
 use crate::app::{App, names};
@@ -31,10 +35,15 @@ const HELD_FOR: Duration = Duration::from_secs(5 * 60);
 const RUN_HELD_FOR: Duration = Duration::from_secs(30 * 60);
 /// How long a client may take for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What failed comes again after this, doubled with each try.
+const AGAIN: Duration = Duration::from_secs(15);
 /// What is under way at a stop may end; then the process does.
 const GRACE: Duration = Duration::from_secs(25);
+/// Giving back what did not end takes no longer.
+const GIVING_BACK: Duration = Duration::from_secs(5);
 
-/// Runs everything until `stop`, and then waits for what is under way, for a while.
+/// Runs everything until the first of `stops`, and then waits for what is under way, for a while, or until the second. What has not
+/// ended by then is given back.
 ///
 /// # Errors
 /// One line: a schedule that cannot be read.
@@ -43,7 +52,7 @@ pub async fn serve(
     receiver: Receiver,
     clock: Arc<dyn Clock>,
     listener: TcpListener,
-    stop: impl Future<Output = ()> + Send,
+    mut stops: mpsc::Receiver<()>,
 ) -> Result<(), String> {
     let queue = Arc::clone(&app.queue);
     let longest_rest = match app.settings.storage {
@@ -57,10 +66,17 @@ pub async fn serve(
             timers.push((function, schedule));
         }
     }
-    let relay = Relay::opened(Arc::clone(&clock), app);
+    let app = Arc::new(app);
+    let relay = Relay::opened(Arc::clone(&clock), Arc::clone(&app));
     relay.receive_with(receiver);
+    let in_hand = Arc::new(InHand::default());
     let (end, ends) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    // What the playbooks want is told and made now, not at the first tick.
+    tasks.spawn({
+        let relay = Arc::clone(&relay);
+        async move { _ = functions::call(functions::RECONCILE, &relay, &names().0, Envelope::default()).await }
+    });
     for (function, schedule) in timers {
         tasks.spawn(keep_time(function, schedule, Arc::clone(&relay), Arc::clone(&clock), ends.clone()));
     }
@@ -73,6 +89,7 @@ pub async fn serve(
                 queue: Arc::clone(&queue),
                 clock: Arc::clone(&clock),
                 longest_rest,
+                in_hand: Arc::clone(&in_hand),
                 ends: ends.clone(),
             }));
         }
@@ -80,16 +97,39 @@ pub async fn serve(
     let http = functions::serve(listener, functions::public_router(&relay), Arc::clone(&clock), Some(PATIENCE));
     tokio::select! {
         () = http => {}
-        () = stop => {}
+        _ = stops.recv() => {}
     }
-    tracing::info!("stopping: what is under way may end");
     end.send_replace(true);
-    let ended = async { while tasks.join_next().await.is_some() {} };
-    tokio::select! {
-        () = ended => tracing::info!("stopped"),
-        () = clock.alarm(GRACE) => tracing::warn!("stopped with work under way: it is done again at the next start"),
-    }
+    stop(&app, &in_hand, &clock, tasks, &mut stops).await;
     Ok(())
+}
+
+/// Waits for what is under way, and gives back what does not end.
+async fn stop(app: &App, in_hand: &InHand, clock: &Arc<dyn Clock>, mut tasks: JoinSet<()>, stops: &mut mpsc::Receiver<()>) {
+    tracing::info!("stopping: what is under way may end, for up to {} s; a second signal ends it at once", GRACE.as_secs());
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    let what = tokio::select! {
+        () = ended => return tracing::info!("stopped"),
+        () = clock.alarm(GRACE) => "stopped with work under way",
+        Some(()) = stops.recv() => "stopped at once",
+    };
+    let given_back = async {
+        // What is given back must not be done here as well.
+        tasks.shutdown().await;
+        if let Err(error) = app.dispatcher.let_go().await {
+            tracing::warn!("{error}");
+        }
+        in_hand.give_back(&app.queue).await
+    };
+    tokio::select! {
+        count = given_back => {
+            let messages = if count == 1 { "1 message is".to_owned() } else { format!("{count} messages are") };
+            tracing::warn!("{what}: {messages} given back, and handled at the next start");
+        }
+        () = clock.alarm(GIVING_BACK) => {
+            tracing::warn!("{what}: what was in hand could not be given back, and comes again after some minutes");
+        }
+    }
 }
 
 fn of(schedule: When, settings: &Settings) -> Result<Schedule, String> {
@@ -138,6 +178,7 @@ struct Worker {
     queue: Arc<dyn Queue>,
     clock: Arc<dyn Clock>,
     longest_rest: Duration,
+    in_hand: Arc<InHand>,
     ends: watch::Receiver<bool>,
 }
 
@@ -154,13 +195,20 @@ async fn work(mut worker: Worker) {
             tracing::error!("{error}; looked at again");
             Vec::new()
         });
+        for message in &messages {
+            worker.in_hand.take(worker.name, message);
+        }
         if *worker.ends.borrow() {
-            break; // what was received just now comes again
+            for message in messages {
+                worker.in_hand.release(worker.queue.as_ref(), worker.name, &message.id, Duration::ZERO).await;
+            }
+            break;
         }
         rest = if messages.is_empty() { (rest * 2).min(worker.longest_rest) } else { FIRST_REST };
         let idle = messages.is_empty();
         for message in messages {
-            handled.spawn(handle(worker.function, worker.name, Arc::clone(&worker.relay), Arc::clone(&worker.queue), message));
+            let (relay, queue, in_hand) = (Arc::clone(&worker.relay), Arc::clone(&worker.queue), Arc::clone(&worker.in_hand));
+            handled.spawn(handle(worker.function, worker.name, relay, queue, in_hand, message));
         }
         if !idle {
             continue;
@@ -174,13 +222,23 @@ async fn work(mut worker: Worker) {
     while handled.join_next().await.is_some() {}
 }
 
-async fn handle(function: Function, name: &'static str, relay: Arc<Relay>, queue: Arc<dyn Queue>, message: Message) {
+async fn handle(
+    function: Function,
+    name: &'static str,
+    relay: Arc<Relay>,
+    queue: Arc<dyn Queue>,
+    in_hand: Arc<InHand>,
+    message: Message,
+) {
     let Trigger::Queue { binding, .. } = function.trigger else { return };
     // Every message of ours is JSON.
     let envelope = Envelope::of_message(binding, &String::from_utf8_lossy(&message.body), message.tries);
-    if functions::call(function, &relay, &message.id, envelope).await
-        && let Err(error) = queue.delete(name, &message).await
-    {
+    if !functions::call(function, &relay, &message.id, envelope).await {
+        let wait = AGAIN.saturating_mul(1 << message.tries.saturating_sub(1).min(8));
+        return in_hand.release(queue.as_ref(), name, &message.id, wait).await;
+    }
+    if let Err(error) = queue.delete(name, &message).await {
         tracing::warn!("{error}; the message comes again, and is known then");
     }
+    in_hand.done(name, &message.id);
 }

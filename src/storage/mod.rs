@@ -133,6 +133,10 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Deletes; false if the message was received again by somebody else, or is gone.
     fn delete<'a>(&'a self, queue: &'a str, message: &'a Message) -> BoxFuture<'a, Result<bool, StoreError>>;
 
+    /// Gives a message back before its time: visible after `delay`, at most [`LONGEST_DELAY`]. It counts as tried, and this receipt
+    /// deletes it no more. False if the message was received again by somebody else, or is gone.
+    fn release<'a>(&'a self, queue: &'a str, message: &'a Message, delay: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
+
     /// What the text of a message stands for, where somebody else received it (the Functions host) and will delete it.
     /// None: it was handled already, and its body is gone.
     fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>>;

@@ -481,11 +481,11 @@ fn adopt_words(held: &mut Held, wanted: &Wanted) -> bool {
     true
 }
 
-/// As if Graph had asked.
+/// Nothing was asked of Graph.
 fn probe_failure(text: String) -> GraphError {
     GraphError {
         operation: "create a subscription",
-        trouble: Trouble::ValidationTimedOut,
+        trouble: Trouble::OwnAddress,
         said: Some(text),
         retry_after: None,
         request_id: None,

@@ -57,8 +57,12 @@ impl Config {
     /// The receiver's address, without a profile.
     #[must_use]
     pub fn receiver(&self) -> String {
-        format!("{}{RECEIVER}", self.public_url.as_str().trim_end_matches('/'))
+        receiver(&self.public_url)
     }
+}
+
+fn receiver(public_url: &Url) -> String {
+    format!("{}{RECEIVER}", public_url.as_str().trim_end_matches('/'))
 }
 
 /// Makes a client state for a group.
@@ -136,6 +140,32 @@ pub struct Listed {
     pub standing: Option<Standing>,
 }
 
+/// All subscriptions of the app, others' as well. Ours are those of which there is a row, or that tell our address, where that is known.
+///
+/// # Errors
+/// [`SubscriptionError`].
+pub async fn listed(
+    store: &Arc<dyn StateStore>,
+    graph: &Graph,
+    public_url: Option<&Url>,
+    now: Timestamp,
+) -> Result<Vec<Listed>, SubscriptionError> {
+    let book = Rows { store: Arc::clone(store) }.load().await?;
+    let listed = graph.list().await?;
+    let standings = standing::of(&book, &[], now);
+    let ours = public_url.map(|url| Ours { url: receiver(url), key: String::new(), certificate: None });
+    let of = |one: Subscription| Listed {
+        ours: book.held.contains_key(&one.id) || ours.as_ref().is_some_and(|ours| ours.owns(&one.notification_url)),
+        standing: standings.iter().find(|standing| standing.id.as_ref() == Some(&one.id)).cloned(),
+        id: one.id,
+        resource: one.resource,
+        change_type: one.change_type,
+        notification_url: one.notification_url,
+        expires: one.expires,
+    };
+    Ok(listed.into_iter().map(of).collect())
+}
+
 impl Reconciler {
     /// `client` follows no redirects; `random` makes names that nobody can guess.
     #[must_use]
@@ -173,18 +203,13 @@ impl Reconciler {
     /// # Errors
     /// [`SubscriptionError`].
     pub async fn list(&self) -> Result<Vec<Listed>, SubscriptionError> {
-        let (book, listed, ours) = (self.rows.load().await?, self.graph.list().await?, self.ours());
-        let standings = standing::of(&book, &[], self.clock.now());
-        let of = |one: Subscription| Listed {
-            ours: book.held.contains_key(&one.id) || ours.owns(&one.notification_url),
-            standing: standings.iter().find(|standing| standing.id.as_ref() == Some(&one.id)).cloned(),
-            id: one.id,
-            resource: one.resource,
-            change_type: one.change_type,
-            notification_url: one.notification_url,
-            expires: one.expires,
-        };
-        Ok(listed.into_iter().map(of).collect())
+        listed(&self.rows.store, &self.graph, Some(&self.config.public_url), self.clock.now()).await
+    }
+
+    /// Where the notifications of a subscription go.
+    #[must_use]
+    pub fn address_of(&self, wanted: &Wanted) -> String {
+        self.ours().url_of(wanted)
     }
 
     /// Deletes one of ours, at Graph and here. The next run makes it anew, if it is wanted.

@@ -31,6 +31,8 @@ pub struct Standing {
     pub last_catch_up: Option<Timestamp>,
     /// What failed last, with its remedy.
     pub problem: Option<String>,
+    /// When that is tried again.
+    pub next_try: Option<Timestamp>,
     /// Somebody has to do something, or it failed several times.
     pub serious: bool,
 }
@@ -94,6 +96,7 @@ fn of_held(book: &Book, held: &Held, now: Timestamp) -> Standing {
         last_notification: book.heard.get(&held.id).copied(),
         last_catch_up: book.caught.get(&held.group).map(|caught| caught.last),
         problem: problem.map(|problem| problem.message.clone()),
+        next_try: problem.map(|problem| problem.not_before),
         serious: problem.is_some_and(super::Problem::is_serious),
     }
 }
@@ -114,6 +117,7 @@ fn of_missing(book: &Book, wanted: &Wanted, group: String) -> Standing {
         last_notification: None,
         last_catch_up: book.caught.get(&group).map(|caught| caught.last),
         problem: problem.map(|problem| problem.message.clone()),
+        next_try: problem.map(|problem| problem.not_before),
         serious: problem.is_some_and(super::Problem::is_serious),
         group,
     }

@@ -1,8 +1,9 @@
 //! What the process tells of itself: lines for people or for the host's console, spans and metrics for a collector.
 //!
-//! `line` is the form of the host's lines, `invocation` the span that their fields come from, `otlp` the way to a collector, `run` a
+//! `line` is the form of the host's lines, `human` that for a terminal, `invocation` the span that their fields come from, `otlp` the way to a collector, `run` a
 //! report's numbers. Above `export`, whose report it reads; nothing below knows of it but the `tracing` macros.
 
+mod human;
 mod invocation;
 mod line;
 mod otlp;
@@ -93,7 +94,8 @@ pub fn prepare(options: Options<'_>) -> (impl Subscriber + Send + Sync + 'static
     });
     let (human, lines) = match form {
         Form::Human { colours } => {
-            let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+            let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+            let layer = layer.fmt_fields(human::Spans).event_format(human::Events);
             (Some(layer.with_filter(level)), None)
         }
         Form::Lines(lines) => {

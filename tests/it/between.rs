@@ -101,6 +101,10 @@ impl<S: Queue + ?Sized, H: Hooks> Queue for Between<S, H> {
         self.inner.delete(queue, message)
     }
 
+    fn release<'a>(&'a self, queue: &'a str, message: &'a Message, delay: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.inner.release(queue, message, delay)
+    }
+
     fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {
         self.inner.open(text)
     }

@@ -310,6 +310,9 @@ async fn what_is_dropped_on_purpose_is_answered_like_what_is_kept_and_counted() 
     ] {
         assert_eq!(told[name], count, "{name}: {told}");
     }
+    let message =
+        "received 6 notifications; dropped 5: 1 no object, 1 foreign client state, 2 wrong client state, 1 unknown event";
+    assert_eq!(told["message"], message);
     assert!(!told.to_string().contains("v1."), "no client state is written anywhere");
     for (body, name) in
         [("<html>", "not_json"), (r#"{"value":5}"#, "no_items"), (r#"{"value":[]}"#, "no_items"), (r#"{"value":["#, "not_json")]
@@ -325,6 +328,8 @@ async fn what_is_dropped_on_purpose_is_answered_like_what_is_kept_and_counted() 
     }
     let alarm = line(&lines, |line| line["event"] == "notification.empty").await;
     assert_eq!(alarm["level"], "ERROR");
+    let alarms = || lines.lines().iter().filter(|line| line["event"] == "notification.empty").count();
+    assert_eq!(alarms(), 1, "one in a minute: anybody can send such");
     assert_eq!((desk.take(QUEUE).await.0, desk.take(URGENT_QUEUE).await.0), (1, 0));
 }
 

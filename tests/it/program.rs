@@ -1,5 +1,7 @@
 //! The program as a user runs it: arguments, output, exit codes.
 
+mod notifications;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
@@ -296,14 +298,15 @@ async fn what_is_dead_is_listed_and_put_back() {
     item.client_state = Some("never shown".to_owned());
     let task = Task { item, attempt: 0, playbook: Some("p".to_owned()), done: Vec::new(), had: Vec::new() };
     let at = task.item.received;
-    let (reason, queue) = ("the target has no room".to_owned(), URGENT_QUEUE.to_owned());
+    let (reason, queue) = (format!("the target has no room{}; mend that", " at all".repeat(20)), URGENT_QUEUE.to_owned());
     let dead = Dead { task, reason, playbook: Some("p".to_owned()), at, queue, attempts: 8 };
     let write = Write::Put { key: dead.key(), value: serde_json::to_vec(&dead).expect("JSON") };
     store.commit("dead", vec![write]).await.expect("stored");
     store.put(&poison_of(QUEUE), b"nonsense".to_vec(), Duration::ZERO).await.expect("a queue");
 
     let (code, out, _) = session.run(&["playbooks", "dead", "list"]).await;
-    assert!(code == 0 && out.contains("updated users/u1 (playbook p, 8 tries): the target has no room"), "{out}");
+    assert!(code == 0 && out.contains("updated users/u1 (playbook p, 8 tries): the target has no room at all"), "{out}");
+    assert!(out.contains(" at all; mend that\n"), "a reason stands whole: {out}");
     assert!(out.ends_with("1 dead or held, 1 in poison queues\n") && !out.contains("never shown"), "{out}");
     let (_, out, err) = session.run(&["playbooks", "dead", "replay", "none", "a/b"]).await;
     assert!(out == "0 put back\n" && err.contains("a/b, none"), "{out}{err}");

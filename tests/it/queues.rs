@@ -202,3 +202,26 @@ async fn who_looks_takes_nothing_and_what_is_in_a_poison_queue_stays_there() {
         assert_eq!(subject.queue.count(&format!("{poison}-poison")).await.expect(name), 0, "{name}");
     }
 }
+
+#[tokio::test]
+async fn what_is_given_back_is_there_again_at_once_or_after_a_while_and_counts_as_tried() {
+    for subject in subjects().await {
+        let (name, queue, q) = (subject.name, &subject.queue, fresh_queue());
+        // One that a message holds, and one that none does.
+        for body in [b"small".to_vec(), vec![b'x'; 100_000]] {
+            queue.put(&q, body.clone(), Duration::ZERO).await.expect("put");
+            let first = queue.receive(&q, 1, LONG).await.expect("received").remove(0);
+            assert!(queue.release(&q, &first, Duration::ZERO).await.expect("given back"), "{name}");
+            assert!(!queue.delete(&q, &first).await.expect("answered"), "{name}: it is not in hand any more");
+            assert!(!queue.release(&q, &first, LONG).await.expect("answered"), "{name}: nor can it be hidden");
+            let second = queue.receive(&q, 1, LONG).await.expect("received").remove(0);
+            assert_eq!((second.tries, second.body == body), (2, true), "{name}");
+            assert!(queue.release(&q, &second, SHORT).await.expect("given back"), "{name}");
+            let third = subject.again(&q).await;
+            assert_eq!((third.tries, third.body == body), (3, true), "{name}");
+            assert!(!queue.release(&q, &second, Duration::ZERO).await.expect("answered"), "{name}: it is another's");
+            assert!(queue.delete(&q, &third).await.expect("deleted"), "{name}");
+            assert!(!queue.release(&q, &third, Duration::ZERO).await.expect("answered"), "{name}: it is gone");
+        }
+    }
+}

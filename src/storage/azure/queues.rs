@@ -219,6 +219,19 @@ impl Queues {
         }
     }
 
+    /// False if the receipt is not the latest, or the message is gone. Its text stays: none is sent.
+    async fn let_go(&self, queue: &str, message: &Message, delay: Duration) -> Result<bool, StoreError> {
+        let client = self.client(queue).map_err(|refusal| self.failed("write", Part::Queue(queue), &refusal))?;
+        let after = seconds(delay.min(LONGEST_DELAY));
+        match client.update_message(&message.id, &message.receipt, after, None).await {
+            Ok(_) => Ok(true),
+            Err(error) => {
+                let refusal = Refusal::from(&error);
+                if refusal.is(ANOTHERS) { Ok(false) } else { Err(self.failed("write", Part::Queue(queue), &refusal)) }
+            }
+        }
+    }
+
     /// First the copy, then the original: in between it is there twice, never not at all. A blob stays where it is.
     async fn move_away(&self, queue: &str, message: &Message, text: &[u8]) -> Result<(), StoreError> {
         self.send(&poison_of(queue), text, Duration::ZERO).await?;
@@ -287,6 +300,10 @@ impl Queue for Queues {
             }
             Ok(deleted)
         })
+    }
+
+    fn release<'a>(&'a self, queue: &'a str, message: &'a Message, delay: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(self.let_go(queue, message, delay))
     }
 
     fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {

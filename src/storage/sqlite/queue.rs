@@ -78,6 +78,19 @@ impl Queue for SqliteStore {
         })
     }
 
+    fn release<'a>(&'a self, queue: &'a str, message: &'a Message, delay: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let (queue, id, receipt) = (queue.to_owned(), number(&message.id), number(&message.receipt));
+        let visible_at = later(self.now_ms(), delay.min(LONGEST_DELAY));
+        self.writer.write("write", 0, move |connection| {
+            let released = connection
+                .prepare_cached(
+                    "UPDATE messages SET visible_at = ?4, receipt = receipt + 1 WHERE queue = ?1 AND id = ?2 AND receipt = ?3",
+                )?
+                .execute(params![queue, id, receipt, visible_at])?;
+            Ok(released > 0)
+        })
+    }
+
     fn open<'a>(&'a self, text: &'a str) -> BoxFuture<'a, Result<Option<Opened>, StoreError>> {
         Box::pin(std::future::ready(Ok(Some(Opened { body: text.as_bytes().to_vec(), blob: None }))))
     }

@@ -8,7 +8,10 @@ mod mended;
 mod mixed;
 mod replaced;
 mod rich;
+mod started;
+mod stopped;
 mod timers;
+mod told;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -81,8 +84,24 @@ impl Served {
         said
     }
 
+    /// The program may be about to do the same: one at a time.
     async fn subscribe(&self) {
-        self.command(&["subscriptions", "apply"]).await;
+        let done = async {
+            loop {
+                let output = self.program(&["subscriptions", "apply"]).output().await.expect("it ran");
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                if output.status.success() {
+                    return;
+                }
+                assert!(said.contains("another process is at the subscriptions"), "{said}{}", self.log());
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, done).await.is_ok(), "not in a minute: {}", self.log());
+    }
+
+    async fn signal(child: &Child, name: &str) {
+        let pid = child.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().await.expect("kill").success());
     }
 
     /// Started; it may not answer yet. All that it says is in one file: nobody reads a pipe here.
@@ -187,8 +206,7 @@ async fn a_change_in_graph_arrives_at_a_webhook_and_a_signal_stops_the_program()
     served.until_received(1).await;
     let received = served.received();
     assert!(received[0].body.contains("Jane") && received[0].header("idempotency-key").is_some(), "{received:?}");
-    let pid = child.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
+    Served::signal(&child, "-TERM").await;
     let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("within a minute").expect("it ended");
     assert_eq!(ended.code(), Some(0));
 }

@@ -47,14 +47,16 @@ pub(super) async fn show(
     arguments.say(&format!(
         "\nNow the other way round: what happens at Microsoft reaches ThreatConnect. A playbook of Indicator Relay says what is done about \
          which change. Two are in playbooks.toml; both call the webhook of a playbook in ThreatConnect:\n\n{}\n\
-         The product runs beside this, at an address that Microsoft Graph can reach, and subscribes to what the playbooks ask for:\n\n\
+         The product runs beside this, at an address that Microsoft Graph can reach, and subscribes at its start to what the playbooks\n\
+         ask for:\n\n\
          $ export PLAYBOOKS_FILE=playbooks.toml PUBLIC_URL=http://{address} TC_PLAYBOOK_URL=...\n\
          $ indicator-relay serve --listen {address} &\n\
-         $ indicator-relay subscriptions apply\n",
+         $ indicator-relay subscriptions list\n",
         indented(PLAYBOOKS)
     ));
+    let began = SystemTime.now();
     let served = Served::start(program, &environment, &address).await?;
-    let mut stage = Stage { emulator, arguments, served, began: SystemTime.now() };
+    let mut stage = Stage { emulator, arguments, served, began };
     stage.subscribe(program, &environment).await?;
     let delivered = stage.change().await?;
     stage.again(&delivered).await?;
@@ -78,7 +80,7 @@ fn settings(
         ("PUBLIC_URL", format!("http://{address}")),
         ("TC_PLAYBOOK_URL", emulator.playbook_url(TRIGGER)),
         ("ALERT_POLL_SCHEDULE", "*/2 * * * * *".to_owned()),
-        // Left to the command that is shown.
+        // What is made at the start is all that is shown.
         ("SUBSCRIPTION_SCHEDULE", "0 0 0 1 1 *".to_owned()),
         ("LOGGING_LEVEL", "info".to_owned()),
     ];
@@ -168,12 +170,12 @@ impl Stage<'_> {
     }
 
     async fn subscribe(&mut self, program: &Path, environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
-        self.began = SystemTime.now();
+        self.served.until(|line| line["event"] == "subscriptions.reconciled").await?;
         let mut command = Command::new(program);
-        command.args(["subscriptions", "apply"]).envs(environment).stderr(Stdio::inherit());
+        command.args(["subscriptions", "list"]).envs(environment).stderr(Stdio::inherit());
         let output = command.output().await.context("failed to start indicator-relay")?;
         self.arguments.say(String::from_utf8_lossy(&output.stdout).trim_end());
-        ensure!(output.status.success(), "the subscriptions were not made: {}", output.status);
+        ensure!(output.status.success(), "the subscriptions cannot be listed: {}", output.status);
         let (handshakes, made) = {
             let world = self.emulator.world();
             let made: Vec<Subscription> = world.notifications.subscriptions(self.began).into_iter().cloned().collect();
