@@ -73,7 +73,11 @@ impl Answers {
             return;
         }
         let inner = Arc::clone(&self.0);
-        let task = tokio::spawn(async move { inner.take(document.read().await) });
+        let task = tokio::spawn(async move {
+            let read = document.read().await;
+            // A large document takes its time, which deliveries do not have.
+            drop(tokio::task::spawn_blocking(move || inner.take(read)).await);
+        });
         let handle = task.abort_handle();
         let ended: BoxFuture<'static, ()> = Box::pin(task.map(drop));
         state.began.get_or_insert(now);

@@ -53,7 +53,7 @@ async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
     let hand_on =
         |items: Vec<Item>| -> crate::platform::clock::BoxFuture<'_, Result<(), String>> { Box::pin(hand_on(&app, items)) };
     let budget = budget.unwrap_or(CATCHING_UP).min(CATCHING_UP);
-    let caught = reconciler.catch_up(wanted, Some(budget), &hand_on).await;
+    let caught = reconciler.catch_up(wanted, unwanted, Some(budget), &hand_on).await;
     tell(&report, caught.as_ref().ok());
     match caught {
         Ok(_) | Err(SubscriptionError::Busy { .. } | SubscriptionError::TakenOver) => Ok(()),

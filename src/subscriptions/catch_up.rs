@@ -16,11 +16,11 @@ use serde_json::{Map, Value, json};
 
 use super::lease::Lease;
 use super::rows::{Book, Caught, Reason, after_pause, delete, keyed, put};
-use super::{Reconciler, SubscriptionError};
+use super::{Reconciler, SubscriptionError, Unwanted};
 use crate::graph::{GraphError, Page, Trouble, timestamp};
 use crate::notifications::item::{ChangeType, Event, Item, Origin};
 use crate::notifications::resources::{Resource, segments};
-use crate::notifications::wanted::{Wanted, normalised, shared};
+use crate::notifications::wanted::{Wanted, normalised};
 use crate::platform::clock::BoxFuture;
 use crate::platform::http::ENCODED;
 
@@ -144,20 +144,21 @@ impl Look<'_> {
 }
 
 impl Reconciler {
-    /// Looks up what is due, for at most `budget`.
+    /// Looks up what is due, for at most `budget`. `unwanted`: as in the run before it, so that what it made is looked up.
     ///
     /// # Errors
     /// [`SubscriptionError`]; what was handed on is not handed on again.
     pub async fn catch_up(
         &self,
         wanted: &[Wanted],
+        unwanted: Unwanted,
         budget: Option<Duration>,
         hand_on: HandOn<'_>,
     ) -> Result<CaughtUp, SubscriptionError> {
         let began = self.clock.monotonic();
         let mut lease = Lease::take(&self.rows, &self.clock, (self.random)()).await?;
         let until = budget.map(|budget| began + budget);
-        let looked = self.look_at_all(&shared(wanted), until, &mut lease, hand_on).await;
+        let looked = self.look_at_all((wanted, unwanted), until, &mut lease, hand_on).await;
         let released = lease.release().await;
         let told = looked?;
         released.map(|()| told)
@@ -165,7 +166,7 @@ impl Reconciler {
 
     async fn look_at_all(
         &self,
-        wanted: &[Wanted],
+        (wanted, unwanted): (&[Wanted], Unwanted),
         until: Option<Duration>,
         lease: &mut Lease,
         hand_on: HandOn<'_>,
@@ -175,8 +176,9 @@ impl Reconciler {
             return Ok(told);
         }
         let book = self.rows.load().await?;
+        let told_of = self.told_of(wanted, unwanted, &book);
         let mut looks = Vec::new();
-        for wanted in wanted {
+        for wanted in &told_of {
             looks.extend(self.due(&book, wanted, lease, &mut told).await?);
         }
         // A page each: one that never comes to its end has, in the next run too, its turn after the others.

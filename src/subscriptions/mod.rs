@@ -17,6 +17,7 @@ mod rows;
 mod standing;
 mod sweep;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -268,6 +269,19 @@ impl Reconciler {
     fn desired(&self, wanted: &[Wanted], unwanted: Unwanted, book: &Book) -> Vec<Wanted> {
         let wanted = shared(wanted);
         if unwanted == Unwanted::Keep { plan::with_kept(wanted, book, &self.ours()) } else { wanted }
+    }
+
+    /// What is subscribed to after a run, and so may have been missed: with what is kept, also in place of what is wanted.
+    fn told_of(&self, wanted: &[Wanted], unwanted: Unwanted, book: &Book) -> Vec<Wanted> {
+        let mut all = self.desired(wanted, unwanted, book);
+        if unwanted == Unwanted::Keep {
+            let groups: BTreeSet<String> = all.iter().map(Wanted::group).collect();
+            let kept = book.held.values().filter(|held| !groups.contains(&held.group));
+            let kept: BTreeMap<&str, &Wanted> = kept.map(|held| (held.group.as_str(), &held.wanted)).collect();
+            all.retain(|one| !kept.values().any(|kept| plan::covers(kept, one)));
+            all.extend(kept.into_values().cloned());
+        }
+        all
     }
 
     fn ours(&self) -> Ours {

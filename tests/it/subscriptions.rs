@@ -478,14 +478,40 @@ async fn a_challenge_of_one_that_was_made_unseen_waits_for_its_row_and_not_for_o
 }
 
 async fn caught(bench: &Bench, all: &[Wanted]) -> (CaughtUp, Vec<Item>) {
+    caught_by(bench, all, Unwanted::Delete).await
+}
+
+async fn caught_by(bench: &Bench, all: &[Wanted], unwanted: Unwanted) -> (CaughtUp, Vec<Item>) {
     let found = Arc::new(Mutex::new(Vec::new()));
     let hand_on = |items: Vec<Item>| -> indicator_relay::platform::clock::BoxFuture<'_, Result<(), String>> {
         found.lock().expect("no panic").extend(items);
         Box::pin(std::future::ready(Ok(())))
     };
-    let told = bench.reconciler().catch_up(all, None, &hand_on).await.expect("looked");
+    let told = bench.reconciler().catch_up(all, unwanted, None, &hand_on).await.expect("looked");
     let items = found.lock().expect("no panic").clone();
     (told, items)
+}
+
+#[tokio::test]
+async fn what_was_missed_is_looked_up_while_one_subscription_tells_of_all() {
+    use ChangeType::{Created, Deleted, Updated};
+    let bench = Bench::new().await;
+    let of = |changes: &[ChangeType]| [Wanted { change_types: changes.to_vec(), ..wanted("users") }];
+    bench.run(&of(&[Created, Updated])).await;
+    let now = of(&[Updated, Deleted]);
+    let none = (200, json!({"value": [], "@odata.deltaLink": "{base}/v1.0/users/delta?$deltatoken=a"}));
+    for token in ["latest", "a"] {
+        bench.world().pages.insert(format!("/v1.0/users/delta?$deltatoken={token}"), none.clone());
+    }
+    bench.reconciler().run(&now, Unwanted::Keep, true).await.expect("a report");
+    assert_eq!(caught_by(&bench, &now, Unwanted::Keep).await.0.looked, ["users"], "after a new one");
+    bench.advance(20);
+    caught_by(&bench, &now, Unwanted::Keep).await; // once more, as after each new one
+    bench.advance(20);
+    assert_eq!(caught_by(&bench, &now, Unwanted::Keep).await.0.looked, [""; 0]);
+    let missed = lifecycle(&bench.only().0, LifecycleEvent::Missed, None);
+    bench.reconciler().lifecycle(&missed).await.expect("answered");
+    assert_eq!(caught_by(&bench, &now, Unwanted::Keep).await.0.looked, ["users"], "Graph says that something was missed");
 }
 
 #[tokio::test]
@@ -624,7 +650,7 @@ async fn a_look_at_a_drive_that_is_longer_than_its_time_goes_on_where_it_was() {
     let hand_on =
         |_: Vec<Item>| -> BoxFuture<'_, Result<(), String>> { Box::pin(std::future::ready(Err("too early".to_owned()))) };
     let budget = Some(Duration::from_secs(3));
-    let told = bench.reconciler().catch_up(&all, budget, &hand_on).await.expect("looked");
+    let told = bench.reconciler().catch_up(&all, Unwanted::Delete, budget, &hand_on).await.expect("looked");
     assert_eq!((told.looked.len(), told.items), (0, 0), "{told:?}");
     assert_eq!(bench.calls("GET /v1.0/drives/d/root/delta?token=b"), 0);
     let (told, items) = caught(&bench, &all).await;
@@ -677,7 +703,8 @@ async fn three_minutes(bench: &Bench, all: &[Wanted]) -> (CaughtUp, Vec<String>)
         bench.advance(1);
         Box::pin(std::future::ready(Ok(())))
     };
-    let told = bench.reconciler().catch_up(all, Some(Duration::from_secs(180)), &hand_on).await.expect("looked");
+    let told =
+        bench.reconciler().catch_up(all, Unwanted::Delete, Some(Duration::from_secs(180)), &hand_on).await.expect("looked");
     let world = bench.world();
     let read = world.log[before..].iter().filter_map(|(_, line)| line.strip_prefix("GET /v1.0/users/")?.split_once('/'));
     (told, read.map(|(user, _)| user.to_owned()).collect())
