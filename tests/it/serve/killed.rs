@@ -252,7 +252,6 @@ async fn killed_ten_times_it_still_tells_of_the_latest_state_of_each_user() {
     );
     let missed: Vec<_> = names.iter().filter(|(user, name)| latest.get(*user) != Some(*name)).collect();
     assert!(missed.is_empty(), "{missed:?}\n{}", served.log());
-    assert!(busy * 2 > ordeal.kills, "most kills found nothing at work");
 }
 
 /// `cargo test --test it serve::killed::ten -- --ignored --nocapture`: some seven minutes, because what a killed program held

@@ -15,7 +15,7 @@ use tokio::process::Child;
 
 use super::killed::{AT_ONCE, LOOK, age, held_since, more, runs, store};
 use super::{Served, USER};
-use crate::ordeal::{Dice, effects, key, keys_by_id, user};
+use crate::ordeal::{A_PROOF, Dice, effects, key, keys_by_id, user};
 
 /// `TO` stands for the end of the address: who was told.
 const ACTION: &str = r#"
@@ -173,7 +173,7 @@ impl Ordeal {
         println!("{changes} changes; {} kills, {busy} of them with {caught} messages at work", self.kills);
         self.finish(&served, &mut child).await;
         self.judge(&served, &made);
-        assert!(busy * 2 > self.kills, "most kills found nothing at work");
+        assert!(self.kills < A_PROOF || busy * 2 > self.kills, "most kills found nothing at work");
     }
 
     /// All was delivered, and the queues are empty.

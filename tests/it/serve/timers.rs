@@ -20,7 +20,7 @@ use tokio::process::Child;
 
 use super::killed::{AT_ONCE, LOOK, age, runs, store};
 use super::{Served, USER};
-use crate::ordeal::{Dice, effects, user};
+use crate::ordeal::{A_PROOF, Dice, effects, user};
 
 /// Who is at the subscriptions keeps others away for so long.
 const LEASE: SignedDuration = SignedDuration::from_mins(5);
@@ -475,7 +475,7 @@ impl Ordeal {
             let apart = one.patched.windows(2).all(|pair| pair[1].duration_since(pair[0]) >= APART);
             assert!(apart, "renewed twice within ten minutes: {one:?}");
         }
-        assert!(told.at_subscriptions * 4 > self.kills, "few kills found the subscriptions at work");
+        assert!(self.kills < A_PROOF || told.at_subscriptions * 4 > self.kills, "few kills found the subscriptions at work");
     }
 }
 
