@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fetch::Trouble;
 use super::key::{Names, action_key, run_key};
-use super::order::{cover, creates, grace, must_wait, open_runs, waits, writes};
+use super::order::{Place, Written, cover, creates, grace, must_wait, open_runs, waits, writes};
 use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion, reads_by_itself};
 use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
@@ -360,8 +360,7 @@ impl Dispatcher {
     ) -> Result<Ended, DispatchError> {
         let mut done = job.task.done.clone();
         let mut later = None;
-        // Messages of who went away come again after those that came later.
-        let (writes, as_of) = (writes(&plan.name), read.unwrap_or(job.task.item.received));
+        let (writes, place) = (writes(&plan.name), Place::of(&job.task.item));
         for (label, action) in steps(actions) {
             let key = action_key(&plan.name, &label, &job.names.item);
             let mark = format!("{REFUSED}{key} ");
@@ -369,12 +368,12 @@ impl Dispatcher {
                 continue;
             }
             turn.keep().await?;
-            let outdated = turn.resource.written.get(&writes).is_some_and(|at| *at > as_of);
+            let outdated = turn.resource.written.get(&writes).is_some_and(|written| written.is_newer_than(place, read));
             let order = Order { action: &action, key: &key, ends: turn.ends(), outdated };
             match self.performer.perform(&order).await {
                 Outcome::Done => {
                     if action.replaces() && !outdated {
-                        turn.resource.written.insert(writes.clone(), as_of);
+                        turn.resource.written.insert(writes.clone(), Written { place, read });
                     }
                     done.push(key);
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::order::{Place, Written};
 use crate::notifications::item::ChangeType;
 use crate::platform::clock::Clock;
 use crate::storage::{CommitError, StateStore, StoreError, Version, Write};
@@ -45,9 +46,9 @@ pub(super) struct Resource {
     /// By playbook: when its run for a creation was done, which happens once to a resource.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub created: BTreeMap<String, Timestamp>,
-    /// By playbook: as of when it last wrote what the next write takes the place of.
+    /// By playbook: what it last wrote that the next write takes the place of.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub written: BTreeMap<String, Timestamp>,
+    pub written: BTreeMap<String, Written>,
     /// Items whose holder went away: whatever it sent holds an older state than what is read now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     broken: BTreeMap<String, Timestamp>,
@@ -79,21 +80,17 @@ pub(super) enum Run {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waits {
     pub playbook: String,
-    pub received: Timestamp,
+    /// Of its item.
+    pub place: Place,
     pub attempt: u32,
     /// When the copy becomes visible.
     pub next: Timestamp,
     /// It reads when it runs: a later read stands for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reads: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub deletion: bool,
     /// Only a read for the same type of change stands for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeType>,
-    /// When it happened, if the service says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub happened: Option<Timestamp>,
     /// It was not tried yet: what comes is its own message, for all playbooks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untried: bool,
@@ -165,7 +162,7 @@ impl Resource {
         });
         self.covered.retain(|_, at| recent(*at));
         self.created.retain(|_, at| recent(*at));
-        self.written.retain(|_, at| recent(*at));
+        self.written.retain(|_, written| recent(written.place.known.max(written.read.unwrap_or(Timestamp::MIN))));
         self.broken.retain(|_, at| recent(*at));
         self.deleted = self.deleted.filter(|at| recent(*at));
         if self.runs.len() > MOST_RUNS {
@@ -332,9 +329,14 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notifications::item::{Event, Item, Origin};
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a time")
+    }
+
+    fn place(received: &str) -> Place {
+        Place::of(&Item::new(Origin::Graph, at(received), Event::Change(ChangeType::Updated)))
     }
 
     #[test]
@@ -343,7 +345,8 @@ mod tests {
         resource.runs.insert("a".to_owned(), Run::Done(at("2026-11-24T09:00:00Z").as_second()));
         resource.covered.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
         resource.created.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
-        resource.written.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
+        let written = Written { place: place("2026-11-24T08:30:00Z"), read: Some(at("2026-11-24T09:00:00Z")) };
+        resource.written.insert("p".to_owned(), written);
         assert!(!resource.is_over(at("2026-11-24T16:59:59Z")));
         assert!(resource.is_over(at("2026-11-24T17:00:00Z")));
         resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z"), unfinished: None });
@@ -357,18 +360,8 @@ mod tests {
             let second = at("2026-11-24T09:00:00Z").as_second() + i64::try_from(i).expect("small");
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
-        let (received, next) = (at("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits {
-            playbook: "p".to_owned(),
-            received,
-            attempt: 1,
-            next,
-            reads: false,
-            deletion: false,
-            change: None,
-            happened: None,
-            untried: false,
-        };
+        let (place, next) = (place("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
+        let waits = Waits { playbook: "p".to_owned(), place, attempt: 1, next, reads: false, change: None, untried: false };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

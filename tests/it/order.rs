@@ -1,0 +1,142 @@
+//! In which order what happens to one resource reaches a playbook: deletions, what comes back after them, and what is read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicator_relay::dispatch::Fetch;
+use indicator_relay::notifications::item::{Item, QUEUE};
+use indicator_relay::playbooks::action::Action;
+use indicator_relay::storage::Queue as _;
+use serde_json::{Value, json};
+
+use crate::dispatch::{created, deleted};
+use crate::worker::{Answer, World, plan, reading};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A target with one case, whose name a playbook writes: the tag of each item.
+async fn with_case(fetch: Fetch) -> World {
+    let mut name = Value::Null;
+    let mut world = World::new(move |call| {
+        let path = call.target.split('?').next().unwrap_or_default();
+        let list = |rows: Vec<Value>| Answer::Json(200, json!({"data": rows, "status": "Success"}));
+        match (call.method.as_str(), path) {
+            ("GET", "/api/v3/cases") if name.is_null() => list(Vec::new()),
+            ("GET", "/api/v3/cases") => list(vec![json!({"id": 7, "name": name})]),
+            ("GET", path) if path.starts_with("/v1.0") => Answer::Json(200, json!({"id": "m1"})),
+            ("GET", _) => list(Vec::new()),
+            _ => {
+                name = call.json()["name"].clone();
+                Answer::Json(200, json!({"data": {"id": 7}}))
+            }
+        }
+    })
+    .await;
+    world.plans = vec![plan("cases", fetch, 20, |item, _| vec![case_of(item)])];
+    world
+}
+
+fn case_of(item: &Item) -> Action {
+    let tag = item.resource_data().and_then(|data| data.get("@odata.etag")).and_then(Value::as_str);
+    Action::ThreatConnectCase {
+        xid: "ir-5d41402abc4b2a76b9719d911017c592".to_owned(),
+        name: tag.unwrap_or_default().to_owned(),
+        status: "Open",
+        severity: "High",
+        description: None,
+        tags: Vec::new(),
+        artifacts: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+/// The names that the case was given.
+fn written(world: &World) -> Vec<String> {
+    let calls = world.server.calls();
+    let writes = calls.iter().filter(|call| call.method != "GET" && call.target.starts_with("/api/v3/cases"));
+    writes.map(|call| call.json()["name"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn message(world: &World, tag: &str) -> Item {
+    world.item("users/u1/messages", "m1", tag)
+}
+
+#[tokio::test]
+async fn a_deletion_reaches_its_case_though_the_update_before_it_was_read_after_both_came() {
+    let world = with_case(Fetch::Resource(reading("users/u1/messages"))).await;
+    world.deliver(&message(&world, "updated")).await;
+    world.deliver(&deleted(message(&world, "deleted"))).await;
+    world.clock.advance(Duration::from_secs(1));
+    world.work().await;
+    assert_eq!(written(&world), ["updated", "deleted"]);
+}
+
+#[tokio::test]
+async fn what_comes_back_after_a_deletion_reaches_its_case_and_a_late_deletion_does_not() {
+    for fetch in [Fetch::Nothing, Fetch::Resource(reading("users/u1/messages"))] {
+        let world = with_case(fetch).await;
+        world.deliver(&message(&world, "updated")).await;
+        world.deliver(&deleted(message(&world, "left"))).await;
+        world.work_for(Duration::ZERO).await;
+        world.clock.advance(Duration::from_secs(2));
+        world.deliver(&created(message(&world, "back"))).await;
+        world.work().await;
+        assert_eq!(written(&world), ["updated", "left", "back"], "while the deletion waited");
+        // Its holder goes away with it, and it comes again when the message is back once more.
+        world.deliver(&deleted(message(&world, "left again"))).await;
+        assert_eq!(world.store.receive(QUEUE, 1, HOUR).await.expect("a queue").len(), 1);
+        world.clock.advance(Duration::from_secs(60));
+        world.deliver(&created(message(&world, "back again"))).await;
+        world.work().await;
+        assert_eq!(written(&world), ["updated", "left", "back", "back again"]);
+    }
+}
+
+#[tokio::test]
+async fn the_case_of_a_user_stays_deleted() {
+    let world = with_case(Fetch::Resource(reading("users"))).await;
+    world.deliver(&deleted(world.item("users", "u1", "deleted"))).await;
+    world.work().await;
+    world.clock.advance(Duration::from_secs(60));
+    world.deliver(&world.item("users", "u1", "late")).await;
+    world.work().await;
+    assert_eq!(written(&world), ["deleted"], "an update that comes a minute late");
+}
+
+/// The first of two notifications is read last, since its holder went away.
+#[tokio::test]
+async fn an_object_that_a_later_read_finds_is_the_later_state() {
+    let mut world = with_case(Fetch::Nothing).await;
+    let mut pages = 0;
+    let name = Arc::new(std::sync::Mutex::new(Value::Null));
+    world.server = crate::worker::Server::start(move |call| {
+        let list = |rows: Vec<Value>| Answer::Json(200, json!({"data": rows, "status": "Success"}));
+        let mut name = name.lock().expect("nobody panicked");
+        if call.target.starts_with("/v1.0") {
+            pages += 1;
+            let object = json!({"id": "f1", "eTag": format!("v{pages}"), "lastModifiedDateTime": "2099-01-01T00:00:00Z"});
+            return Answer::Json(
+                200,
+                json!({"value": [object], "@odata.deltaLink": format!("http://{}/v1.0/changes?token={pages}", call.header("host"))}),
+            );
+        }
+        match (call.method.as_str(), call.target.split('?').next().unwrap_or_default()) {
+            ("GET", "/api/v3/cases") if !name.is_null() => list(vec![json!({"id": 7, "name": *name})]),
+            ("GET", _) => list(Vec::new()),
+            _ => {
+                *name = call.json()["name"].clone();
+                Answer::Json(200, json!({"data": {"id": 7}}))
+            }
+        }
+    })
+    .await;
+    world.plans = vec![plan("cases", Fetch::Delta(reading("drives/d1/root")), 20, |item, _| vec![case_of(item)])];
+    let root = |subscription: &str| Item { subscription: subscription.to_owned(), ..world.item("drives/d1/root", "", "") };
+    world.deliver(&root("s1")).await;
+    assert_eq!(world.store.receive(QUEUE, 1, Duration::from_secs(120)).await.expect("a queue").len(), 1);
+    world.clock.advance(Duration::from_millis(500));
+    world.deliver(&root("s1")).await;
+    world.clock.advance(Duration::from_millis(500));
+    world.work().await;
+    assert_eq!(written(&world), ["v1", "v2"]);
+}
