@@ -35,7 +35,7 @@ impl Dispatcher {
         let task = job.task;
         let dead = |reason: String| Ended::Dead { reason, done: task.done.clone() };
         let again = |wait, counts, cause| Ended::Again { wait, counts, cause, done: task.done.clone() };
-        let root = match path::of_delta(&reading.resource, reading.select.as_deref()) {
+        let root = match path::of_delta(job.root(reading), reading.select.as_deref()) {
             Ok(root) => root,
             Err(refused) => return Ok(dead(refused.to_string())),
         };
@@ -113,7 +113,7 @@ impl Dispatcher {
         at: &Place,
     ) -> Result<usize, DispatchError> {
         let news = objects.into_iter().filter(|object| at.since.is_none_or(|since| is_since(object, since)));
-        let found: Vec<Item> = news.map(|object| found(&job.task.item, &reading.resource, object, at.began)).collect();
+        let found: Vec<Item> = news.map(|object| found(&job.task.item, job.root(reading), object, at.began)).collect();
         let count = found.len();
         let mut works = Vec::with_capacity(found.len() * playbooks.len());
         for item in found {
@@ -149,7 +149,7 @@ impl Place {
 fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
     let sharing = |other: &&Plan| match &other.fetch {
         Fetch::Delta(reading) => {
-            let same = path::of_delta(&reading.resource, reading.select.as_deref()).is_ok_and(|path| path == root);
+            let same = path::of_delta(job.root(reading), reading.select.as_deref()).is_ok_and(|path| path == root);
             let told = !job.task.had.contains(&other.name) && (other.matches)(&job.task.item, job.made_for);
             other.name == plan.name || same && told
         }

@@ -14,6 +14,7 @@ use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
 use crate::notifications::item::{ChangeType, Item, Task, Work};
+use crate::notifications::resources::{Fetch as Kind, Resource};
 use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
 use crate::playbooks::{NotFound, OnFailure};
@@ -64,6 +65,17 @@ pub(super) struct Job<'a> {
     pub plans: &'a [Plan],
     /// What the item's subscription was made for, where no playbook wants just that any more.
     pub made_for: Option<&'a Wanted>,
+}
+
+impl<'a> Job<'a> {
+    /// Below what the subscription is made on that told of it: the playbook may have wanted something else then. Where the one tells
+    /// of objects and the other of changes below a root, the read that the playbook asks for fits its own resource alone.
+    pub(super) fn root(&self, reading: &'a Reading) -> &'a str {
+        let tells_of_changes = |resource: &str| Resource::of(resource).is_some_and(|kind| kind.fetch == Kind::Delta);
+        let own = reading.resource.as_str();
+        let made_for = self.made_for.map(|made_for| made_for.resource.as_str());
+        made_for.filter(|made_for| tells_of_changes(made_for) == tells_of_changes(own)).unwrap_or(own)
+    }
 }
 
 /// Objects that were read for this item, by path: playbooks that ask alike share one read.
@@ -282,7 +294,7 @@ impl Dispatcher {
         } else if let Fetch::Resource(reading) = &plan.fetch
             && plan.reads(item)
         {
-            match self.object(task, plan, reading, turn, read).await? {
+            match self.object(job, plan, reading, turn, read).await? {
                 Ok((at, object)) => {
                     began = at;
                     object
@@ -302,14 +314,15 @@ impl Dispatcher {
     /// The object with the time at which its read began, if it was read, or what follows from not having it.
     async fn object(
         &self,
-        task: &Task,
+        job: Job<'_>,
         plan: &Plan,
         reading: &Reading,
         turn: &mut Turn,
         read: &mut Read,
     ) -> Result<Result<(Option<Timestamp>, Option<Value>), Ended>, DispatchError> {
+        let task = job.task;
         let without = |at: Timestamp| Ok(Ok((Some(at), None)));
-        let path = match path::of_object(&reading.resource, &task.item, reading.select.as_deref()) {
+        let path = match path::of_object(job.root(reading), &task.item, reading.select.as_deref()) {
             Ok(path) => path,
             // Nothing was read that could stand for another item.
             Err(refused) if !reading.asked || reading.on_failure == OnFailure::Continue => {

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicator_relay::dispatch::Fetch;
-use indicator_relay::notifications::item::{Item, QUEUE};
+use indicator_relay::dispatch::{Fetch, Plan, Reading};
+use indicator_relay::notifications::item::{ChangeType, Item, QUEUE};
+use indicator_relay::notifications::wanted::Wanted;
+use indicator_relay::playbooks::NotFound;
 use indicator_relay::playbooks::action::Action;
 use indicator_relay::storage::Queue as _;
 use serde_json::{Value, json};
 
-use crate::dispatch::{created, deleted};
-use crate::worker::{Answer, World, plan, reading};
+use crate::dispatch::{created, deleted, tags};
+use crate::functions::ready;
+use crate::worker::{Answer, World, ok, plan, reading};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -139,4 +142,61 @@ async fn an_object_that_a_later_read_finds_is_the_later_state() {
     world.clock.advance(Duration::from_millis(500));
     world.work().await;
     assert_eq!(written(&world), ["v1", "v2"]);
+}
+
+fn made_for(resource: &str) -> Wanted {
+    Wanted {
+        tenant: "default".to_owned(),
+        resource: resource.to_owned(),
+        change_types: vec![ChangeType::Updated],
+        rich: false,
+        lifecycle: true,
+        minutes: None,
+        profile: None,
+        urgent: false,
+        playbooks: vec!["moved".to_owned()],
+    }
+}
+
+/// What is inherited from the subscription that a playbook wanted before.
+#[tokio::test]
+async fn what_is_inherited_is_read_where_it_is() {
+    let mut failures = 1;
+    let mut world = World::new(move |call| match call.target.as_str() {
+        "/v1.0/users/u1" => Answer::Json(200, json!({"id": "u1"})),
+        "/hook/moved" if failures > 0 => {
+            failures -= 1;
+            Answer::Json(503, json!({}))
+        }
+        "/hook/moved" => ok(),
+        _ => Answer::Json(404, json!({})),
+    })
+    .await;
+    let made_for = made_for("users");
+    world.hooks.made_for = Arc::new(move |_| ready(Ok(Some(made_for.clone()))));
+    let dropping = Reading { not_found: NotFound::Drop, ..reading("groups") };
+    world.plans = vec![Plan { fetch: Fetch::Resource(dropping), ..world.hook("moved") }];
+    world.deliver(&world.item("users", "u1", "e1")).await;
+    world.work().await;
+    assert_eq!(tags(&world, "moved"), ["e1", "e1"], "also when it is tried again");
+    assert_eq!((world.read(), world.dead().await.len()), (vec!["/users/u1".to_owned(); 2], 0));
+}
+
+/// A playbook that moves from users to a drive reads that, and none of its old objects is taken for a root.
+#[tokio::test]
+async fn what_is_inherited_from_another_kind_of_resource_is_no_root() {
+    let mut world = World::new(|call| match call.target.as_str() {
+        "/v1.0/drives/d1/root/delta" => {
+            let link = format!("http://{}/v1.0/changes?token=1", call.header("host"));
+            Answer::Json(200, json!({"value": [], "@odata.deltaLink": link}))
+        }
+        _ => ok(),
+    })
+    .await;
+    let made_for = made_for("users");
+    world.hooks.made_for = Arc::new(move |_| ready(Ok(Some(made_for.clone()))));
+    world.plans = vec![Plan { fetch: Fetch::Delta(reading("drives/d1/root")), ..world.hook("moved") }];
+    world.deliver(&world.item("users", "u1", "e1")).await;
+    world.work().await;
+    assert_eq!((world.read(), world.dead().await.len()), (vec!["/drives/d1/root/delta".to_owned()], 0));
 }
