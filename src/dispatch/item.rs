@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::fetch::Trouble;
 use super::key::{Names, action_key, run_key};
-use super::order::{Place, Written, cover, creates, grace, must_wait, open_runs, waits, writes};
+use super::order::{Place, Written, by_turn, cover, creates, open_runs, waits, writes};
 use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion, reads_by_itself};
-use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
+use super::turns::{Run, Turn, TurnError, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
 use crate::notifications::item::{ChangeType, Item, Task, Work};
@@ -99,26 +99,26 @@ impl Dispatcher {
             return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
         }
         let names = Names::of(&task.item);
+        let job = Job { queue, task: &task, names: &names, plans, made_for };
         let now = self.clock.now();
         let seen = look(self.state.as_ref(), &names.resource, now).await?;
         let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
         if open.is_empty() {
             return Ok(handled);
         }
-        if seen.resource.held_until(now).is_some() {
-            return self.wait_turn(queue, task, TURN).await;
-        }
-        if let Some(wait) = must_wait(&seen.resource, &task.item, &names, &open, now).max(grace(&task, now)) {
-            let wait = if is_deletion(&task.item) { self.put_off(seen, &task, &names, &open, wait).await? } else { wait };
-            return self.wait_turn(queue, task, wait).await;
+        let (ready, waiting) = by_turn(&seen.resource, &task, &names, &open, now);
+        if ready.is_empty() {
+            return self.wait_turn(job, &waiting).await;
         }
         let mut turn = match Turn::take(&self.state, &self.clock, seen, &names.item).await {
             Ok(turn) => turn,
-            Err(TurnError::TakenOver) => return self.wait_turn(queue, task, TURN).await,
+            Err(TurnError::TakenOver) => {
+                let all: Vec<_> = open.into_iter().map(|plan| (plan, TURN)).collect();
+                return self.wait_turn(job, &all).await;
+            }
             Err(error) => return Err(error.into()),
         };
-        let job = Job { queue, task: &task, names: &names, plans, made_for };
-        match self.work(job, &open, &mut turn, &mut handled).await {
+        match self.work(job, (&ready, &waiting), &mut turn, &mut handled).await {
             Ok(()) => turn.end().await?,
             Err(error) => {
                 turn.give_up().await;
@@ -128,38 +128,18 @@ impl Dispatcher {
         Ok(handled)
     }
 
-    /// Notes that a deletion waits, so that what comes back after it waits behind it. How long it is to wait.
-    async fn put_off(
-        &self,
-        seen: Seen,
-        task: &Task,
-        names: &Names,
-        open: &[&Plan],
-        wait: Duration,
-    ) -> Result<Duration, DispatchError> {
-        let now = self.clock.now();
-        let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
-        let untried = task.playbook.is_none();
-        let run = |plan: &&Plan| (run_key(&names.item, &plan.name), Waits { untried, ..waits(plan, task, task.attempt, next) });
-        match Turn::note(&self.state, &self.clock, seen, &names.item, open.iter().map(run).collect()).await {
-            Ok(()) => Ok(wait),
-            // Somebody works on it just now: it looks again.
-            Err(TurnError::TakenOver) => Ok(TURN),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn wait_turn(&self, queue: &str, task: Task, wait: Duration) -> Result<Handled, DispatchError> {
-        self.put(queue, Work::Item(Box::new(task)), wait).await?;
-        Ok(Handled { waits: true, ..Handled::default() })
-    }
-
     /// Runs the playbooks one after the other; what is to come is in a queue or store before the turn ends.
-    async fn work(&self, job: Job<'_>, open: &[&Plan], turn: &mut Turn, handled: &mut Handled) -> Result<(), DispatchError> {
+    async fn work(
+        &self,
+        job: Job<'_>,
+        (ready, waiting): (&[&Plan], &[(&Plan, Duration)]),
+        turn: &mut Turn,
+        handled: &mut Handled,
+    ) -> Result<(), DispatchError> {
         let Job { task, names, .. } = job;
         let mut read = Read::new();
         let mut opened = None;
-        for plan in open {
+        for plan in ready {
             if turn.resource.runs.get(&run_key(&names.item, &plan.name)).is_some_and(|run| matches!(run, Run::Done(_)))
                 && plan.reads(&task.item)
             {
@@ -173,6 +153,10 @@ impl Dispatcher {
             };
             self.record(job, plan, ended, turn, handled).await?;
         }
+        for (run, waits) in self.put_off(job, waiting).await? {
+            turn.resource.runs.insert(run, Run::Waits(waits));
+        }
+        handled.waits = !waiting.is_empty();
         if is_deletion(&task.item) {
             turn.resource.deleted = turn.resource.deleted.max(Some(task.item.received));
         }

@@ -33,8 +33,7 @@ pub(super) fn open_runs<'a>(
         let waits = |waits: &Waits| match task.playbook {
             // The copy itself, or an older one that came again.
             Some(_) => task.attempt < waits.attempt,
-            // What was put off before its first attempt is no second delivery.
-            None => waits.lives(now) && !(waits.untried && waits.place.known == task.item.received),
+            None => waits.lives(now),
         };
         let duplicate = match known {
             Some(Run::Done(_)) => true,
@@ -52,26 +51,37 @@ pub(super) fn open_runs<'a>(
     wanted.into_iter().filter(is_open).collect()
 }
 
-/// How long the item must wait for others at its resource; none: it is its turn.
-pub(super) fn must_wait(resource: &Row, item: &Item, names: &Names, open: &[&Plan], now: Timestamp) -> Option<Duration> {
-    let own: Vec<String> = open.iter().map(|plan| run_key(&names.item, &plan.name)).collect();
-    let this = Place::of(item);
+/// Those whose turn it is, and those that must wait, each with how long: a playbook waits for nothing but what is its own.
+pub(super) fn by_turn<'a>(
+    resource: &Row,
+    task: &Task,
+    names: &Names,
+    open: &[&'a Plan],
+    now: Timestamp,
+) -> (Vec<&'a Plan>, Vec<(&'a Plan, Duration)>) {
+    let held = resource.held_until(now).map(|_| TURN);
+    let (mut ready, mut waiting) = (Vec::new(), Vec::new());
+    for plan in open {
+        match must_wait(resource, &task.item, names, plan, now).max(grace(task, now)).max(held) {
+            Some(wait) => waiting.push((*plan, wait)),
+            None => ready.push(*plan),
+        }
+    }
+    (ready, waiting)
+}
+
+/// How long a playbook must wait with the item for others at the resource; none: it is its turn.
+fn must_wait(resource: &Row, item: &Item, names: &Names, plan: &Plan, now: Timestamp) -> Option<Duration> {
+    let (own, this) = (run_key(&names.item, &plan.name), Place::of(item));
     // What reads sees the latest state whenever it runs, unless a deletion is told after it; all else keeps its order.
-    let goes_first = |run: &str, waits: &Waits| {
-        let mut same = open.iter().filter(|plan| plan.name == waits.playbook);
-        let first = match (waits.place.deletion, this.deletion) {
-            (_, true) => true,
-            (true, false) => same.next().is_some(),
-            (false, false) => same.any(|plan| !plan.reads(item)),
-        };
-        first && waits.place < this && !own.iter().any(|own| own == run)
-    };
+    let ordered = |waits: &Waits| waits.place.deletion || this.deletion || !plan.reads(item);
+    let goes_first = |run: &str, waits: &Waits| waits.playbook == plan.name && waits.place < this && ordered(waits) && run != own;
     let next = resource.waiting(now).filter(|(run, waits)| goes_first(run, waits)).map(|(_, waits)| waits.next).max()?;
     Some(Duration::try_from(next.duration_since(now)).unwrap_or_default() + TURN)
 }
 
 /// How long a deletion still waits for what was delivered with it.
-pub(super) fn grace(task: &Task, now: Timestamp) -> Option<Duration> {
+fn grace(task: &Task, now: Timestamp) -> Option<Duration> {
     let left = GRACE - now.duration_since(task.item.received);
     let waits = is_deletion(&task.item) && task.attempt == 0 && left.is_positive();
     waits.then(|| Duration::try_from(left).unwrap_or(TURN))
@@ -86,7 +96,6 @@ pub(super) fn waits(plan: &Plan, task: &Task, attempt: u32, next: Timestamp) -> 
         next,
         reads: plan.reads(&task.item),
         change: change_of(&task.item),
-        untried: false,
     }
 }
 

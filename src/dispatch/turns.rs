@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::key::run_key;
 use super::order::{Place, Written};
 use crate::notifications::item::ChangeType;
 use crate::platform::clock::Clock;
@@ -29,6 +30,8 @@ const LEFT: Duration = Duration::from_secs(120);
 const SKEW: SignedDuration = SignedDuration::from_secs(10);
 /// A copy that is later than this was taken away by somebody.
 const LATE: SignedDuration = SignedDuration::from_mins(15);
+/// Whose write meets another's tries again so often.
+const TRIES: usize = 8;
 /// So many runs are remembered for one resource, whatever the time: its row stays small.
 const MOST_RUNS: usize = 4_000;
 
@@ -91,9 +94,6 @@ pub(super) struct Waits {
     /// Only a read for the same type of change stands for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeType>,
-    /// It was not tried yet: what comes is its own message, for all playbooks.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub untried: bool,
 }
 
 /// Where to go on reading changes.
@@ -144,6 +144,18 @@ impl Resource {
             Run::Waits(waits) if waits.lives(now) => Some((key.as_str(), waits)),
             _ => None,
         })
+    }
+
+    /// A copy is on its way, unless more is known of it.
+    fn note(&mut self, run: &str, waits: &Waits) {
+        let more = match self.runs.get(run) {
+            Some(Run::Done(_)) => true,
+            Some(Run::Waits(known)) => known.attempt > waits.attempt,
+            None => false,
+        };
+        if !more {
+            self.runs.insert(run.to_owned(), Run::Waits(waits.clone()));
+        }
     }
 
     /// Nothing that is still needed.
@@ -220,6 +232,30 @@ pub(super) async fn look(store: &dyn StateStore, resource: &str, now: Timestamp)
     Ok(Seen { key, resource, version })
 }
 
+/// Stores that runs wait, also while somebody works on the resource, who takes it over with the next write. Where many write, it is
+/// left out after some tries: the copies look again.
+pub(super) async fn note(
+    store: &dyn StateStore,
+    resource: &str,
+    runs: &[(String, Waits)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for _ in 0..TRIES {
+        let mut seen = look(store, resource, now).await?;
+        for (run, waits) in runs {
+            seen.resource.note(run, waits);
+        }
+        let value = serde_json::to_vec(&seen.resource).unwrap_or_default();
+        let write = Write::PutIf { key: seen.key, value, version: seen.version };
+        match store.commit(PARTITION, vec![write]).await {
+            Err(CommitError::Conflict { .. }) => {}
+            Err(CommitError::Failed(error)) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
 /// The right to work on a resource. One that is dropped ends by itself; what was done under it is then repeated.
 #[derive(Debug)]
 pub(super) struct Turn {
@@ -245,20 +281,6 @@ impl Turn {
         let mut turn = Self::over(store, clock, seen, item);
         turn.write(true, version).await?;
         Ok(turn)
-    }
-
-    /// Stores that runs wait, without taking the turn.
-    pub(super) async fn note(
-        store: &Arc<dyn StateStore>,
-        clock: &Arc<dyn Clock>,
-        seen: Seen,
-        item: &str,
-        runs: Vec<(String, Waits)>,
-    ) -> Result<(), TurnError> {
-        let version = seen.version.clone();
-        let mut turn = Self::over(store, clock, seen, item);
-        turn.resource.runs.extend(runs.into_iter().map(|(run, waits)| (run, Run::Waits(waits))));
-        turn.write(false, version).await
     }
 
     /// Whoever held the turn before is gone.
@@ -312,17 +334,45 @@ impl Turn {
         }
     }
 
-    async fn write(&mut self, hold: bool, version: Option<Version>) -> Result<(), TurnError> {
+    async fn write(&mut self, hold: bool, mut version: Option<Version>) -> Result<(), TurnError> {
         let (began, now) = (self.clock.monotonic(), self.clock.now());
         let until = now.saturating_add(SignedDuration::try_from(LEASE).unwrap_or(SignedDuration::MAX)).unwrap_or(now);
-        self.resource.lease = hold.then(|| Lease { item: self.item.clone(), until });
+        let lease = hold.then(|| Lease { item: self.item.clone(), until });
+        let held = std::mem::replace(&mut self.resource.lease, lease);
         self.resource.forget(now);
-        let value = serde_json::to_vec(&self.resource).unwrap_or_default();
-        let write = Write::PutIf { key: self.key.clone(), value, version };
-        let versions = self.store.commit(PARTITION, vec![write]).await?;
-        self.version = versions.into_iter().next().ok_or(TurnError::TakenOver)?;
-        self.ends = began + LEASE;
-        Ok(())
+        for _ in 0..TRIES {
+            let value = serde_json::to_vec(&self.resource).unwrap_or_default();
+            let write = Write::PutIf { key: self.key.clone(), value, version };
+            match self.store.commit(PARTITION, vec![write]).await {
+                Ok(versions) => {
+                    self.version = versions.into_iter().next().ok_or(TurnError::TakenOver)?;
+                    self.ends = began + LEASE;
+                    return Ok(());
+                }
+                Err(CommitError::Conflict { .. }) if held.is_some() => version = self.take_over_notes(held.as_ref(), now).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(TurnError::TakenOver)
+    }
+
+    /// Somebody wrote under our turn. What only notes that others wait is taken over; the version under which it is stored.
+    async fn take_over_notes(&mut self, held: Option<&Lease>, now: Timestamp) -> Result<Option<Version>, TurnError> {
+        let resource = self.key.strip_prefix(ROWS.0).unwrap_or_default();
+        let stored = look(self.store.as_ref(), resource, now).await?;
+        if stored.resource.lease.as_ref() != held {
+            return Err(TurnError::TakenOver);
+        }
+        for (run, known) in &stored.resource.runs {
+            // Of the item at work we know more than the row does.
+            if let Run::Waits(waits) = known
+                && waits.place.deletion
+                && *run != run_key(&self.item, &waits.playbook)
+            {
+                self.resource.note(run, waits);
+            }
+        }
+        Ok(stored.version)
     }
 }
 
@@ -361,7 +411,7 @@ mod tests {
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
         let (place, next) = (place("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits { playbook: "p".to_owned(), place, attempt: 1, next, reads: false, change: None, untried: false };
+        let waits = Waits { playbook: "p".to_owned(), place, attempt: 1, next, reads: false, change: None };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

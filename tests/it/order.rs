@@ -1,15 +1,18 @@
 //! In which order what happens to one resource reaches a playbook: deletions, what comes back after them, and what is read.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use indicator_relay::dispatch::{Fetch, Plan, Reading};
-use indicator_relay::notifications::item::{ChangeType, Item, QUEUE};
+use indicator_relay::dispatch::{self, Fetch, Plan, Reading};
+use indicator_relay::notifications::item::{ChangeType, Item, QUEUE, Work};
 use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::playbooks::NotFound;
 use indicator_relay::playbooks::action::Action;
 use indicator_relay::storage::Queue as _;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::dispatch::{created, deleted, tags};
 use crate::functions::ready;
@@ -199,4 +202,89 @@ async fn what_is_inherited_from_another_kind_of_resource_is_no_root() {
     world.deliver(&world.item("users", "u1", "e1")).await;
     world.work().await;
     assert_eq!((world.read(), world.dead().await.len()), (vec!["/drives/d1/root/delta".to_owned()], 0));
+}
+
+#[tokio::test]
+async fn another_playbooks_failing_target_holds_up_nobody() {
+    let failing = Arc::new(AtomicBool::new(true));
+    let script = Arc::clone(&failing);
+    let mut world = World::new(move |call| {
+        let fails = call.target == "/hook/bad" && script.load(Ordering::Relaxed);
+        if fails { Answer::Json(503, json!({})) } else { ok() }
+    })
+    .await;
+    world.plans = vec![world.hook("good"), world.fetching_hook("reads", "users/u1/messages"), world.hook("bad")];
+    world.deliver(&created(message(&world, "e1"))).await;
+    world.work_for(Duration::from_secs(1)).await;
+    world.clock.advance(Duration::from_secs(7));
+    world.deliver(&deleted(message(&world, "e2"))).await;
+    world.clock.advance(Duration::from_secs(3));
+    world.deliver(&created(message(&world, "e3"))).await;
+    world.work_for(Duration::from_secs(20)).await;
+    for name in ["good", "reads"] {
+        assert_eq!(tags(&world, name), ["e1", "e2", "e3"], "{name}, at once");
+    }
+    world.deliver(&deleted(message(&world, "e2"))).await;
+    world.work_for(HOUR).await;
+    failing.store(false, Ordering::Relaxed);
+    world.work().await;
+    let mut order = tags(&world, "bad");
+    order.dedup();
+    assert_eq!(order, ["e1", "e2", "e3"]);
+    let keys: BTreeSet<String> = world.hooked().iter().map(|call| call.header("idempotency-key").to_owned()).collect();
+    let others = tags(&world, "good").len() + tags(&world, "reads").len();
+    assert_eq!((keys.len(), others, world.dead().await.len()), (9, 6, 0), "each once");
+}
+
+/// A deletion that waits is set aside for whoever cannot be read, and for nobody else.
+#[tokio::test]
+async fn a_deletion_that_waits_is_kept_for_who_cannot_be_read_while_it_comes() {
+    let mut world = World::new(|_| ok()).await;
+    let good = world.hook("good");
+    world.plans = vec![good.clone(), Plan::unreadable("playbooks.toml:1:1: no TOML", Arc::new(|_, _| true))];
+    world.deliver(&deleted(message(&world, "e1"))).await;
+    world.work_for(Duration::ZERO).await;
+    world.deliver(&deleted(message(&world, "e1"))).await;
+    world.work().await;
+    assert_eq!((tags(&world, "good").len(), world.dead().await.len()), (1, 1));
+    world.plans = vec![good, world.hook("mended")];
+    for (key, _) in world.dead().await {
+        assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &key).await.expect("stored"));
+    }
+    world.work().await;
+    assert_eq!((tags(&world, "good").len(), tags(&world, "mended").len(), world.dead().await.len()), (1, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_deletion_that_meets_somebody_at_work_keeps_its_place() {
+    let (go, wait) = mpsc::channel::<()>();
+    let reads = Arc::new(Notify::new());
+    let read = Arc::clone(&reads);
+    let mut first = true;
+    let mut world = World::new(move |call| {
+        if !call.target.starts_with("/v1.0") {
+            return ok();
+        }
+        if std::mem::take(&mut first) {
+            read.notify_one();
+            wait.recv().expect("released");
+        }
+        Answer::Json(200, json!({"id": "m1"}))
+    })
+    .await;
+    world.plans = vec![world.fetching_hook("reads", "users/u1/messages")];
+    let (busy, other) = (world.dispatcher(), world.dispatcher());
+    let at_work = message(&world, "e1");
+    let at_work = tokio::spawn(async move { busy.handle(QUEUE, Work::first(at_work)).await });
+    reads.notified().await;
+    world.clock.advance(Duration::from_secs(10));
+    world.deliver(&deleted(message(&world, "e2"))).await;
+    world.clock.advance(Duration::from_secs(6));
+    assert!(world.handle_one(&other).await.expect("a message").expect("handled").waits);
+    go.send(()).expect("there");
+    at_work.await.expect("no panic").expect("nobody took it over");
+    world.clock.advance(Duration::from_millis(1_500));
+    world.deliver(&created(message(&world, "e3"))).await;
+    world.work().await;
+    assert_eq!(tags(&world, "reads"), ["e1", "e2", "e3"]);
 }
