@@ -108,13 +108,13 @@ impl Dispatcher {
         }
         let (ready, waiting) = by_turn(&seen.resource, &task, &names, &open, now);
         if ready.is_empty() {
-            return self.wait_turn(job, &waiting).await;
+            return self.wait_turn(job, &waiting, seen.resource.held_until(now).is_some()).await;
         }
         let mut turn = match Turn::take(&self.state, &self.clock, seen, &names.item).await {
             Ok(turn) => turn,
             Err(TurnError::TakenOver) => {
                 let all: Vec<_> = open.into_iter().map(|plan| (plan, TURN)).collect();
-                return self.wait_turn(job, &all).await;
+                return self.wait_turn(job, &all, true).await;
             }
             Err(error) => return Err(error.into()),
         };
@@ -154,7 +154,7 @@ impl Dispatcher {
             self.record(job, plan, ended, turn, handled).await?;
         }
         for (run, waits) in self.put_off(job, waiting).await? {
-            turn.resource.runs.insert(run, Run::Waits(waits));
+            turn.resource.note(&run, &waits);
         }
         handled.waits = !waiting.is_empty();
         if is_deletion(&task.item) {

@@ -74,7 +74,7 @@ pub(super) fn by_turn<'a>(
 fn must_wait(resource: &Row, item: &Item, names: &Names, plan: &Plan, now: Timestamp) -> Option<Duration> {
     let (own, this) = (run_key(&names.item, &plan.name), Place::of(item));
     // What reads sees the latest state whenever it runs, unless a deletion is told after it; all else keeps its order.
-    let ordered = |waits: &Waits| waits.place.deletion || this.deletion || !plan.reads(item);
+    let ordered = |waits: &Waits| waits.place.deletion || this.deletion || !waits.untried && !plan.reads(item);
     let goes_first = |run: &str, waits: &Waits| waits.playbook == plan.name && waits.place < this && ordered(waits) && run != own;
     let next = resource.waiting(now).filter(|(run, waits)| goes_first(run, waits)).map(|(_, waits)| waits.next).max()?;
     Some(Duration::try_from(next.duration_since(now)).unwrap_or_default() + TURN)
@@ -96,6 +96,7 @@ pub(super) fn waits(plan: &Plan, task: &Task, attempt: u32, next: Timestamp) -> 
         next,
         reads: plan.reads(&task.item),
         change: change_of(&task.item),
+        untried: false,
     }
 }
 

@@ -30,6 +30,8 @@ const LEFT: Duration = Duration::from_secs(120);
 const SKEW: SignedDuration = SignedDuration::from_secs(10);
 /// A copy that is later than this was taken away by somebody.
 const LATE: SignedDuration = SignedDuration::from_mins(15);
+/// While a target fails, changes may come by the thousand: so many that wait for their turn are noted, beside deletions.
+const MOST_UNTRIED: usize = 64;
 /// Whose write meets another's tries again so often.
 const TRIES: usize = 8;
 /// So many runs are remembered for one resource, whatever the time: its row stays small.
@@ -94,6 +96,16 @@ pub(super) struct Waits {
     /// Only a read for the same type of change stands for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeType>,
+    /// It was not its turn yet. Deletions keep their order with it; what else comes does as it would have without the note, so that
+    /// many are soon worked off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untried: bool,
+}
+
+impl Run {
+    fn is_untried(&self) -> bool {
+        matches!(self, Self::Waits(waits) if waits.untried)
+    }
 }
 
 /// Where to go on reading changes.
@@ -146,12 +158,12 @@ impl Resource {
         })
     }
 
-    /// A copy is on its way, unless more is known of it.
-    fn note(&mut self, run: &str, waits: &Waits) {
+    /// A copy is on its way, unless more is known of it, or too much is to be remembered.
+    pub(super) fn note(&mut self, run: &str, waits: &Waits) {
         let more = match self.runs.get(run) {
             Some(Run::Done(_)) => true,
             Some(Run::Waits(known)) => known.attempt > waits.attempt,
-            None => false,
+            None => !waits.place.deletion && self.runs.values().filter(|run| run.is_untried()).count() >= MOST_UNTRIED,
         };
         if !more {
             self.runs.insert(run.to_owned(), Run::Waits(waits.clone()));
@@ -338,7 +350,7 @@ impl Turn {
         let (began, now) = (self.clock.monotonic(), self.clock.now());
         let until = now.saturating_add(SignedDuration::try_from(LEASE).unwrap_or(SignedDuration::MAX)).unwrap_or(now);
         let lease = hold.then(|| Lease { item: self.item.clone(), until });
-        let held = std::mem::replace(&mut self.resource.lease, lease);
+        let mine = std::mem::replace(&mut self.resource.lease, lease);
         self.resource.forget(now);
         for _ in 0..TRIES {
             let value = serde_json::to_vec(&self.resource).unwrap_or_default();
@@ -349,7 +361,7 @@ impl Turn {
                     self.ends = began + LEASE;
                     return Ok(());
                 }
-                Err(CommitError::Conflict { .. }) if held.is_some() => version = self.take_over_notes(held.as_ref(), now).await?,
+                Err(CommitError::Conflict { .. }) if mine.is_some() => version = self.take_over_notes(mine.as_ref(), now).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -357,16 +369,15 @@ impl Turn {
     }
 
     /// Somebody wrote under our turn. What only notes that others wait is taken over; the version under which it is stored.
-    async fn take_over_notes(&mut self, held: Option<&Lease>, now: Timestamp) -> Result<Option<Version>, TurnError> {
+    async fn take_over_notes(&mut self, mine: Option<&Lease>, now: Timestamp) -> Result<Option<Version>, TurnError> {
         let resource = self.key.strip_prefix(ROWS.0).unwrap_or_default();
         let stored = look(self.store.as_ref(), resource, now).await?;
-        if stored.resource.lease.as_ref() != held {
+        if stored.resource.lease.as_ref() != mine {
             return Err(TurnError::TakenOver);
         }
         for (run, known) in &stored.resource.runs {
             // Of the item at work we know more than the row does.
             if let Run::Waits(waits) = known
-                && waits.place.deletion
                 && *run != run_key(&self.item, &waits.playbook)
             {
                 self.resource.note(run, waits);
@@ -411,7 +422,7 @@ mod tests {
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
         let (place, next) = (place("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits { playbook: "p".to_owned(), place, attempt: 1, next, reads: false, change: None };
+        let waits = Waits { playbook: "p".to_owned(), place, attempt: 1, next, reads: false, change: None, untried: false };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

@@ -1,5 +1,5 @@
-//! What waits for its turn at a resource. What comes is put back as it is, and a deletion as a copy for each playbook, which is noted
-//! in the row: what comes back after the deletion waits behind it.
+//! What waits for its turn at a resource: a copy for each playbook, which is noted in the row. So what comes back after a deletion
+//! waits behind it, and the deletion behind what was before it.
 
 use std::time::Duration;
 
@@ -15,21 +15,25 @@ use crate::notifications::item::{Task, Work};
 use crate::storage::StoreError;
 
 impl Dispatcher {
-    /// It is the turn of none of them.
-    pub(super) async fn wait_turn(&self, job: Job<'_>, waiting: &[(&Plan, Duration)]) -> Result<Handled, DispatchError> {
-        if is_deletion(&job.task.item) {
-            // The copies first: a note without a copy would pass for one.
-            let notes = self.put_off(job, waiting).await?;
-            note(self.state.as_ref(), &job.names.resource, &notes, self.clock.now()).await?;
-        } else {
-            let wait = waiting.iter().map(|(_, wait)| *wait).min().unwrap_or(TURN);
-            self.put(job.queue, Work::Item(Box::new(job.task.clone())), wait).await?;
+    /// It is the turn of none of them. Where somebody is `at_work`, each note costs that one a write: deletions alone are worth it,
+    /// and all else comes again as it is.
+    pub(super) async fn wait_turn(
+        &self,
+        job: Job<'_>,
+        waiting: &[(&Plan, Duration)],
+        at_work: bool,
+    ) -> Result<Handled, DispatchError> {
+        if at_work && !is_deletion(&job.task.item) {
+            self.put(job.queue, Work::Item(Box::new(job.task.clone())), TURN).await?;
+            return Ok(Handled { waits: true, ..Handled::default() });
         }
+        // The copies first: a note without a copy would pass for one.
+        let notes = self.put_off(job, waiting).await?;
+        note(self.state.as_ref(), &job.names.resource, &notes, self.clock.now()).await?;
         Ok(Handled { waits: true, ..Handled::default() })
     }
 
-    /// Puts a copy for each of them, so that a target that fails holds up its own playbook alone. What is to be noted of it: nothing
-    /// but deletions, of which there are few, since all else may come by the thousand while a target fails.
+    /// Puts a copy for each of them, so that a target that fails holds up its own playbook alone. What is to be noted of it.
     pub(super) async fn put_off(&self, job: Job<'_>, waiting: &[(&Plan, Duration)]) -> Result<Vec<(String, Waits)>, StoreError> {
         let Job { task, names, .. } = job;
         let now = self.clock.now();
@@ -37,12 +41,11 @@ impl Dispatcher {
         for (plan, wait) in waiting {
             // Who would have wanted it is not known of playbooks that cannot be read: all are asked again, and the others are known.
             let playbook = plan.is_named().then(|| plan.name.clone());
-            let noted = playbook.is_some() && is_deletion(&task.item);
             let copy = Task { playbook, ..task.clone() };
             self.put(job.queue, Work::Item(Box::new(copy)), *wait).await?;
-            if noted {
+            if plan.is_named() {
                 let next = now.saturating_add(SignedDuration::try_from(*wait).unwrap_or_default()).unwrap_or(now);
-                notes.push((run_key(&names.item, &plan.name), waits(plan, task, task.attempt, next)));
+                notes.push((run_key(&names.item, &plan.name), Waits { untried: true, ..waits(plan, task, task.attempt, next) }));
             }
         }
         Ok(notes)

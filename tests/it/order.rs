@@ -6,11 +6,12 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use indicator_relay::dispatch::{self, Fetch, Plan, Reading};
-use indicator_relay::notifications::item::{ChangeType, Item, QUEUE, Work};
+use indicator_relay::notifications::item::{ChangeType, Event, Item, QUEUE, Work};
 use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::playbooks::NotFound;
 use indicator_relay::playbooks::action::Action;
 use indicator_relay::storage::Queue as _;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -287,4 +288,89 @@ async fn a_deletion_that_meets_somebody_at_work_keeps_its_place() {
     world.deliver(&created(message(&world, "e3"))).await;
     world.work().await;
     assert_eq!(tags(&world, "reads"), ["e1", "e2", "e3"]);
+}
+
+/// What happens next to a message.
+#[derive(Debug, Clone)]
+enum Step {
+    Change(ChangeType),
+    Pass(u16),
+    /// The target of one playbook fails, or does so no more.
+    Fails(usize, bool),
+    Work(u16),
+    /// Two processes at once.
+    Two,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => prop::sample::select(&ChangeType::ALL[..]).prop_map(Step::Change),
+        2 => (0_u16..90).prop_map(Step::Pass),
+        2 => (0_usize..2, any::<bool>()).prop_map(|(which, fails)| Step::Fails(which, fails)),
+        4 => (0_u16..60).prop_map(Step::Work),
+        2 => Just(Step::Two),
+    ]
+}
+
+const NAMES: [&str; 2] = ["plain", "reads"];
+
+async fn history(steps: &[Step]) -> Result<(), TestCaseError> {
+    let failing: Arc<[AtomicBool; 2]> = Arc::default();
+    let script = Arc::clone(&failing);
+    let mut world = World::new(move |call| {
+        let which = NAMES.iter().position(|name| call.target == format!("/hook/{name}"));
+        let fails = which.is_some_and(|which| script[which].load(Ordering::Relaxed));
+        if fails { Answer::Json(503, json!({})) } else { ok() }
+    })
+    .await;
+    world.plans = vec![world.hook(NAMES[0]), world.fetching_hook(NAMES[1], "users/u1/messages")];
+    let mut told: Vec<ChangeType> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Change(change) => {
+                // So far apart that their order is plain, and each is seen before the next one comes.
+                let item = Item { event: Event::Change(*change), ..message(&world, &told.len().to_string()) };
+                world.deliver(&item).await;
+                told.push(*change);
+                world.work_for(Duration::ZERO).await;
+                world.clock.advance(Duration::from_secs(2));
+            }
+            Step::Pass(seconds) => world.clock.advance(Duration::from_secs(u64::from(*seconds))),
+            Step::Fails(which, fails) => failing[*which].store(*fails, Ordering::Relaxed),
+            Step::Work(seconds) => drop(world.work_for(Duration::from_secs(u64::from(*seconds))).await),
+            Step::Two => {
+                let (one, other) = (world.dispatcher(), world.dispatcher());
+                tokio::join!(world.handle_one(&one), world.handle_one(&other));
+            }
+        }
+    }
+    for fails in failing.iter() {
+        fails.store(false, Ordering::Relaxed);
+    }
+    world.work().await;
+    prop_assert!(world.dead().await.is_empty());
+    for name in NAMES {
+        // What failed acted on nothing: the last call of each is its effect.
+        let calls: Vec<usize> = tags(&world, name).iter().filter_map(|tag| tag.parse().ok()).collect();
+        let at = |number: usize| calls.iter().rposition(|call| *call == number);
+        for (number, change) in told.iter().enumerate() {
+            let is_deletion = *change == ChangeType::Deleted;
+            prop_assert!(at(number).is_some() || name == "reads" && !is_deletion, "{} has not had {}", name, number);
+            for other in (0..told.len()).filter(|_| is_deletion) {
+                let (Some(deletion), Some(other_at)) = (at(number), at(other)) else { continue };
+                prop_assert_eq!(deletion.cmp(&other_at), number.cmp(&other), "{} of {:?}: {:?}", name, told, calls);
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn deletions_keep_their_place_whatever_fails(steps in prop::collection::vec(step(), 1..30)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(history(&steps))?;
+    }
 }
