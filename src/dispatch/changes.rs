@@ -35,7 +35,7 @@ impl Dispatcher {
         let task = job.task;
         let dead = |reason: String| Ended::Dead { reason, done: task.done.clone() };
         let again = |wait, counts, cause| Ended::Again { wait, counts, cause, done: task.done.clone() };
-        let root = match path::of_delta(&reading.resource, reading.select.as_deref()) {
+        let root = match path::of_delta(job.root(reading), reading.select.as_deref()) {
             Ok(root) => root,
             Err(refused) => return Ok(dead(refused.to_string())),
         };
@@ -62,7 +62,7 @@ impl Dispatcher {
                 }
                 Err(Trouble::Forbidden(reason) | Trouble::Refused(reason)) => return Ok(dead(reason)),
             };
-            objects += self.tell(job, reading, &playbooks, page.objects, at.since).await?;
+            objects += self.tell(job, reading, &playbooks, page.objects, &at).await?;
             at.pages += 1;
             match page.next {
                 Next::Page(_) if at.pages >= MOST_PAGES => {
@@ -110,10 +110,10 @@ impl Dispatcher {
         reading: &Reading,
         playbooks: &[String],
         objects: Vec<Value>,
-        since: Option<Timestamp>,
+        at: &Place,
     ) -> Result<usize, DispatchError> {
-        let news = objects.into_iter().filter(|object| since.is_none_or(|since| is_since(object, since)));
-        let found: Vec<Item> = news.map(|object| found(&job.task.item, &reading.resource, object)).collect();
+        let news = objects.into_iter().filter(|object| at.since.is_none_or(|since| is_since(object, since)));
+        let found: Vec<Item> = news.map(|object| found(&job.task.item, job.root(reading), object, at.began)).collect();
         let count = found.len();
         let mut works = Vec::with_capacity(found.len() * playbooks.len());
         for item in found {
@@ -149,7 +149,7 @@ impl Place {
 fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
     let sharing = |other: &&Plan| match &other.fetch {
         Fetch::Delta(reading) => {
-            let same = path::of_delta(&reading.resource, reading.select.as_deref()).is_ok_and(|path| path == root);
+            let same = path::of_delta(job.root(reading), reading.select.as_deref()).is_ok_and(|path| path == root);
             let told = !job.task.had.contains(&other.name) && (other.matches)(&job.task.item, job.made_for);
             other.name == plan.name || same && told
         }
@@ -159,7 +159,7 @@ fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
 }
 
 /// The object as an item: it looks like a notification of its own, and is known again by its tag or, without one, its content.
-fn found(item: &Item, root: &str, object: Value) -> Item {
+fn found(item: &Item, root: &str, object: Value, read: Timestamp) -> Item {
     let text = |name: &str| object.get(name).and_then(Value::as_str);
     let id = text("id").unwrap_or_default();
     let tag = ["@odata.etag", "eTag", "cTag"].into_iter().find_map(text).map(str::to_owned);
@@ -181,6 +181,7 @@ fn found(item: &Item, root: &str, object: Value) -> Item {
         encrypted: None,
         tokens: Vec::new(),
         object: Some(object),
+        read: Some(read),
         ..item.clone()
     }
 }

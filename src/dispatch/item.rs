@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use super::fetch::Trouble;
 use super::key::{Names, action_key, run_key};
-use super::order::{cover, creates, grace, must_wait, open_runs, waits, writes};
+use super::order::{Place, Written, by_turn, cover, creates, open_runs, waits, writes};
 use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion, reads_by_itself};
-use super::turns::{Run, Seen, Turn, TurnError, Waits, look};
+use super::turns::{Run, Turn, TurnError, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
 use crate::notifications::item::{ChangeType, Item, Task, Work};
+use crate::notifications::resources::{Fetch as Kind, Resource};
 use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
 use crate::playbooks::{NotFound, OnFailure};
@@ -66,6 +67,17 @@ pub(super) struct Job<'a> {
     pub made_for: Option<&'a Wanted>,
 }
 
+impl<'a> Job<'a> {
+    /// Below what the subscription is made on that told of it: the playbook may have wanted something else then. Where the one tells
+    /// of objects and the other of changes below a root, the read that the playbook asks for fits its own resource alone.
+    pub(super) fn root(&self, reading: &'a Reading) -> &'a str {
+        let tells_of_changes = |resource: &str| Resource::of(resource).is_some_and(|kind| kind.fetch == Kind::Delta);
+        let own = reading.resource.as_str();
+        let made_for = self.made_for.map(|made_for| made_for.resource.as_str());
+        made_for.filter(|made_for| tells_of_changes(made_for) == tells_of_changes(own)).unwrap_or(own)
+    }
+}
+
 /// Objects that were read for this item, by path: playbooks that ask alike share one read.
 type Read = HashMap<String, (Timestamp, Result<Value, Trouble>)>;
 
@@ -87,26 +99,26 @@ impl Dispatcher {
             return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
         }
         let names = Names::of(&task.item);
+        let job = Job { queue, task: &task, names: &names, plans, made_for };
         let now = self.clock.now();
         let seen = look(self.state.as_ref(), &names.resource, now).await?;
         let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
         if open.is_empty() {
             return Ok(handled);
         }
-        if seen.resource.held_until(now).is_some() {
-            return self.wait_turn(queue, task, TURN).await;
-        }
-        if let Some(wait) = must_wait(&seen.resource, &task.item, &names, &open, now).max(grace(&task, now)) {
-            let wait = if is_deletion(&task.item) { self.put_off(seen, &task, &names, &open, wait).await? } else { wait };
-            return self.wait_turn(queue, task, wait).await;
+        let (ready, waiting) = by_turn(&seen.resource, &task, &names, &open, now);
+        if ready.is_empty() {
+            return self.wait_turn(job, &waiting, seen.resource.held_until(now).is_some()).await;
         }
         let mut turn = match Turn::take(&self.state, &self.clock, seen, &names.item, &self.turns).await {
             Ok(turn) => turn,
-            Err(TurnError::TakenOver) => return self.wait_turn(queue, task, TURN).await,
+            Err(TurnError::TakenOver) => {
+                let all: Vec<_> = open.into_iter().map(|plan| (plan, TURN)).collect();
+                return self.wait_turn(job, &all, true).await;
+            }
             Err(error) => return Err(error.into()),
         };
-        let job = Job { queue, task: &task, names: &names, plans, made_for };
-        match self.work(job, &open, &mut turn, &mut handled).await {
+        match self.work(job, (&ready, &waiting), &mut turn, &mut handled).await {
             Ok(()) => turn.end().await?,
             Err(error) => {
                 turn.give_up().await;
@@ -116,38 +128,18 @@ impl Dispatcher {
         Ok(handled)
     }
 
-    /// Notes that a deletion waits, so that what comes back after it waits behind it. How long it is to wait.
-    async fn put_off(
-        &self,
-        seen: Seen,
-        task: &Task,
-        names: &Names,
-        open: &[&Plan],
-        wait: Duration,
-    ) -> Result<Duration, DispatchError> {
-        let now = self.clock.now();
-        let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
-        let untried = task.playbook.is_none();
-        let run = |plan: &&Plan| (run_key(&names.item, &plan.name), Waits { untried, ..waits(plan, task, task.attempt, next) });
-        match Turn::note(&self.state, &self.clock, seen, &names.item, open.iter().map(run).collect()).await {
-            Ok(()) => Ok(wait),
-            // Somebody works on it just now: it looks again.
-            Err(TurnError::TakenOver) => Ok(TURN),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn wait_turn(&self, queue: &str, task: Task, wait: Duration) -> Result<Handled, DispatchError> {
-        self.put(queue, Work::Item(Box::new(task)), wait).await?;
-        Ok(Handled { waits: true, ..Handled::default() })
-    }
-
     /// Runs the playbooks one after the other; what is to come is in a queue or store before the turn ends.
-    async fn work(&self, job: Job<'_>, open: &[&Plan], turn: &mut Turn, handled: &mut Handled) -> Result<(), DispatchError> {
+    async fn work(
+        &self,
+        job: Job<'_>,
+        (ready, waiting): (&[&Plan], &[(&Plan, Duration)]),
+        turn: &mut Turn,
+        handled: &mut Handled,
+    ) -> Result<(), DispatchError> {
         let Job { task, names, .. } = job;
         let mut read = Read::new();
         let mut opened = None;
-        for plan in open {
+        for plan in ready {
             if turn.resource.runs.get(&run_key(&names.item, &plan.name)).is_some_and(|run| matches!(run, Run::Done(_)))
                 && plan.reads(&task.item)
             {
@@ -161,6 +153,10 @@ impl Dispatcher {
             };
             self.record(job, plan, ended, turn, handled).await?;
         }
+        for (run, waits) in self.put_off(job, waiting).await? {
+            turn.resource.note(&run, &waits);
+        }
+        handled.waits = !waiting.is_empty();
         if is_deletion(&task.item) {
             turn.resource.deleted = turn.resource.deleted.max(Some(task.item.received));
         }
@@ -282,7 +278,7 @@ impl Dispatcher {
         } else if let Fetch::Resource(reading) = &plan.fetch
             && plan.reads(item)
         {
-            match self.object(task, plan, reading, turn, read).await? {
+            match self.object(job, plan, reading, turn, read).await? {
                 Ok((at, object)) => {
                     began = at;
                     object
@@ -302,14 +298,15 @@ impl Dispatcher {
     /// The object with the time at which its read began, if it was read, or what follows from not having it.
     async fn object(
         &self,
-        task: &Task,
+        job: Job<'_>,
         plan: &Plan,
         reading: &Reading,
         turn: &mut Turn,
         read: &mut Read,
     ) -> Result<Result<(Option<Timestamp>, Option<Value>), Ended>, DispatchError> {
+        let task = job.task;
         let without = |at: Timestamp| Ok(Ok((Some(at), None)));
-        let path = match path::of_object(&reading.resource, &task.item, reading.select.as_deref()) {
+        let path = match path::of_object(job.root(reading), &task.item, reading.select.as_deref()) {
             Ok(path) => path,
             // Nothing was read that could stand for another item.
             Err(refused) if !reading.asked || reading.on_failure == OnFailure::Continue => {
@@ -360,8 +357,7 @@ impl Dispatcher {
     ) -> Result<Ended, DispatchError> {
         let mut done = job.task.done.clone();
         let mut later = None;
-        // Messages of who went away come again after those that came later.
-        let (writes, as_of) = (writes(&plan.name), read.unwrap_or(job.task.item.received));
+        let (writes, place) = (writes(&plan.name), Place::of(&job.task.item));
         for (label, action) in steps(actions) {
             let key = action_key(&plan.name, &label, &job.names.item);
             let mark = format!("{REFUSED}{key} ");
@@ -369,12 +365,12 @@ impl Dispatcher {
                 continue;
             }
             turn.keep().await?;
-            let outdated = turn.resource.written.get(&writes).is_some_and(|at| *at > as_of);
+            let outdated = turn.resource.written.get(&writes).is_some_and(|written| written.is_newer_than(place, read));
             let order = Order { action: &action, key: &key, ends: turn.ends(), outdated };
             match self.performer.perform(&order).await {
                 Outcome::Done => {
                     if action.replaces() && !outdated {
-                        turn.resource.written.insert(writes.clone(), as_of);
+                        turn.resource.written.insert(writes.clone(), Written { place, read });
                     }
                     done.push(key);
                 }

@@ -14,6 +14,7 @@ mod path;
 mod plan;
 mod sweep;
 mod turns;
+mod wait;
 
 use std::fmt;
 use std::sync::Arc;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::key::run_key;
+use super::order::{Place, Written};
 use crate::notifications::item::ChangeType;
 use crate::platform::clock::Clock;
 use crate::storage::{CommitError, StateStore, StoreError, Version, Write};
@@ -28,6 +30,10 @@ const LEFT: Duration = Duration::from_secs(120);
 const SKEW: SignedDuration = SignedDuration::from_secs(10);
 /// A copy that is later than this was taken away by somebody.
 const LATE: SignedDuration = SignedDuration::from_mins(15);
+/// While a target fails, changes may come by the thousand: so many that wait for their turn are noted, beside deletions.
+const MOST_UNTRIED: usize = 64;
+/// Whose write meets another's tries again so often.
+const TRIES: usize = 8;
 /// So many runs are remembered for one resource, whatever the time: its row stays small.
 const MOST_RUNS: usize = 4_000;
 
@@ -45,9 +51,9 @@ pub(super) struct Resource {
     /// By playbook: when its run for a creation was done, which happens once to a resource.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub created: BTreeMap<String, Timestamp>,
-    /// By playbook: as of when it last wrote what the next write takes the place of.
+    /// By playbook: what it last wrote that the next write takes the place of.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub written: BTreeMap<String, Timestamp>,
+    pub written: BTreeMap<String, Written>,
     /// Items whose holder went away: whatever it sent holds an older state than what is read now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     broken: BTreeMap<String, Timestamp>,
@@ -79,24 +85,27 @@ pub(super) enum Run {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waits {
     pub playbook: String,
-    pub received: Timestamp,
+    /// Of its item.
+    pub place: Place,
     pub attempt: u32,
     /// When the copy becomes visible.
     pub next: Timestamp,
     /// It reads when it runs: a later read stands for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reads: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub deletion: bool,
     /// Only a read for the same type of change stands for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeType>,
-    /// When it happened, if the service says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub happened: Option<Timestamp>,
-    /// It was not tried yet: what comes is its own message, for all playbooks.
+    /// It was not its turn yet. Deletions keep their order with it; what else comes does as it would have without the note, so that
+    /// many are soon worked off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untried: bool,
+}
+
+impl Run {
+    fn is_untried(&self) -> bool {
+        matches!(self, Self::Waits(waits) if waits.untried)
+    }
 }
 
 /// Where to go on reading changes.
@@ -149,6 +158,18 @@ impl Resource {
         })
     }
 
+    /// A copy is on its way, unless more is known of it, or too much is to be remembered.
+    pub(super) fn note(&mut self, run: &str, waits: &Waits) {
+        let more = match self.runs.get(run) {
+            Some(Run::Done(_)) => true,
+            Some(Run::Waits(known)) => known.attempt > waits.attempt,
+            None => !waits.place.deletion && self.runs.values().filter(|run| run.is_untried()).count() >= MOST_UNTRIED,
+        };
+        if !more {
+            self.runs.insert(run.to_owned(), Run::Waits(waits.clone()));
+        }
+    }
+
     /// Nothing that is still needed.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         let mut left = self.clone();
@@ -165,7 +186,7 @@ impl Resource {
         });
         self.covered.retain(|_, at| recent(*at));
         self.created.retain(|_, at| recent(*at));
-        self.written.retain(|_, at| recent(*at));
+        self.written.retain(|_, written| recent(written.place.known.max(written.read.unwrap_or(Timestamp::MIN))));
         self.broken.retain(|_, at| recent(*at));
         self.deleted = self.deleted.filter(|at| recent(*at));
         if self.runs.len() > MOST_RUNS {
@@ -255,6 +276,30 @@ impl Held {
     }
 }
 
+/// Stores that runs wait, also while somebody works on the resource, who takes it over with the next write. Where many write, it is
+/// left out after some tries: the copies look again.
+pub(super) async fn note(
+    store: &dyn StateStore,
+    resource: &str,
+    runs: &[(String, Waits)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for _ in 0..TRIES {
+        let mut seen = look(store, resource, now).await?;
+        for (run, waits) in runs {
+            seen.resource.note(run, waits);
+        }
+        let value = serde_json::to_vec(&seen.resource).unwrap_or_default();
+        let write = Write::PutIf { key: seen.key, value, version: seen.version };
+        match store.commit(PARTITION, vec![write]).await {
+            Err(CommitError::Conflict { .. }) => {}
+            Err(CommitError::Failed(error)) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
 /// The right to work on a resource. One that is dropped ends by itself; what was done under it is then repeated.
 #[derive(Debug)]
 pub(super) struct Turn {
@@ -282,20 +327,6 @@ impl Turn {
         let mut turn = Self { held: held.clone(), ..Self::over(store, clock, seen, item) };
         turn.write(true, version).await?;
         Ok(turn)
-    }
-
-    /// Stores that runs wait, without taking the turn.
-    pub(super) async fn note(
-        store: &Arc<dyn StateStore>,
-        clock: &Arc<dyn Clock>,
-        seen: Seen,
-        item: &str,
-        runs: Vec<(String, Waits)>,
-    ) -> Result<(), TurnError> {
-        let version = seen.version.clone();
-        let mut turn = Self::over(store, clock, seen, item);
-        turn.resource.runs.extend(runs.into_iter().map(|(run, waits)| (run, Run::Waits(waits))));
-        turn.write(false, version).await
     }
 
     /// Whoever held the turn before is gone.
@@ -350,33 +381,65 @@ impl Turn {
         }
     }
 
-    async fn write(&mut self, hold: bool, version: Option<Version>) -> Result<(), TurnError> {
+    async fn write(&mut self, hold: bool, mut version: Option<Version>) -> Result<(), TurnError> {
         let (began, now) = (self.clock.monotonic(), self.clock.now());
         let until = now.saturating_add(SignedDuration::try_from(LEASE).unwrap_or(SignedDuration::MAX)).unwrap_or(now);
-        self.resource.lease = hold.then(|| Lease { item: self.item.clone(), until });
+        let lease = hold.then(|| Lease { item: self.item.clone(), until });
+        let mine = std::mem::replace(&mut self.resource.lease, lease);
         self.resource.forget(now);
-        let value = serde_json::to_vec(&self.resource).unwrap_or_default();
-        let write = Write::PutIf { key: self.key.clone(), value, version };
         // Before it is there: cut off in between, it is given back all the same.
         if hold {
             self.held.note(&self.key, Some(&self.item));
         }
-        let versions = self.store.commit(PARTITION, vec![write]).await?;
-        self.version = versions.into_iter().next().ok_or(TurnError::TakenOver)?;
-        self.ends = began + LEASE;
-        if !hold {
-            self.held.note(&self.key, None);
+        for _ in 0..TRIES {
+            let value = serde_json::to_vec(&self.resource).unwrap_or_default();
+            let write = Write::PutIf { key: self.key.clone(), value, version };
+            match self.store.commit(PARTITION, vec![write]).await {
+                Ok(versions) => {
+                    self.version = versions.into_iter().next().ok_or(TurnError::TakenOver)?;
+                    self.ends = began + LEASE;
+                    if !hold {
+                        self.held.note(&self.key, None);
+                    }
+                    return Ok(());
+                }
+                Err(CommitError::Conflict { .. }) if mine.is_some() => version = self.take_over_notes(mine.as_ref(), now).await?,
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
+        Err(TurnError::TakenOver)
+    }
+
+    /// Somebody wrote under our turn. What only notes that others wait is taken over; the version under which it is stored.
+    async fn take_over_notes(&mut self, mine: Option<&Lease>, now: Timestamp) -> Result<Option<Version>, TurnError> {
+        let resource = self.key.strip_prefix(ROWS.0).unwrap_or_default();
+        let stored = look(self.store.as_ref(), resource, now).await?;
+        if stored.resource.lease.as_ref() != mine {
+            return Err(TurnError::TakenOver);
+        }
+        for (run, known) in &stored.resource.runs {
+            // Of the item at work we know more than the row does.
+            if let Run::Waits(waits) = known
+                && *run != run_key(&self.item, &waits.playbook)
+            {
+                self.resource.note(run, waits);
+            }
+        }
+        Ok(stored.version)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notifications::item::{Event, Item, Origin};
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a time")
+    }
+
+    fn place(received: &str) -> Place {
+        Place::of(&Item::new(Origin::Graph, at(received), Event::Change(ChangeType::Updated)))
     }
 
     #[test]
@@ -385,7 +448,8 @@ mod tests {
         resource.runs.insert("a".to_owned(), Run::Done(at("2026-11-24T09:00:00Z").as_second()));
         resource.covered.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
         resource.created.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
-        resource.written.insert("p".to_owned(), at("2026-11-24T09:00:00Z"));
+        let written = Written { place: place("2026-11-24T08:30:00Z"), read: Some(at("2026-11-24T09:00:00Z")) };
+        resource.written.insert("p".to_owned(), written);
         assert!(!resource.is_over(at("2026-11-24T16:59:59Z")));
         assert!(resource.is_over(at("2026-11-24T17:00:00Z")));
         resource.delta.insert("d".to_owned(), Delta { link: "/x".to_owned(), at: at("2026-11-24T09:00:00Z"), unfinished: None });
@@ -399,18 +463,8 @@ mod tests {
             let second = at("2026-11-24T09:00:00Z").as_second() + i64::try_from(i).expect("small");
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
-        let (received, next) = (at("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits {
-            playbook: "p".to_owned(),
-            received,
-            attempt: 1,
-            next,
-            reads: false,
-            deletion: false,
-            change: None,
-            happened: None,
-            untried: false,
-        };
+        let (place, next) = (place("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
+        let waits = Waits { playbook: "p".to_owned(), place, attempt: 1, next, reads: false, change: None, untried: false };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

@@ -133,6 +133,9 @@ pub struct Item {
     /// The object itself, where the producer has it: a poll does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<Value>,
+    /// When the read began that found the object, where that was after the receipt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Timestamp>,
 }
 
 impl Item {
@@ -152,6 +155,7 @@ impl Item {
             encrypted: None,
             tokens: Vec::new(),
             object: None,
+            read: None,
         }
     }
 

@@ -26,7 +26,7 @@ use crate::worker::{Answer, Call, World, graph, in_turn, ok, plan, reading, webh
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn deleted(mut item: Item) -> Item {
+pub(crate) fn deleted(mut item: Item) -> Item {
     item.event = Event::Change(ChangeType::Deleted);
     item
 }
@@ -201,12 +201,12 @@ async fn a_deletion_runs_last_though_it_came_first() {
     assert_eq!(tags, ["e1", "e1", "e1", "e2"], "also while the update before it is tried again");
 }
 
-fn tags(world: &World, name: &str) -> Vec<String> {
+pub(crate) fn tags(world: &World, name: &str) -> Vec<String> {
     let calls = world.hooked().into_iter().filter(|call| call.target == format!("/hook/{name}"));
     calls.map(|call| call.json()["tag"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-fn created(mut item: Item) -> Item {
+pub(crate) fn created(mut item: Item) -> Item {
     item.event = Event::Change(ChangeType::Created);
     item
 }

@@ -23,6 +23,7 @@ mod mistakes;
 mod model;
 mod notifications;
 mod ordeal;
+mod order;
 mod playbooks;
 mod playbooks_program;
 mod polling;
