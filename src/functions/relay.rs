@@ -19,6 +19,8 @@ pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 const TIMEOUT_KEY: &str = "AzureFunctionsJobHost__functionTimeout";
 /// How long the product may take to open. Whoever waits longer for a vault only holds invocations up.
 const OPENING: Duration = Duration::from_secs(60);
+/// From the host's first question until what is around is looked at without being asked.
+const AFTER_READINESS: Duration = Duration::from_millis(20);
 /// Between two lines about deliveries without a body.
 const QUIET: Duration = Duration::from_secs(60);
 /// The longest time that the host can write, in days.
@@ -96,6 +98,8 @@ impl Relay {
 
     /// Looks at what is around before an invocation needs it: certificates take longer to read than all else at the start.
     pub(super) async fn prepare(&self) {
+        // An invocation that comes at once looks by itself, and a handshake that does needs none of it.
+        self.clock.alarm(AFTER_READINESS).await;
         let needed = !self.app.has_begun() && !self.receiver.has_begun();
         if needed && let Err(error) = (self.look)().await {
             tracing::error!("{error}");

@@ -31,6 +31,8 @@ const HANDSHAKE: Question = Question {
     request: "POST /api/notifications?validationToken=Validation%3a+Testing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 0\r\n\r\n",
     answer: "\r\n\r\nValidation: Testing",
 };
+/// So many times as many pairs under the host.
+const HOSTED: usize = 10;
 /// Long after anything useful.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Sockets of this address cannot be the other end of themselves while nobody listens yet.
@@ -54,13 +56,14 @@ pub(super) async fn run(pairs: usize) -> anyhow::Result<()> {
         for i in 0..pairs {
             pair(i, &bare, &product, &mut all, async |program| start(program, question).await).await?;
         }
-        report(question.name, "from the start of the process", &all);
+        report(question.name, "from the start of the process", ("medians", median), &all);
     }
     let mut all = (Vec::new(), Vec::new());
-    for i in 0..pairs {
+    for i in 0..pairs * HOSTED {
         pair(i, &bare, &product, &mut all, hosted).await?;
     }
-    report(HANDSHAKE.name, "at the door of the host, from its start", &all);
+    // Whether the host's first look comes a little too early makes 25 ms: a median would only say which happens more often.
+    report(HANDSHAKE.name, "at the door of the host, from its start", ("means", mean), &all);
     Ok(())
 }
 
@@ -82,16 +85,21 @@ async fn pair(
     Ok(())
 }
 
-fn report(question: &str, from: &str, (floor, ours): &(Vec<f64>, Vec<f64>)) {
+fn report(question: &str, from: &str, (name, typical): (&str, fn(Vec<f64>) -> f64), (floor, ours): &(Vec<f64>, Vec<f64>)) {
     let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
-    let (bare, product) = (median(floor.clone()), median(ours.clone()));
+    let (bare, product) = (typical(floor.clone()), typical(ours.clone()));
     println!(
-        "start: {question} answered, {from}: bare {bare:.2} ms (at best {:.2}), product {product:.2} ms (at best {:.2}); medians of {} pairs: {:.2} × (target 1.5)",
+        "start: {question} answered, {from}: bare {bare:.2} ms (at best {:.2}), product {product:.2} ms (at best {:.2}); {name} of {} pairs: {:.2} × (target 1.5)",
         least(floor),
         least(ours),
         ours.len(),
         product / bare
     );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a mean for people")]
+fn mean(all: Vec<f64>) -> f64 {
+    all.iter().sum::<f64>() / all.len() as f64
 }
 
 fn name(program: &Path) -> String {
