@@ -56,7 +56,7 @@ pub(super) async fn run(pairs: usize) -> anyhow::Result<()> {
         for i in 0..pairs {
             pair(i, &bare, &product, &mut all, async |program| start(program, question).await).await?;
         }
-        report(question.name, "from the start of the process", ("medians", median), &all);
+        report(question.name, "from the start of the process", ("medians", |all| median(all.to_vec())), &all);
     }
     let mut all = (Vec::new(), Vec::new());
     for i in 0..pairs * HOSTED {
@@ -85,9 +85,9 @@ async fn pair(
     Ok(())
 }
 
-fn report(question: &str, from: &str, (name, typical): (&str, fn(Vec<f64>) -> f64), (floor, ours): &(Vec<f64>, Vec<f64>)) {
+fn report(question: &str, from: &str, (name, typical): (&str, fn(&[f64]) -> f64), (floor, ours): &(Vec<f64>, Vec<f64>)) {
     let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
-    let (bare, product) = (typical(floor.clone()), typical(ours.clone()));
+    let (bare, product) = (typical(floor), typical(ours));
     println!(
         "start: {question} answered, {from}: bare {bare:.2} ms (at best {:.2}), product {product:.2} ms (at best {:.2}); {name} of {} pairs: {:.2} × (target 1.5)",
         least(floor),
@@ -98,7 +98,7 @@ fn report(question: &str, from: &str, (name, typical): (&str, fn(Vec<f64>) -> f6
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
-fn mean(all: Vec<f64>) -> f64 {
+fn mean(all: &[f64]) -> f64 {
     all.iter().sum::<f64>() / all.len() as f64
 }
 
