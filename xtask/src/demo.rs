@@ -34,11 +34,15 @@ impl Arguments {
     /// Text for people: beside the JSON document, if one is asked for.
     fn say(&self, text: &str) {
         let text: Vec<String> = text.split('\n').map(wrapped).collect();
-        let text = text.join("\n");
+        self.pass_on(&text.join("\n"));
+    }
+
+    /// What a program printed, as it is.
+    fn pass_on(&self, text: &str) {
         if self.json {
             eprintln!("{text}");
         } else {
-            print(&text);
+            print(text);
         }
     }
 }

@@ -47,8 +47,7 @@ pub(super) async fn show(
     arguments.say(&format!(
         "\nNow the other way round: what happens at Microsoft reaches ThreatConnect. A playbook of Indicator Relay says what is done about \
          which change. Two are in playbooks.toml; both call the webhook of a playbook in ThreatConnect:\n\n{}\n\
-         The product runs beside this, at an address that Microsoft Graph can reach, and subscribes at its start to what the playbooks\n\
-         ask for:\n\n\
+         The product runs beside this, at an address that Microsoft Graph can reach, and subscribes at its start to what the playbooks ask for:\n\n\
          $ export PLAYBOOKS_FILE=playbooks.toml PUBLIC_URL=http://{address} TC_PLAYBOOK_URL=...\n\
          $ indicator-relay serve --listen {address} &\n\
          $ indicator-relay subscriptions list\n",
@@ -174,7 +173,7 @@ impl Stage<'_> {
         let mut command = Command::new(program);
         command.args(["subscriptions", "list"]).envs(environment).stderr(Stdio::inherit());
         let output = command.output().await.context("failed to start indicator-relay")?;
-        self.arguments.say(String::from_utf8_lossy(&output.stdout).trim_end());
+        self.arguments.pass_on(String::from_utf8_lossy(&output.stdout).trim_end());
         ensure!(output.status.success(), "the subscriptions cannot be listed: {}", output.status);
         let (handshakes, made) = {
             let world = self.emulator.world();
