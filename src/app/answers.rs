@@ -8,11 +8,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{FutureExt as _, Shared};
-use tokio::task::AbortHandle;
-
 use crate::notifications::profile::Profile;
-use crate::platform::clock::{BoxFuture, Clock};
+use crate::platform::clock::Clock;
+use crate::platform::reading::Reading;
 use crate::playbooks;
 use crate::storage::document::Document;
 
@@ -41,8 +39,7 @@ struct State {
     due: Duration,
     /// When the first reading began.
     began: Option<Duration>,
-    /// Under way, or ended; a task of its own, which goes on when nobody waits any more.
-    reading: Option<(AbortHandle, Shared<BoxFuture<'static, ()>>)>,
+    reading: Option<Reading>,
 }
 
 impl fmt::Debug for Answers {
@@ -69,19 +66,17 @@ impl Answers {
         let mut state = self.0.state();
         let Some(document) = state.document.clone() else { return };
         let now = self.0.clock.monotonic();
-        if now < state.due || state.is_reading() {
+        if now < state.due || state.reading.as_ref().is_some_and(Reading::is_under_way) {
             return;
         }
         let inner = Arc::clone(&self.0);
-        let task = tokio::spawn(async move {
+        let work = async move {
             let read = document.read().await;
             // A large document takes its time, which deliveries do not have.
             drop(tokio::task::spawn_blocking(move || inner.take(read)).await);
-        });
-        let handle = task.abort_handle();
-        let ended: BoxFuture<'static, ()> = Box::pin(task.map(drop));
+        };
         state.began.get_or_insert(now);
-        state.reading = Some((handle, ended.shared()));
+        state.reading = Some(Reading::begin(self.0.clock.as_ref(), work));
     }
 
     /// The answer under a name; none if no playbook names it. Waits no longer than `at_most`, and not at all after the first
@@ -92,24 +87,11 @@ impl Answers {
             let over = state.began.map(|began| began + PATIENCE).unwrap_or_default();
             (state.reading.clone(), over.saturating_sub(self.0.clock.monotonic()).min(at_most))
         };
-        if let Some((_, ended)) = reading
-            && !left.is_zero()
-        {
-            tokio::select! {
-                biased;
-                () = ended => {}
-                () = self.0.clock.alarm(left) => {}
-            }
+        if let Some(reading) = reading.filter(|_| !left.is_zero()) {
+            reading.end(self.0.clock.as_ref(), left).await;
         }
         let profiles = Arc::clone(&self.0.state().profiles);
         profiles.get(name).cloned()
-    }
-}
-
-impl State {
-    fn is_reading(&self) -> bool {
-        // What nobody waited for has an end, too.
-        self.reading.as_ref().is_some_and(|(task, _)| !task.is_finished())
     }
 }
 

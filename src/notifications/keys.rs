@@ -10,11 +10,10 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::future::{FutureExt as _, Shared};
-use tokio::task::AbortHandle;
 
 use super::client_state::Keys;
-use crate::platform::clock::{BoxFuture, Clock};
+use crate::platform::clock::Clock;
+use crate::platform::reading::Reading;
 use crate::platform::secret::Secret;
 use crate::platform::vault::SecretSource;
 use crate::storage::{CommitError, StateStore, Write};
@@ -62,15 +61,6 @@ struct State {
     /// When a client state did not fit and the keys were read for it.
     doubted: Option<Duration>,
     reading: Option<Reading>,
-}
-
-/// Under way, or ended; a task of its own, which goes on when nobody waits any more.
-#[derive(Clone)]
-struct Reading {
-    began: Duration,
-    /// Tells the end also where nobody waited for it.
-    task: AbortHandle,
-    ended: Shared<BoxFuture<'static, ()>>,
 }
 
 impl fmt::Debug for KeyRing {
@@ -125,11 +115,11 @@ impl KeyRing {
 
     /// Begins to read, unless somebody has begun.
     fn read(&self, state: &mut State) {
-        if state.reading.as_ref().is_some_and(|reading| !reading.task.is_finished()) {
+        if state.reading.as_ref().is_some_and(Reading::is_under_way) {
             return;
         }
         let ring = Arc::clone(&self.0);
-        let task = tokio::spawn(async move {
+        let work = async move {
             let read = ring.source.read().await;
             let now = ring.clock.monotonic();
             let mut state = ring.state();
@@ -150,20 +140,15 @@ impl KeyRing {
                     tracing::warn!("the keys of client states cannot be read, {held}: {error}");
                 }
             }
-        });
-        let handle = task.abort_handle();
-        let ended: BoxFuture<'static, ()> = Box::pin(task.map(drop));
-        state.reading = Some(Reading { began: self.0.clock.monotonic(), task: handle, ended: ended.shared() });
+        };
+        state.reading = Some(Reading::begin(self.0.clock.as_ref(), work));
     }
 
     async fn wait(&self, reading: Option<Reading>) {
-        let Some(Reading { began, ended, .. }) = reading else { return };
-        let waited = self.0.clock.monotonic().saturating_sub(began);
-        tokio::select! {
-            biased;
-            () = ended => {}
-            () = self.0.clock.alarm(PATIENCE.saturating_sub(waited)) => {}
-        }
+        let Some(reading) = reading else { return };
+        let clock = self.0.clock.as_ref();
+        let waited = clock.monotonic().saturating_sub(reading.began());
+        reading.end(clock, PATIENCE.saturating_sub(waited)).await;
     }
 }
 

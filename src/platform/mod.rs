@@ -8,6 +8,7 @@ pub mod http;
 pub mod identity;
 pub mod json;
 pub mod pacer;
+pub(crate) mod reading;
 pub mod schedule;
 pub mod secret;
 pub mod vault;
