@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use serde_json::Value;
 use url::Url;
 
@@ -83,6 +84,18 @@ pub struct Asked {
     /// An item of another group than theirs is of a subscription that is gone, or just made.
     pub together: Arc<Together>,
     pub certificates: Arc<Certificates>,
+}
+
+impl Asked {
+    /// The certificate of encrypted notifications, if somebody wants such and it ends soon: its label, the whole days
+    /// that are left, and what to do.
+    #[must_use]
+    pub fn ending(&self, now: Timestamp) -> Option<(&str, i64, String)> {
+        let rich = self.wanted.iter().any(|wanted| wanted.rich);
+        let (label, days) = self.certificates.ending(now).filter(|_| rich)?;
+        let remedy = "make a new one, and list it first in ENCRYPTION_CERTIFICATES";
+        Some((label, days, format!("the certificate `{label}` ends in {days} days; {remedy}")))
+    }
 }
 
 /// The playbooks of this process.

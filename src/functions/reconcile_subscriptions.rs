@@ -31,15 +31,8 @@ async fn answer(relay: Arc<Relay>, _: Envelope) -> Result<(), Failure> {
         }
         return Ok(());
     };
-    if let Some((secret, days)) =
-        asked.certificates.ending(app.exporter.now()).filter(|_| wanted.iter().any(|wanted| wanted.rich))
-    {
-        tracing::warn!(
-            event = "secret.expiring",
-            secret,
-            days,
-            "the certificate `{secret}` ends in {days} days; make a new one, and list it first in ENCRYPTION_CERTIFICATES"
-        );
+    if let Some((secret, days, told)) = asked.ending(app.exporter.now()) {
+        tracing::warn!(event = "secret.expiring", secret, days, "{told}");
     }
     let unwanted = if *complete { Unwanted::Delete } else { Unwanted::Keep };
     let report = match reconciler.run(wanted, unwanted, false).await {

@@ -37,12 +37,8 @@ pub(super) async fn check(app: &App, page: &mut String) -> bool {
     let reached = app.playbooks.reach(&asked).await;
     good &= remote(&reached, page);
     good &= permissions(&asked, reached.roles.as_ref(), page);
-    let rich = asked.wanted.iter().any(|wanted| wanted.rich);
-    if let Some((name, days)) = asked.certificates.ending(app.exporter.now()).filter(|_| rich) {
-        let _ = writeln!(
-            page,
-            "note  notifications: the certificate `{name}` ends in {days} days; make a new one, and list it first in ENCRYPTION_CERTIFICATES"
-        );
+    if let Some((_, _, told)) = asked.ending(app.exporter.now()) {
+        let _ = writeln!(page, "note  notifications: {told}");
     }
     if !asked.wanted.is_empty() && app.settings.notifications.subscription_schedule.longest_gap() > SLOWEST {
         let _ = writeln!(
