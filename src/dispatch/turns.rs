@@ -234,7 +234,10 @@ impl From<CommitError> for TurnError {
 
 /// The row of a resource; one that cannot be read is as good as none, since every effect has its own key.
 pub(super) async fn look(store: &dyn StateStore, resource: &str, now: Timestamp) -> Result<Seen, StoreError> {
-    let key = format!("{}{resource}", ROWS.0);
+    look_at(store, format!("{}{resource}", ROWS.0), now).await
+}
+
+async fn look_at(store: &dyn StateStore, key: String, now: Timestamp) -> Result<Seen, StoreError> {
     let row = store.get(PARTITION, &key).await?;
     let (mut resource, version) = match row {
         None => (Resource::default(), None),
@@ -261,8 +264,7 @@ impl Held {
     pub(super) async fn let_go(&self, store: &Arc<dyn StateStore>, clock: &Arc<dyn Clock>) -> Result<(), StoreError> {
         let held = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         for (key, item) in held {
-            let Some(name) = key.strip_prefix(ROWS.0) else { continue };
-            let seen = look(store.as_ref(), name, clock.now()).await?;
+            let seen = look_at(store.as_ref(), key, clock.now()).await?;
             if seen.resource.lease.as_ref().is_some_and(|lease| lease.item == item) {
                 let version = seen.version.clone();
                 let mut turn = Turn::over(store, clock, seen, &item);
@@ -412,8 +414,7 @@ impl Turn {
 
     /// Somebody wrote under our turn. What only notes that others wait is taken over; the version under which it is stored.
     async fn take_over_notes(&mut self, mine: Option<&Lease>, now: Timestamp) -> Result<Option<Version>, TurnError> {
-        let resource = self.key.strip_prefix(ROWS.0).unwrap_or_default();
-        let stored = look(self.store.as_ref(), resource, now).await?;
+        let stored = look_at(self.store.as_ref(), self.key.clone(), now).await?;
         if stored.resource.lease.as_ref() != mine {
             return Err(TurnError::TakenOver);
         }
