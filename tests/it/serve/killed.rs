@@ -114,17 +114,7 @@ impl Ordeal {
     async fn endured(&self) -> Endured {
         let mut served = Served::new(self.playbooks).await;
         served.set("SUBSCRIPTION_SCHEDULE", "0 0 0 1 1 *");
-        {
-            let notifications = &mut served.emulator.world().notifications;
-            notifications.doubled_permille = 100;
-            notifications.shuffled = true;
-            notifications.parallel = 4;
-            notifications.first_retry = Duration::from_millis(200);
-            // A machine that is busy with other things must not make the service lose what it has.
-            notifications.fewest_answers = usize::MAX;
-        }
-        served.emulator.world().resources.enforce_rate = false;
-        served.emulator.deliver_always();
+        rough(&mut served);
         let mut child = served.start().await;
         served.subscribe().await;
         let (mut dice, mut changes, mut names) = (Dice(self.seed), 0, BTreeMap::new());
@@ -155,31 +145,8 @@ impl Ordeal {
             started = Timestamp::now();
             child = served.spawn();
         }
-        self.finish(&served, &mut child).await;
+        finish(&served, &mut child).await;
         Endured { served, names, busy, caught }
-    }
-
-    /// All was delivered, and the queues are empty.
-    async fn finish(&self, served: &Served, child: &mut Child) {
-        let store = store(served);
-        let work = async {
-            loop {
-                runs(child, LOOK, served).await;
-                let left = served.emulator.world().notifications.pending();
-                if left == (0, 0) && store.count(QUEUE).await.expect("counted") == 0 {
-                    return;
-                }
-            }
-        };
-        let done = tokio::time::timeout(Duration::from_secs(1_200), work).await;
-        assert!(done.is_ok(), "it does not come to an end: {}", served.log());
-        assert_eq!(served.emulator.world().notifications.lost, [], "the service lost something itself");
-        for queue in [QUEUE, URGENT_QUEUE] {
-            assert_eq!(store.count(&poison_of(queue)).await.expect("counted"), 0);
-            assert_eq!(store.count(queue).await.expect("counted"), 0);
-        }
-        let dead = dispatch::list(&store, None).await.expect("listed");
-        assert!(dead.is_empty(), "{dead:#?}");
     }
 
     /// Requests with a key that came before: no more than what was under way when it was killed.
@@ -189,6 +156,46 @@ impl Ordeal {
         assert!(repeated <= self.kills * AT_ONCE, "{repeated} requests came again after {} kills", self.kills);
         repeated
     }
+}
+
+/// A service that delivers doubled, out of order and several at once, as soon as it can.
+pub(super) fn rough(served: &mut Served) {
+    {
+        let mut world = served.emulator.world();
+        let notifications = &mut world.notifications;
+        notifications.doubled_permille = 100;
+        notifications.shuffled = true;
+        notifications.parallel = 4;
+        notifications.first_retry = Duration::from_millis(200);
+        // A machine that is busy with other things must not make the service lose what it has.
+        notifications.fewest_answers = usize::MAX;
+        world.resources.enforce_rate = false;
+    }
+    served.emulator.deliver_always();
+}
+
+/// All was delivered, and the queues are empty.
+pub(super) async fn finish(served: &Served, child: &mut Child) {
+    let store = store(served);
+    let work = async {
+        loop {
+            runs(child, LOOK, served).await;
+            let left = served.emulator.world().notifications.pending();
+            let waiting = (store.count(QUEUE).await.expect("counted"), store.count(URGENT_QUEUE).await.expect("counted"));
+            if left == (0, 0) && waiting == (0, 0) {
+                return;
+            }
+        }
+    };
+    let done = tokio::time::timeout(Duration::from_secs(1_200), work).await;
+    assert!(done.is_ok(), "it does not come to an end: {}", served.log());
+    assert_eq!(served.emulator.world().notifications.lost, [], "the service lost something itself");
+    for queue in [QUEUE, URGENT_QUEUE] {
+        assert_eq!(store.count(&poison_of(queue)).await.expect("counted"), 0);
+        assert_eq!(store.count(queue).await.expect("counted"), 0);
+    }
+    let dead = dispatch::list(&store, None).await.expect("listed");
+    assert!(dead.is_empty(), "{dead:#?}");
 }
 
 pub(super) fn store(served: &Served) -> SqliteStore {

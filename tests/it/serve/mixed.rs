@@ -6,14 +6,10 @@ use std::time::Duration;
 
 use emulator::faults::{Effect, Fault, When};
 use emulator::{Received, Service, TENANT};
-use indicator_relay::dispatch;
-use indicator_relay::notifications::item::{QUEUE, URGENT_QUEUE};
-use indicator_relay::storage::{Queue as _, poison_of};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::process::Child;
 
-use super::killed::{AT_ONCE, LOOK, age, held_since, more, runs, store};
+use super::killed::{AT_ONCE, age, finish, held_since, more, rough, runs};
 use super::{Served, USER};
 use crate::ordeal::{A_PROOF, Dice, effects, key, keys_by_id, user};
 
@@ -135,16 +131,7 @@ impl Ordeal {
     async fn endured(&self) {
         let mut served = Served::new(&document()).await;
         served.set("SUBSCRIPTION_SCHEDULE", "0 0 0 1 1 *");
-        {
-            let notifications = &mut served.emulator.world().notifications;
-            notifications.doubled_permille = 100;
-            notifications.shuffled = true;
-            notifications.parallel = 4;
-            notifications.first_retry = Duration::from_millis(200);
-            notifications.fewest_answers = usize::MAX;
-        }
-        served.emulator.world().resources.enforce_rate = false;
-        served.emulator.deliver_always();
+        rough(&mut served);
         let mut child = served.start().await;
         served.subscribe().await;
         faults(&served);
@@ -171,32 +158,9 @@ impl Ordeal {
             child = served.spawn();
         }
         println!("{changes} changes; {} kills, {busy} of them with {caught} messages at work", self.kills);
-        self.finish(&served, &mut child).await;
+        finish(&served, &mut child).await;
         self.judge(&served, &made);
         assert!(self.kills < A_PROOF || busy * 2 > self.kills, "most kills found nothing at work");
-    }
-
-    /// All was delivered, and the queues are empty.
-    async fn finish(&self, served: &Served, child: &mut Child) {
-        let store = store(served);
-        let work = async {
-            loop {
-                runs(child, LOOK, served).await;
-                let left = served.emulator.world().notifications.pending();
-                let waiting = (store.count(QUEUE).await.expect("counted"), store.count(URGENT_QUEUE).await.expect("counted"));
-                if left == (0, 0) && waiting == (0, 0) {
-                    return;
-                }
-            }
-        };
-        let done = tokio::time::timeout(Duration::from_secs(1_200), work).await;
-        assert!(done.is_ok(), "it does not come to an end: {}", served.log());
-        assert_eq!(served.emulator.world().notifications.lost, [], "the service lost something itself");
-        for queue in [QUEUE, URGENT_QUEUE] {
-            assert_eq!(store.count(&poison_of(queue)).await.expect("counted"), 0);
-        }
-        let dead = dispatch::list(&store, None).await.expect("listed");
-        assert!(dead.is_empty(), "{dead:#?}");
     }
 
     fn judge(&self, served: &Served, made: &Made) {

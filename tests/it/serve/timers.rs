@@ -18,7 +18,7 @@ use rusqlite::OptionalExtension as _;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
-use super::killed::{AT_ONCE, LOOK, age, runs, store};
+use super::killed::{AT_ONCE, LOOK, age, rough, runs, store};
 use super::{Served, USER};
 use crate::ordeal::{A_PROOF, Dice, effects, user};
 
@@ -323,18 +323,8 @@ impl Ordeal {
         served.set("SUBSCRIPTION_SCHEDULE", "*/1 * * * * *");
         served.set("ALERT_POLL_SCHEDULE", "*/1 * * * * *");
         served.set("CLIENT_STATE_KEY", "the key of the first round");
-        {
-            let mut world = served.emulator.world();
-            let notifications = &mut world.notifications;
-            notifications.doubled_permille = 100;
-            notifications.shuffled = true;
-            notifications.parallel = 4;
-            notifications.first_retry = Duration::from_millis(200);
-            notifications.fewest_answers = usize::MAX;
-            notifications.enforce_rate = false;
-            world.resources.enforce_rate = false;
-        }
-        served.emulator.deliver_always();
+        rough(&mut served);
+        served.emulator.world().notifications.enforce_rate = false;
         let mut child = served.start().await;
         served.until("a place in the changes of users", |_| asked(&served, "/users/delta") > 0).await;
         let (mut dice, mut told, mut started) = (Dice(self.seed), Told::default(), Timestamp::now());
