@@ -301,6 +301,11 @@ impl FunctionsHost {
         self.until(|record| record.finished(function).nth(n - 1).cloned()).await
     }
 
+    /// Waits for a line with these words. What leads to a line may be seen elsewhere before the line is there.
+    pub async fn said(&self, words: &str) -> Line {
+        self.until(|record| record.lines.iter().find(|line| line.text.contains(words)).cloned()).await
+    }
+
     /// All runs, in the order they began.
     #[must_use]
     pub fn invocations(&self) -> Vec<Invocation> {

@@ -80,7 +80,7 @@ async fn a_crash_restarts_at_once_and_the_third_stops_the_host() {
     }
     let reason = host.until(|record| record.stopped.clone()).await;
     assert!(reason.contains("exceeded restart retry count"), "{reason}");
-    assert!(host.lines().iter().any(|line| line.text.contains("exited with code 3") && line.text.contains("to standard error")));
+    assert!(host.said("exited with code 3").await.text.contains("to standard error"));
     let run = host.invoke_manually("Work", "do:ok").await.unwrap();
     assert!(failure(&run.outcome).contains("stopped"));
 }
@@ -213,7 +213,7 @@ async fn a_zip_is_unpacked_into_a_folder_that_nobody_can_write_to() {
     options.allow_execution = false;
     let host = FunctionsHost::start(options).await.unwrap();
     assert!(!host.ready().await);
-    assert!(host.lines().iter().any(|line| line.text.contains("failed to start the handler")));
+    host.said("failed to start the handler").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,7 +84,7 @@ async fn five_failures_make_a_message_poison() {
     let poison = rig.take("failing-poison").await;
     assert_eq!(STANDARD.decode(poison.text).unwrap(), b"do:fail");
     assert_eq!(host.invocations().len(), 5);
-    assert!(host.lines().iter().any(|line| line.text.contains("moved to `failing-poison`")));
+    host.said("moved to `failing-poison`").await;
     rig.emptied("failing").await;
 }
 
@@ -138,7 +138,7 @@ async fn a_message_comes_again_when_the_host_is_lost_before_the_delete() {
     let second = host.completed("Work", 2).await;
     assert!(first.succeeded() && second.succeeded());
     assert!(second.results.logs[0].contains("\"DequeueCount\":\"2\""));
-    assert!(host.lines().iter().any(|line| line.text.contains("exited with code 137")));
+    host.said("exited with code 137").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
