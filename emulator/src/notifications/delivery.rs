@@ -181,6 +181,7 @@ impl World {
                 }
             }
         }
+        self.notifications.under_way += batches.len();
         batches
     }
 
@@ -219,6 +220,7 @@ impl World {
     ) -> Delivery {
         let fewest = self.notifications.fewest_answers;
         self.notifications.hosts.entry(hosts::name(&batch.url)).or_default().answered(now, speed, fewest);
+        self.notifications.under_way -= 1;
         batch.attempt += 1;
         let spacing = self.notifications.first_retry.saturating_mul(1 << (batch.attempt - 1).min(16));
         let again = after(now, spacing);

@@ -157,6 +157,8 @@ pub struct Notifications {
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) batches: Vec<Batch>,
+    /// Batches that were taken to be sent, and have no answer yet.
+    pub(crate) under_way: usize,
     pub(crate) hosts: BTreeMap<String, hosts::Host>,
     pub(crate) recent: HashMap<(&'static str, String), Recent>,
     /// When a subscription was last asked to reauthorize.
@@ -218,6 +220,7 @@ impl Default for Notifications {
             subscriptions: Vec::new(),
             waiting: Vec::new(),
             batches: Vec::new(),
+            under_way: 0,
             hosts: BTreeMap::new(),
             recent: HashMap::new(),
             challenged: BTreeMap::new(),
@@ -270,10 +273,10 @@ impl Notifications {
         self.subscriptions.iter_mut().find(|subscription| subscription.id == id)
     }
 
-    /// Items that wait for their first try, and deliveries that wait for another one.
+    /// Whether everything that was to be sent is accepted or lost: nothing waits, and nothing is under way.
     #[must_use]
-    pub fn pending(&self) -> (usize, usize) {
-        (self.waiting.len(), self.batches.len())
+    pub fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && self.batches.is_empty() && self.under_way == 0
     }
 
     /// When something is to be sent next.

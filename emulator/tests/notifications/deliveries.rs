@@ -164,9 +164,22 @@ async fn a_handler_that_hangs_is_left_after_the_limit() {
     rig.emulator.world().notifications.limits.first = Duration::from_millis(100);
     rig.receiver.set(Manner::Hang);
     let now = rig.now();
+    let is_settled = || rig.emulator.world().notifications.is_settled();
+    assert!(is_settled());
     rig.emulator.world().put_user(TENANT, "u", json!({}), now);
-    let sent = rig.emulator.deliver_due().await;
+    let mut sending = std::pin::pin!(rig.emulator.deliver_due());
+    let sent = loop {
+        assert!(!is_settled(), "also while it is under way");
+        tokio::select! {
+            sent = &mut sending => break sent,
+            () = tokio::task::yield_now() => {}
+        }
+    };
     assert!(sent[0].status.is_none() && matches!(sent[0].outcome, Outcome::Retry(_)));
+    rig.receiver.set(Manner::Good);
+    assert!(!is_settled());
+    rig.deliver_all().await;
+    assert!(is_settled());
 }
 
 #[tokio::test(flavor = "multi_thread")]

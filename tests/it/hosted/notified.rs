@@ -237,7 +237,7 @@ impl Ordeal {
             let mut look = tokio::time::interval(Duration::from_millis(500));
             loop {
                 look.tick().await;
-                let mut left = cloud.emulator.world().notifications.pending() != (0, 0);
+                let mut left = !cloud.emulator.world().notifications.is_settled();
                 for queue in [QUEUE, URGENT_QUEUE] {
                     left |= count(&queues, queue).await > 0;
                 }

@@ -180,9 +180,9 @@ pub(super) async fn finish(served: &Served, child: &mut Child) {
     let work = async {
         loop {
             runs(child, LOOK, served).await;
-            let left = served.emulator.world().notifications.pending();
+            let settled = served.emulator.world().notifications.is_settled();
             let waiting = (store.count(QUEUE).await.expect("counted"), store.count(URGENT_QUEUE).await.expect("counted"));
-            if left == (0, 0) && waiting == (0, 0) {
+            if settled && waiting == (0, 0) {
                 return;
             }
         }

@@ -373,7 +373,7 @@ impl Ordeal {
             (reconciled, quiet("poll.finished", &["\"created\":0", "\"updated\":0"]))
         };
         let is_done = || async {
-            let waits = served.emulator.world().notifications.pending() != (0, 0);
+            let waits = !served.emulator.world().notifications.is_settled();
             let mut messages = 0;
             for queue in [QUEUE, URGENT_QUEUE] {
                 messages += store.count(queue).await.expect("counted");
