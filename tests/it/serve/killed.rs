@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::process::Child;
 
-use super::{Served, WEBHOOK};
+use super::{PATIENCE, Served, WEBHOOK};
 use crate::ordeal::{Dice, body, key, user};
 
 /// Messages that one queue's worker handles at once, and for how long nobody else gets them.
@@ -166,9 +166,6 @@ pub(super) fn rough(served: &mut Served) {
         notifications.doubled_permille = 100;
         notifications.shuffled = true;
         notifications.parallel = 4;
-        notifications.first_retry = Duration::from_millis(200);
-        // A machine that is busy with other things must not make the service lose what it has.
-        notifications.fewest_answers = usize::MAX;
         world.resources.enforce_rate = false;
     }
     served.emulator.deliver_always();
@@ -202,9 +199,16 @@ pub(super) fn store(served: &Served) -> SqliteStore {
     SqliteStore::open(&served.folder.path().join("state.db"), Arc::new(SystemClock::default())).expect("opened")
 }
 
+/// The program's file, which it may be at.
+pub(super) fn state(served: &Served) -> rusqlite::Connection {
+    let file = rusqlite::Connection::open(served.folder.path().join("state.db")).expect("opened");
+    file.busy_timeout(PATIENCE).expect("set");
+    file
+}
+
 /// Messages that a program started then had received when it was killed, and not deleted.
 pub(super) fn held_since(served: &Served, started: Timestamp) -> usize {
-    let file = rusqlite::Connection::open(served.folder.path().join("state.db")).expect("opened");
+    let file = state(served);
     let until = (started + HELD_FOR).as_millisecond();
     let held = "SELECT count(*) FROM messages WHERE tries > 0 AND visible_at >= ?1";
     let count: i64 = file.query_row(held, [until], |row| row.get(0)).expect("counted");
@@ -214,7 +218,7 @@ pub(super) fn held_since(served: &Served, started: Timestamp) -> usize {
 /// Ten minutes pass for who waits until what a dead program holds is free.
 pub(super) fn age(served: &Served) {
     let passed = SignedDuration::from_mins(10);
-    let file = rusqlite::Connection::open(served.folder.path().join("state.db")).expect("opened");
+    let file = state(served);
     let by = i64::try_from(passed.as_millis()).expect("small");
     file.execute("UPDATE messages SET visible_at = visible_at - ?1", [by]).expect("aged");
     let held = "FROM rows WHERE key LIKE 'r.%' AND json_extract(value, '$.lease.until') IS NOT NULL";

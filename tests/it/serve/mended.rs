@@ -41,7 +41,7 @@ name = "{name}"
 async fn stop(mut child: Child) {
     let pid = child.id().expect("it runs").to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
-    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("within a minute").expect("it ended");
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time").expect("it ended");
     assert_eq!(ended.code(), Some(0));
 }
 
