@@ -218,12 +218,28 @@ fn readable(value: &[u8]) -> Result<Secret, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::clock::SystemClock;
+    use crate::platform::clock::BoxFuture;
     use crate::storage::sqlite::SqliteStore;
+
+    /// Time does not go on: no reading takes too long.
+    #[derive(Debug)]
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
 
     #[tokio::test]
     async fn a_key_that_is_nowhere_is_made_once_and_found_by_all() {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clock: Arc<dyn Clock> = Arc::new(Still);
         let store: Arc<dyn StateStore> = Arc::new(SqliteStore::open_in_memory(Arc::clone(&clock)).expect("SQLite"));
         let rings: Vec<KeyRing> =
             (0..4).map(|_| KeyRing::new(KeySource::Stored(Arc::clone(&store)), Arc::clone(&clock))).collect();
@@ -236,7 +252,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_nowhere_is_no_key() {
-        let ring = KeyRing::new(KeySource::Nowhere("why".to_owned()), Arc::new(SystemClock::new()));
+        let ring = KeyRing::new(KeySource::Nowhere("why".to_owned()), Arc::new(Still));
         assert_eq!(ring.keys().await, None);
     }
 }

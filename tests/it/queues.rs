@@ -69,7 +69,11 @@ async fn a_message_is_received_until_it_is_deleted_and_five_times_at_most() {
         queue.put(&q, b"later".to_vec(), LONG).await.expect("put");
         let first = queue.receive(&q, 10, SHORT).await.expect("received");
         assert_eq!((first.len(), first[0].tries, first[0].body == now), (1, 1, true), "{name}");
-        assert!(queue.receive(&q, 10, LONG).await.expect("received").is_empty(), "{name}: hidden from others");
+        // A second of real time may be over at any moment.
+        let hides = fresh_queue();
+        queue.put(&hides, b"m".to_vec(), Duration::ZERO).await.expect("put");
+        assert_eq!(queue.receive(&hides, 10, LONG).await.expect("received").len(), 1, "{name}");
+        assert!(queue.receive(&hides, 10, LONG).await.expect("received").is_empty(), "{name}: hidden from others");
         for tries in 2..=5 {
             let again = subject.again(&q).await;
             assert_eq!((again.tries, again.body == now), (tries, true), "{name}");

@@ -36,6 +36,11 @@ impl TestClock {
         self.sim.advance(by);
         self.moved.send_replace(());
     }
+
+    /// Somebody waits for an alarm.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.moved.receiver_count() > 0
+    }
 }
 
 impl Clock for TestClock {
