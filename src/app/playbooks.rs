@@ -208,7 +208,7 @@ impl Reading {
         if let Some(last) = last.as_ref().filter(|last| now.saturating_sub(last.at) < fresh) {
             return Ok(Arc::clone(&last.asked));
         }
-        let keys = self.parts.client_state_keys.keys().await;
+        let keys = self.parts.client_state_keys.keys_at_leisure().await;
         let text = match self.parts.document.read().await {
             Ok(text) => text,
             Err(error) => {

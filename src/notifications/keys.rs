@@ -24,8 +24,10 @@ const KEPT_FOR: Duration = Duration::from_secs(3_600);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Between two readings because a client state does not fit: anybody can send one.
 const DOUBT_AFTER: Duration = Duration::from_secs(60);
-/// So long a reading is waited for, by all who need it: answers are due within three seconds, also while a vault is silent.
+/// So long a reading is waited for by who receives: answers are due within three seconds, also while a vault is silent.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for who owes nobody an answer: a vault that is asked for the first time takes some seconds.
+const LONG_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where a key that was made here is kept.
 const PARTITION: &str = "secrets";
@@ -76,6 +78,15 @@ impl KeyRing {
 
     /// The keys; none while they cannot be had. Waits a second at most, and not at all where some are known.
     pub async fn keys(&self) -> Option<Arc<Keys>> {
+        self.keys_within(PATIENCE).await
+    }
+
+    /// The same beside no delivery: waits for longer.
+    pub async fn keys_at_leisure(&self) -> Option<Arc<Keys>> {
+        self.keys_within(LONG_PATIENCE).await
+    }
+
+    async fn keys_within(&self, patience: Duration) -> Option<Arc<Keys>> {
         let reading = {
             let mut state = self.0.state();
             if self.0.clock.monotonic() >= state.due {
@@ -86,7 +97,7 @@ impl KeyRing {
             }
             state.reading.clone()
         };
-        self.wait(reading).await;
+        self.wait(reading, patience).await;
         self.0.state().known.clone()
     }
 
@@ -109,7 +120,7 @@ impl KeyRing {
                 state.reading.clone()
             }
         };
-        self.wait(reading).await;
+        self.wait(reading, PATIENCE).await;
         other(&self.0.state())
     }
 
@@ -144,11 +155,11 @@ impl KeyRing {
         state.reading = Some(Reading::begin(self.0.clock.as_ref(), work));
     }
 
-    async fn wait(&self, reading: Option<Reading>) {
+    async fn wait(&self, reading: Option<Reading>, patience: Duration) {
         let Some(reading) = reading else { return };
         let clock = self.0.clock.as_ref();
         let waited = clock.monotonic().saturating_sub(reading.began());
-        reading.end(clock, PATIENCE.saturating_sub(waited)).await;
+        reading.end(clock, patience.saturating_sub(waited)).await;
     }
 }
 

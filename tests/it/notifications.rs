@@ -632,14 +632,36 @@ impl TokenCredential for Silent {
     }
 }
 
-#[tokio::test]
-async fn items_are_kept_unproven_while_a_vault_is_slow() {
-    let clock = TestClock::new();
+/// Keys in a vault that never answers.
+fn out_of_reach(clock: &TestClock) -> KeySource {
     let url = "https://vault.invalid".parse().expect("an address");
     let (resident, http) = (Resident::Managed { client_id: None }, reqwest::Client::new());
     let vault = Vault::with(url, &resident, http, Arc::new(clock.clone()), Arc::new(Silent)).expect("a vault");
     let current = SecretSource::Kept { vault: Arc::new(vault), name: "client-state-key".to_owned() };
-    let keys = KeySource::Secrets { current, previous: None };
+    KeySource::Secrets { current, previous: None }
+}
+
+#[tokio::test]
+async fn who_owes_nobody_an_answer_waits_some_seconds_for_a_slow_vault() {
+    let clock = TestClock::new();
+    let (alarms, mut heard) = mpsc::unbounded_channel();
+    let ring = KeyRing::new(out_of_reach(&clock), Arc::new(Told { clock: clock.clone(), alarms }));
+    let waiting = tokio::spawn({
+        let ring = ring.clone();
+        async move { ring.keys_at_leisure().await }
+    });
+    assert_eq!(heard.recv().await, Some(Duration::from_secs(15)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(ring.keys().await, None, "a delivery is not kept waiting");
+    assert!(!waiting.is_finished());
+    clock.advance(Duration::from_secs(14));
+    assert_eq!(waiting.await.expect("no panic"), None, "nor does anybody wait for ever");
+}
+
+#[tokio::test]
+async fn items_are_kept_unproven_while_a_vault_is_slow() {
+    let clock = TestClock::new();
+    let keys = out_of_reach(&clock);
     let mut desk = Desk::with(keys, clock, BTreeMap::new()).await;
     let (client, url) = (desk.client.clone(), desk.url(""));
     let items = [change("a", URGENT), json!({"clientState": "none of ours", "changeType": "updated"})];

@@ -94,7 +94,8 @@ impl Playbooks {
 
 /// The group that a client state proves.
 async fn prove(keys: &KeyRing, text: Option<&str>) -> Result<Option<String>, String> {
-    let known = keys.keys().await.ok_or("the key of client states cannot be had: see the vault, or CLIENT_STATE_KEY")?;
+    let known =
+        keys.keys_at_leisure().await.ok_or("the key of client states cannot be had: see the vault, or CLIENT_STATE_KEY")?;
     let group = |verdict| match verdict {
         Verdict::Good { group, .. } => Some(group),
         Verdict::Wrong => None,

@@ -24,7 +24,7 @@ async fn a_challenge_that_comes_many_times_leads_to_one_renewal() {
     for count in 1..=3 {
         assert!(served.emulator.world().raise_lifecycle(&id, Lifecycle::ReauthorizationRequired, Timestamp::now()));
         served.deliver().await;
-        served.until("it is handled", |_| served.log().matches("notification.handled").count() >= count).await;
+        served.until("it is done", |_| served.log().matches("\"done\":1,").count() >= count).await;
     }
     let renewed = subscription(&served);
     assert_eq!((renewed.id, renewed.patched.len(), renewed.reauthorized.len()), (id, 1, 0), "{}", served.log());
