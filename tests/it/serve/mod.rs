@@ -156,7 +156,7 @@ impl Served {
     async fn deliver(&self) -> Vec<Delivery> {
         let taken = async {
             let mut tries = self.emulator.deliver_due().await;
-            while self.emulator.world().notifications.pending() != (0, 0) {
+            while !self.emulator.world().notifications.is_settled() {
                 tokio::task::yield_now().await;
                 tries.extend(self.emulator.deliver_due().await);
             }
