@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use emulator::host::{Fault, FunctionsHost, Invocation, Outcome, QueueClient};
 use emulator::notifications;
-use emulator::{Playbook, Received, TENANT};
+use emulator::{FreePort, Playbook, Received, TENANT};
 use indicator_relay::dispatch;
 use indicator_relay::notifications::item::{QUEUE, URGENT_QUEUE};
 use indicator_relay::platform::clock::{Clock, SystemClock};
@@ -18,7 +18,6 @@ use indicator_relay::storage::azure::{self, Names};
 use indicator_relay::storage::{StateStore, Write, poison_of};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use super::{Cloud, unpacked};
 use crate::azurite::account;
@@ -82,10 +81,8 @@ struct Ordeal {
 
 /// A host with the playbooks, and subscriptions that lead to its front door.
 async fn subscribed(cloud: &mut Cloud, whole: bool) -> FunctionsHost {
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = free.local_addr().expect("an address").port();
-    drop(free);
-    cloud.set("PUBLIC_URL", &format!("http://127.0.0.1:{port}"));
+    let port = FreePort::find().expect("a port");
+    cloud.set("PUBLIC_URL", &format!("http://127.0.0.1:{}", port.number()));
     cloud.set("EXPORT_SCHEDULE", "0 0 * * * *");
     for key in ["SUBSCRIPTION_SCHEDULE", "ALERT_POLL_SCHEDULE"] {
         cloud.set(key, "*/10 * * * * *");
@@ -105,7 +102,7 @@ async fn subscribed(cloud: &mut Cloud, whole: bool) -> FunctionsHost {
     let playbooks = PLAYBOOKS.replace("WEBHOOK", &cloud.emulator.playbook_url(WEBHOOK));
     std::fs::write(app.join("playbooks.toml"), playbooks).expect("written");
     let mut options = cloud.options(app);
-    options.port = port;
+    options.port = port.number();
     options.recycle = true;
     options.timers = whole;
     options.queue_times.lease = Duration::from_secs(30);
