@@ -275,23 +275,33 @@ async fn a_delivery_is_in_its_queue_when_the_host_answers() {
         (answer.status().as_u16(), answer.text().await.expect("text"))
     };
     assert_eq!(post("/guide?validationToken=a+b%2Bc%3a", String::new()).await, (200, "a b+c:".to_owned()));
-    // What comes first opens the way to the storage and the vault, and comes again where that took too long, as at a slow machine.
-    let foreign = json!({"value": [{"clientState": "NA"}]}).to_string();
-    while post("", foreign.clone()).await != (202, String::new()) {}
-    let keys = Keys { current: Secret::new(KEY), previous: None };
-    let item = |group: &str, more: usize| {
+    let item = |key: &str, group: &str, more: usize| {
+        let keys = Keys { current: Secret::new(key), previous: None };
         let state = client_state::make(&keys, group, [3; 16]);
         json!({"clientState": state, "changeType": "updated", "resourceData": {"id": "x", "more": "x".repeat(more)}})
     };
+    // What is forged comes until it is known for that: a slow machine may ask the vault for longer than a delivery waits for it.
+    let forged = json!({"value": [item("another key", "n0123456789ab", 0)]}).to_string();
+    let mut told_of = 0;
+    loop {
+        if post("", forged.clone()).await.0 != 202 {
+            continue;
+        }
+        told_of += 1;
+        if told(&host, "notification.received", told_of).await.1["wrong_client_state"] == 1 {
+            break;
+        }
+    }
+    let before = told_of as u64 - 1;
     // The second is too large for a message.
-    let body = json!({"value": [item("n0123456789ab", 0), item("n0123456789ab", 70_000), item("u0123456789ab", 0), {"clientState": "NA"}]});
+    let body = json!({"value": [item(KEY, "n0123456789ab", 0), item(KEY, "n0123456789ab", 70_000), item(KEY, "u0123456789ab", 0), {"clientState": "NA"}]});
     assert_eq!(post("", body.to_string()).await, (202, String::new()));
-    let (queues, (_, received)) = (cloud.queues(), told(&host, "notification.received", 2).await);
+    let (queues, (_, received)) = (cloud.queues(), told(&host, "notification.received", told_of + 1).await);
     let counts = ["accepted", "urgent", "foreign_client_state"].map(|name| received[name].as_u64());
     assert_eq!(counts, [Some(3), Some(1), Some(1)], "{received}");
-    assert_eq!(received["unproven"], 0, "the vault was asked in time: {received}");
+    assert_eq!(received["unproven"], 0, "the vault has told the key: {received}");
     let count = async |queue: &str| queues.count(queue).await.expect("counted");
-    assert_eq!((count(item::QUEUE).await, count(item::URGENT_QUEUE).await), (Some(2), Some(1)));
+    assert_eq!((count(item::QUEUE).await, count(item::URGENT_QUEUE).await), (Some(before + 2), Some(1)));
     assert_lines_are_sound(&host, &[KEY, "v1.n0123456789ab"]);
 }
 
