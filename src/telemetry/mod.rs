@@ -81,7 +81,7 @@ pub fn init(options: Options<'_>) -> Telemetry {
 /// The same without making it the process's own; with what keeps telemetry from being sent.
 pub fn prepare(options: Options<'_>) -> (impl Subscriber + Send + Sync + 'static, Telemetry, Option<String>) {
     let Options { environment, form, level, client, clock, runtime } = options;
-    let otlp = otlp::is_wanted(environment).then(|| Otlp::new(environment, client, runtime));
+    let otlp = otlp::is_wanted(environment).then(|| Otlp::new(environment, client, clock, runtime));
     let (otlp, problem) = match otlp.transpose() {
         Ok(otlp) => (otlp, None),
         Err(problem) => (None, Some(problem)),
@@ -127,6 +127,7 @@ impl Telemetry {
     pub async fn flush(&self) {
         let Some(export) = &self.0 else { return };
         let result = tokio::select! {
+            biased;
             result = export.otlp.flush() => result,
             () = export.clock.alarm(WAIT) => Err(format!("no answer in {} s", WAIT.as_secs())),
         };

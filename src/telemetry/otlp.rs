@@ -25,6 +25,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, oneshot};
 use url::{Host, Url};
 
+use crate::platform::clock::Clock;
+
 /// One request to the collector, from connection to the last byte; retries begin only while it has not passed.
 const EXPORT: Duration = Duration::from_secs(2);
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -52,11 +54,12 @@ impl Otlp {
     pub(super) fn new(
         environment: &BTreeMap<String, String>,
         client: &Arc<OnceCell<reqwest::Client>>,
+        clock: &Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, String> {
         let traces_to = endpoint(environment, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "v1/traces")?;
         let metrics_to = endpoint(environment, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "v1/metrics")?;
-        let courier = || Courier { client: Arc::clone(client), runtime: runtime.clone() };
+        let courier = || Courier { client: Arc::clone(client), clock: Arc::clone(clock), runtime: runtime.clone() };
         let failed =
             |error: opentelemetry_otlp::ExporterBuildError| format!("failed to prepare the export of telemetry: {error}");
         let span_exporter = SpanExporter::builder()
@@ -162,6 +165,7 @@ fn resource(environment: &BTreeMap<String, String>) -> Resource {
 #[derive(Debug)]
 struct Courier {
     client: Arc<OnceCell<reqwest::Client>>,
+    clock: Arc<dyn Clock>,
     runtime: Handle,
 }
 
@@ -169,8 +173,15 @@ struct Courier {
 impl HttpClient for Courier {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let client = self.client.get().ok_or("the HTTPS client is not there yet")?.clone();
-        let sending = async move { tokio::time::timeout(EXPORT, client.send_bytes(request)).await };
-        self.runtime.spawn(sending).await??
+        let clock = Arc::clone(&self.clock);
+        let sending = async move {
+            tokio::select! {
+                biased;
+                sent = client.send_bytes(request) => sent,
+                () = clock.alarm(EXPORT) => Err(format!("no answer in {} s", EXPORT.as_secs()).into()),
+            }
+        };
+        self.runtime.spawn(sending).await?
     }
 }
 

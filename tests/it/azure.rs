@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::time::OffsetDateTime;
+use emulator::FreePort;
 use emulator::azurite::{ACCOUNT, Azurite, AzuriteOptions, token};
 use indicator_relay::export::{Handled, Progress};
 use indicator_relay::platform::clock::{Clock, SystemClock};
@@ -87,10 +88,8 @@ async fn a_wrong_key_is_refused_in_one_line_each() {
 
 #[tokio::test]
 async fn an_account_that_nobody_answers_for_is_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
-    let url: url::Url = format!("http://127.0.0.1:{port}/contoso").parse().expect("an address");
+    let port = FreePort::find().expect("a port");
+    let url: url::Url = format!("http://127.0.0.1:{}/contoso", port.number()).parse().expect("an address");
     let credential = Credential::Key(Secret::new("a2V5"));
     let nobody = Account { name: "contoso".to_owned(), blob: url.clone(), queue: url.clone(), table: url, credential };
     // Waits between attempts pass at once on a clock that is set; the official client keeps its own.

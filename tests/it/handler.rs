@@ -5,7 +5,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use emulator::{Emulator, Options as Emulated};
+use emulator::azurite::{Azurite, AzuriteOptions};
+use emulator::{Emulator, FreePort, Options as Emulated};
 use indicator_relay::app::{App, Surroundings};
 use indicator_relay::functions::Relay;
 use indicator_relay::platform::clock::{Clock, SystemClock};
@@ -13,11 +14,10 @@ use indicator_relay::storage::azure::{self, Names};
 use indicator_relay::telemetry::{self, Form, Lines, Options, Telemetry};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tracing::level_filters::LevelFilter;
 
-use crate::azurite::{account, fresh_queue, shared};
+use crate::azurite::{account, fresh_queue};
 use crate::functions::{Handler, queued, ready, timer};
 use crate::rig::{HOUR, Rig};
 use crate::telemetry::{Kept, client};
@@ -115,14 +115,16 @@ async fn the_body_of_a_message_goes_when_it_was_handled_and_one_that_is_gone_is_
     let emulator = Emulator::start(Emulated::default()).await.expect("free ports");
     let root = reqwest::Certificate::from_pem(emulator.ca_pem().as_bytes()).expect("a certificate");
     let client = reqwest::Client::builder().tls_certs_only([root]).build().expect("a client");
-    let (azurite, clock) = (shared().await, Arc::new(SystemClock::new()) as Arc<dyn Clock>);
+    // Of its own: the job has the name that it has in other tests too, and the tables the usual ones.
+    let azurite = Azurite::start(AzuriteOptions::default()).await.expect("Azurite");
+    let clock = Arc::new(SystemClock::new()) as Arc<dyn Clock>;
     let mut environment = emulator.environment();
     environment.insert("AzureWebJobsStorage".to_owned(), azurite.connection_string());
     let around = Surroundings { environment, client: client.clone(), clock: Arc::clone(&clock), telemetry: Telemetry::default() };
     let relay = Relay::new(Arc::clone(&clock), move || ready(Ok(around.clone())));
     let handler = Handler::start(relay, Arc::clone(&clock)).await;
 
-    let queue = azure::open(&account(azurite), &Names::default(), &client, &clock).expect("an account").queue;
+    let queue = azure::open(&account(&azurite), &Names::default(), &client, &clock).expect("an account").queue;
     let (q, body) = (fresh_queue(), r#"{"job": "default"}"#.to_owned() + &" ".repeat(60_000));
     queue.put(&q, body.into_bytes(), Duration::ZERO).await.expect("put");
     let blob = queue.receive(&q, 1, HOUR).await.expect("received").remove(0).blob.expect("a blob");
@@ -156,9 +158,8 @@ async fn certificates_that_are_missing_are_told_and_read_anew_and_events_are_wri
     let emulator = Emulator::start(Emulated::default()).await.expect("free ports");
     let folder = tempfile::tempdir().expect("a folder");
     let ca = folder.path().join("ca.pem");
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = free.local_addr().expect("an address").port();
-    drop(free);
+    let free = FreePort::find().expect("a port");
+    let port = free.number();
     let mut environment = emulator.environment();
     for (key, value) in [
         ("FUNCTIONS_CUSTOMHANDLER_PORT", port.to_string()),

@@ -18,9 +18,12 @@ use tokio::time::Instant;
 use super::app::{HostJson, Settings};
 use super::record::{Journal, Level};
 use super::wire::{Broken, Outgoing, Wire};
+use crate::port::FreePort;
 
 /// Between two looks whether the handler answers.
 const POLL: Duration = Duration::from_millis(25);
+/// So long what a process wrote last is waited for; a child of its own may keep its console open.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// So many errors stop the host…
 const ERRORS: usize = 3;
 /// …unless two of them are further apart than this.
@@ -130,12 +133,13 @@ impl Group {
                 Some(port) => self.attached(port).await,
                 None => self.one_life(&mut commands).await,
             };
-            self.pid.store(0, Ordering::SeqCst);
             // After an exit with 0 the host goes on calling a port where nobody listens.
             let given_up = matches!(end, End::Code(0)) && !self.launch.restart_after_zero;
             if !given_up {
                 self.state.send_replace(State::Starting);
             }
+            // Last: who sees that there is no process finds that invocations wait for the next.
+            self.pid.store(0, Ordering::SeqCst);
             let what = match end {
                 End::Code(0) if given_up => {
                     self.journal.line(
@@ -201,7 +205,7 @@ impl Group {
         self.pid.store(child.id().unwrap_or(0), Ordering::SeqCst);
         let stdout = child.stdout.take().map(|out| self.console(out, false));
         let stderr = child.stderr.take().map(|out| self.console(out, true));
-        let wire = Arc::new(Wire::new(port));
+        let wire = Arc::new(Wire::kept(port));
         let mut starting = std::pin::pin!(ready(&wire, self.launch.start_limit));
         let mut is_ready = false;
         let mut ordered = None;
@@ -228,20 +232,20 @@ impl Group {
         };
         // What it wrote last is read before its end is told.
         for task in [stdout, stderr].into_iter().flatten() {
-            drop(tokio::time::timeout(Duration::from_secs(1), task).await);
+            drop(tokio::time::timeout(LAST_WORDS, task).await);
         }
         ordered.unwrap_or(end)
     }
 
-    fn spawn(&self) -> std::io::Result<(Child, u16)> {
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    fn spawn(&self) -> std::io::Result<(Child, FreePort)> {
+        let port = FreePort::find()?;
         let launch = &self.launch;
         let program = launch.folder.join(&launch.host_json.executable);
         let program = if program.is_file() { program } else { PathBuf::from(&launch.host_json.executable) };
         let mut command = Command::new(program);
         command.args(&launch.host_json.arguments).current_dir(directory(&launch.folder, &launch.host_json));
         command.env_clear().envs(search_path()).envs(&launch.settings);
-        let (port_text, id) = (port.to_string(), super::identifiers::guid());
+        let (port_text, id) = (port.number().to_string(), super::identifiers::guid());
         for (name, value) in [
             ("FUNCTIONS_CUSTOMHANDLER_PORT", &port_text),
             ("FUNCTIONS_HTTPWORKER_PORT", &port_text),

@@ -17,6 +17,8 @@ use super::app::Settings;
 /// The account that Azurite knows.
 const DEVELOPMENT: &str = "AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1";
 const VERSION: &str = "2021-12-02";
+/// A connection that is quiet for five seconds is closed by Azurite, at times while a request is on its way.
+const KEPT: Duration = Duration::from_secs(4);
 
 /// The accounts that functions name by their connection.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl QueueClient {
                 Some(pem) => reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(pem.as_bytes())?]),
                 None => reqwest::Client::builder(),
             }
+            .pool_idle_timeout(KEPT)
             .build()?,
             endpoint: Url::parse(endpoint.trim_end_matches('/')).context("`QueueEndpoint` is not a URL")?,
             account: part(connection, "AccountName").unwrap_or_default(),

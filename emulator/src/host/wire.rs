@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::verdict::Answer;
+use crate::port::FreePort;
 
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
@@ -128,6 +129,8 @@ impl futures_util::Stream for SyncStream {
 pub(crate) struct Wire {
     pub port: u16,
     idle: Mutex<Vec<SendRequest<Body>>>,
+    /// Nobody else is to be met there.
+    _kept: Option<FreePort>,
 }
 
 /// The beginning of an answer, and its connection.
@@ -138,8 +141,14 @@ pub(crate) struct Reply {
 }
 
 impl Wire {
+    /// To a handler that somebody else has started.
     pub(crate) fn new(port: u16) -> Self {
-        Self { port, idle: Mutex::default() }
+        Self { port, idle: Mutex::default(), _kept: None }
+    }
+
+    /// To a handler that is told this port.
+    pub(crate) fn kept(port: FreePort) -> Self {
+        Self { port: port.number(), idle: Mutex::default(), _kept: Some(port) }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Body>>> {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
+use emulator::FreePort;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -96,13 +97,16 @@ pub(crate) struct Listener {
     requests: Arc<Mutex<Vec<Raw>>>,
     changed: watch::Receiver<usize>,
     task: tokio::task::JoinHandle<()>,
+    /// Nobody else is to be met there when it is gone.
+    _kept: FreePort,
 }
 
 impl Listener {
     /// Gives the answers in order, the last one again and again.
     pub(crate) async fn start(answers: Vec<Value>, readiness: Readiness) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
+        let kept = FreePort::find().expect("a free port");
+        let port = kept.number();
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("it is kept");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (sender, changed) = watch::channel(0);
         let (shared, answers) = (Arc::clone(&requests), Arc::new(answers));
@@ -126,7 +130,7 @@ impl Listener {
                 connections.spawn(connection.serve(stream, Arc::clone(&sender)));
             }
         });
-        Self { port, requests, changed, task }
+        Self { port, requests, changed, task, _kept: kept }
     }
 
     pub(crate) fn requests(&self) -> Vec<Raw> {

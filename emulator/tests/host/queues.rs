@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use emulator::azurite::{Azurite, AzuriteOptions};
 use emulator::host::{Fault, FunctionsHost, HostOptions, QueueClient};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::app::App;
@@ -27,11 +27,10 @@ impl Rig {
         Self { connection, client }
     }
 
-    /// Short waits, and a lease of a second.
+    /// Short waits between looks. Leases are the usual ones: no test is slow enough to outlive one.
     fn options(&self, app: &App) -> HostOptions {
         let mut options = app.options();
         options.settings.insert("AzureWebJobsStorage".to_owned(), self.connection.clone());
-        options.queue_times.lease = Duration::from_secs(1);
         options.queue_times.first_poll = Duration::from_millis(20);
         options.queue_times.longest_poll = Some(Duration::from_millis(100));
         options
@@ -107,8 +106,11 @@ async fn what_is_not_base64_is_poison_without_a_run() {
 async fn a_lease_is_renewed_while_the_function_runs() {
     let rig = Rig::new().await;
     let app = App::new().queue("Work", "slow");
-    let host = FunctionsHost::start(rig.options(&app)).await.unwrap();
-    rig.put("slow", "do:rest 2500").await;
+    let mut options = rig.options(&app);
+    // Renewed half-way: what is left until its end is for a machine that stands still.
+    options.queue_times.lease = Duration::from_secs(8);
+    let host = FunctionsHost::start(options).await.unwrap();
+    rig.put("slow", "do:rest 9000").await;
     assert!(host.completed("Work", 1).await.succeeded());
     rig.emptied("slow").await;
     assert_eq!(host.invocations().len(), 1);
@@ -135,10 +137,14 @@ async fn a_message_comes_again_when_the_host_is_lost_before_the_delete() {
     host.inject("Work", Fault::KillBeforeDelete).unwrap();
     rig.put("again", "hello").await;
     let first = host.completed("Work", 1).await;
+    host.said("exited with code 137").await;
+    // Its lease ends, when the test says so.
+    let told: Value = serde_json::from_str(&first.results.logs[0]).unwrap();
+    let property = |name: &str| serde_json::from_str::<String>(told["Metadata"][name].as_str().unwrap()).unwrap();
+    rig.client.hide("again", &property("Id"), &property("PopReceipt"), Duration::ZERO).await.unwrap();
     let second = host.completed("Work", 2).await;
     assert!(first.succeeded() && second.succeeded());
     assert!(second.results.logs[0].contains("\"DequeueCount\":\"2\""));
-    host.said("exited with code 137").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

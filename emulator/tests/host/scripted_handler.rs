@@ -6,7 +6,7 @@
 //! | `ok` | 200; `Logs` holds the request's body |
 //! | `fail` | 500 |
 //! | `null` | 200 with the body `null` |
-//! | `hang` | no answer |
+//! | `hang` | no answer; a line says so |
 //! | `drop` | the connection is closed |
 //! | `exit 3` | the process ends with this code |
 //! | `rest 2500` | 200 after so many milliseconds |
@@ -70,9 +70,12 @@ fn act(body: &str) -> Option<(&'static str, String)> {
     match verb {
         "fail" => Some(("500 Internal Server Error", "{}".to_owned())),
         "null" => Some(("200 OK", "null".to_owned())),
-        "hang" => loop {
-            std::thread::park();
-        },
+        "hang" => {
+            println!("hanging");
+            loop {
+                std::thread::park();
+            }
+        }
         "drop" => None,
         "exit" => exit(operand.parse().unwrap_or(1)),
         "rest" => {

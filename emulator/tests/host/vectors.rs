@@ -290,6 +290,8 @@ async fn readiness(case: &Value) -> Differences {
     let rig = Rig::start(case, Readiness::Scripted, Some(limit)).await;
     let answers = outcome["IsWorkerReady"] == true;
     let patience = if answers { Duration::from_secs(60) } else { limit * 2 };
+    // What is waited for begins when the handler was asked.
+    rig.listener.seen(1).await;
     let ready = tokio::time::timeout(patience, rig.host.ready()).await;
     let mut differences = compare::requests(case, &rig.listener.requests(), rig.listener.port);
     match (&outcome["IsWorkerReady"], ready) {

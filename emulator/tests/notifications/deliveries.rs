@@ -7,7 +7,7 @@ use emulator::notifications::{Change, Changed, Health, Lifecycle, Outcome};
 use serde_json::{Value, json};
 
 use crate::receiver::Manner;
-use crate::rig::Rig;
+use crate::rig::{Rig, SLACK};
 
 fn changes(items: &[Value]) -> Vec<(&str, &str)> {
     items.iter().map(|item| (item["changeType"].as_str().unwrap_or("-"), item["resource"].as_str().unwrap_or("-"))).collect()
@@ -120,7 +120,9 @@ async fn slow_answers_hold_a_host_back_and_slower_ones_lose_everything() {
     let message = |id: &str| rig.emulator.world().put_message(TENANT, "u", id, json!({}), rig.now());
     let host = rig.receiver.host();
     let health = || rig.emulator.world().notifications.health(&host);
-    rig.emulator.world().notifications.network = Duration::from_secs(4);
+    let limits = rig.emulator.world().notifications.limits;
+    assert_eq!((limits.first, limits.retry), (Duration::from_secs(3) * SLACK, Duration::from_secs(10) * SLACK));
+    rig.emulator.world().notifications.network = Duration::from_secs(4) * SLACK;
     message("m1");
     let sent = rig.emulator.deliver_due().await;
     assert_eq!((sent[0].status, rig.receiver.items().len()), (None, 1), "it came, but the answer was late");
@@ -135,7 +137,7 @@ async fn slow_answers_hold_a_host_back_and_slower_ones_lose_everything() {
     rig.advance(1);
     assert_eq!(rig.emulator.deliver_due().await.len(), 1);
     assert_eq!(health(), Health::Good);
-    rig.emulator.world().notifications.network = Duration::from_secs(11);
+    rig.emulator.world().notifications.network = Duration::from_secs(11) * SLACK;
     message("m3");
     rig.emulator.deliver_due().await;
     rig.advance(10);

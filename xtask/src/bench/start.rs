@@ -10,9 +10,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use emulator::FreePort;
 use emulator::host::{FunctionsHost, HostOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::Command;
 
 use super::median;
@@ -114,7 +115,8 @@ fn mib(bytes: u64) -> f64 {
 /// From the start of a process to the first answer, in milliseconds.
 #[expect(clippy::disallowed_methods, reason = "this measures")]
 async fn start(program: &Path, question: &Question) -> anyhow::Result<f64> {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?.port();
+    let free = FreePort::find()?;
+    let port = free.number();
     let mut command = Command::new(program);
     command.env_clear().env("FUNCTIONS_CUSTOMHANDLER_PORT", port.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);

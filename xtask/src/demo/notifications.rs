@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use emulator::notifications::{Delivery, Subscription};
-use emulator::{Emulator, Playbook, Received, SystemTime, TENANT, Time as _};
+use emulator::{Emulator, FreePort, Playbook, Received, SystemTime, TENANT, Time as _};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
-use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -41,7 +40,8 @@ pub(super) async fn show(
     arguments: &Arguments,
 ) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string();
+    let port = FreePort::find()?;
+    let address = format!("127.0.0.1:{}", port.number());
     let environment = settings(environment, emulator, folder.path(), &address)?;
     emulator.world().playbooks.insert(TRIGGER.to_owned(), Playbook::default());
     arguments.say(&format!(
