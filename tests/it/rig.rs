@@ -13,7 +13,6 @@ use indicator_relay::storage::StateStore;
 use indicator_relay::storage::sqlite::SqliteStore;
 use indicator_relay::telemetry::Telemetry;
 use jiff::Timestamp;
-use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 pub(crate) const START: &str = "2026-11-24T09:00:00Z";
@@ -74,16 +73,6 @@ impl Clock for TestClock {
             }
         })
     }
-}
-
-/// A port on loopback that nobody else gets as long as the socket lives: for a program that is told where to listen, and again after
-/// it was killed. It is bound here too, and not listened on, which leaves it to whoever asks for it by its number.
-pub(crate) fn reserved_port() -> (TcpSocket, u16) {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("set");
-    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
-    let port = socket.local_addr().expect("an address").port();
-    (socket, port)
 }
 
 /// One world with the product beside it.

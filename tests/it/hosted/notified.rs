@@ -107,7 +107,7 @@ async fn subscribed(cloud: &mut Cloud, whole: bool) -> FunctionsHost {
     options.queue_times.lease = Duration::from_secs(30);
     let host = FunctionsHost::start(options).await.expect("a host");
     assert!(host.ready().await, "{:#?}", host.lines());
-    // A tick waits for a second until the key of client states is made, and leaves the rest to the next: a slow machine needs some.
+    // A tick waits some seconds until the key of client states is made, and leaves the rest to the next, which a slow machine needs.
     let ticks = async {
         while cloud.emulator.world().notifications.subscriptions(Timestamp::now()).len() < 2 {
             assert!(host.fire("ReconcileSubscriptions").await.expect("a timer").succeeded(), "{:#?}", host.lines());

@@ -19,13 +19,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use emulator::notifications::{Delivery, Limits, Outcome};
-use emulator::{Emulator, Options, Playbook, Received, TENANT};
+use emulator::{Emulator, FreePort, Options, Playbook, Received, TENANT};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
-
-use crate::rig::reserved_port;
 
 const WEBHOOK: &str = "9f0c1f36-2c4c-4a7e-8f43-7d7e5a1f2b11";
 const USER: &str = "3f6c2a10-0000-4000-8000-000000000001";
@@ -36,9 +33,7 @@ struct Served {
     emulator: Emulator,
     environment: BTreeMap<String, String>,
     folder: tempfile::TempDir,
-    port: u16,
-    /// Keeps the port for the program.
-    _reserved: TcpSocket,
+    port: FreePort,
 }
 
 impl Served {
@@ -56,17 +51,17 @@ impl Served {
         let folder = tempfile::tempdir().expect("a folder");
         let ca = folder.path().join("ca.pem");
         std::fs::write(&ca, emulator.ca_pem()).expect("written");
-        let (reserved, port) = reserved_port();
+        let port = FreePort::find().expect("a port");
         let mut environment = emulator.environment();
         for (key, value) in [
             ("SSL_CERT_FILE", ca.display().to_string()),
             ("STATE_FILE", folder.path().join("state.db").display().to_string()),
-            ("PUBLIC_URL", format!("http://127.0.0.1:{port}")),
+            ("PUBLIC_URL", format!("http://127.0.0.1:{}", port.number())),
             ("PLAYBOOKS_FILE", folder.path().join("playbooks.toml").display().to_string()),
         ] {
             environment.insert(key.to_owned(), value);
         }
-        let served = Self { emulator, environment, folder, port, _reserved: reserved };
+        let served = Self { emulator, environment, folder, port };
         served.write(playbooks);
         served
     }
@@ -118,7 +113,7 @@ impl Served {
     /// Started; it may not answer yet. All that it says is in one file: nobody reads a pipe here.
     fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.folder.path().join("log")).expect("a file");
-        let mut command = self.program(&["serve", "--listen", &format!("127.0.0.1:{}", self.port)]);
+        let mut command = self.program(&["serve", "--listen", &format!("127.0.0.1:{}", self.port.number())]);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a handle")).stderr(log);
         command.spawn().expect("started")
     }
@@ -128,7 +123,7 @@ impl Served {
         let child = self.spawn();
         let client = reqwest::Client::new();
         let listens = async {
-            while client.get(format!("http://127.0.0.1:{}/", self.port)).send().await.is_err() {
+            while client.get(format!("http://127.0.0.1:{}/", self.port.number())).send().await.is_err() {
                 tokio::task::yield_now().await;
             }
         };

@@ -37,7 +37,8 @@ async fn a_delivery_without_a_body_is_a_warning_once_in_a_minute() {
     let _child = served.start().await;
     let client = reqwest::Client::new();
     for _ in 0..3 {
-        let answer = client.post(format!("http://127.0.0.1:{}/api/notifications", served.port)).send().await.expect("an answer");
+        let answer =
+            client.post(format!("http://127.0.0.1:{}/api/notifications", served.port.number())).send().await.expect("an answer");
         assert_eq!(answer.status().as_u16(), 202);
     }
     let told = lines(&served);
