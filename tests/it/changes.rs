@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicator_relay::dispatch::{Fetch, Plan};
+use indicator_relay::dispatch::{Fetch, Plan, Reading};
 use indicator_relay::notifications::item::QUEUE;
 use indicator_relay::storage::Queue as _;
 use serde_json::{Value, json};
@@ -139,4 +139,32 @@ async fn a_page_that_is_read_again_after_a_kill_tells_of_the_same_changes() {
             assert_eq!(keys.len(), 2, "killed at write {writes} from place {place}: one change at each playbook: {keys:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_playbook_selects_hides_no_change_and_makes_nothing_old_news() {
+    let mut world = World::new(|call| {
+        if !call.target.starts_with("/v1.0") {
+            return ok();
+        }
+        let asked = |member: &str| call.target.contains(member);
+        let file = |id: &str, at: &str| {
+            let mut file = json!({"id": id, "name": id});
+            for (member, value) in [("eTag", "1"), ("lastModifiedDateTime", at)] {
+                if asked(member) {
+                    file[member] = json!(value);
+                }
+            }
+            file
+        };
+        let link = format!("http://{}/v1.0/drives/d1/root/delta?token=1", call.header("host"));
+        let files = [file("old", "2020-01-01T00:00:00Z"), file("new", "2026-11-24T08:59:00Z")];
+        Answer::Json(200, json!({"value": files, "@odata.deltaLink": link}))
+    })
+    .await;
+    let selects = Reading { select: Some("id,name".to_owned()), ..reading(ROOT) };
+    world.plans = vec![Plan { fetch: Fetch::Delta(selects), ..world.hook("one") }];
+    world.deliver(&world.item(ROOT, "", "")).await;
+    world.work().await;
+    assert_eq!((told(&world, "one", "name"), told(&world, "one", "eTag")), ("new".to_owned(), "1".to_owned()));
 }
