@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::fetch::{Next, Trouble};
 use super::item::{Ended, Job};
 use super::key::hash;
-use super::plan::{Fetch, Plan, Reading, reads_by_itself};
+use super::plan::{Fetch, Plan, Reading, is_gone, reads_by_itself};
 use super::turns::{Delta, Turn, Unfinished};
 use super::{DispatchError, Dispatcher, path};
 use crate::notifications::item::{Item, Work};
@@ -175,7 +175,7 @@ fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
 fn found(item: &Item, root: &str, object: Value, (read, mark): (Timestamp, &str)) -> Item {
     let text = |name: &str| object.get(name).and_then(Value::as_str);
     let id = text("id").unwrap_or_default();
-    let tag = ["@odata.etag", "eTag"].into_iter().find_map(text).filter(|_| object.get("deleted").is_none_or(Value::is_null));
+    let tag = ["@odata.etag", "eTag"].into_iter().find_map(text).filter(|_| !is_gone(&object));
     let tag = tag.map_or_else(|| hash(&[mark, &object.to_string()]), str::to_owned);
     let mut data = Map::from_iter([("id".to_owned(), json!(id)), ("@odata.etag".to_owned(), json!(tag))]);
     if let Some(kind) = text("@odata.type") {

@@ -95,17 +95,18 @@ async fn an_object_may_be_deleted_more_than_once_and_what_lives_is_known_by_its_
     let world = drive.world().await;
     let file = |tag: &str| json!({"id": "q1", "eTag": tag});
     let gone = json!({"id": "q1", "eTag": "1", "deleted": {"state": "deleted"}});
-    for object in [file("1"), gone.clone(), file("2"), file("2"), gone.clone()] {
+    // It is restored with the tag that it had, and then found once more, as the folder is of what changed in it.
+    for object in [file("1"), file("1"), gone.clone(), file("1"), file("1"), gone.clone(), file("2"), file("2")] {
         drive.becomes(&world, object).await;
         world.work().await;
-        world.clock.advance(HOUR);
+        world.clock.advance(HOUR / 2);
     }
-    assert_eq!(told(&world, "one", "eTag"), "1 1 2 1");
-    assert_eq!(told(&world, "two", "deleted"), "null {state:deleted} null {state:deleted}");
-    drive.inside(|inside| inside.forgotten = 6);
+    assert_eq!(told(&world, "one", "eTag"), "1 1 1 1 2");
+    assert_eq!(told(&world, "two", "deleted"), "null {state:deleted} null {state:deleted} null");
+    drive.inside(|inside| inside.forgotten = 9);
     drive.becomes(&world, file("2")).await;
     world.work().await;
-    assert_eq!(told(&world, "one", "eTag"), "1 1 2 1", "a full read tells nothing again that was told");
+    assert_eq!(told(&world, "one", "eTag"), "1 1 1 1 2", "a full read tells nothing again that was told");
 }
 
 #[tokio::test]
