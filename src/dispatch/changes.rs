@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::fetch::{Next, Trouble};
 use super::item::{Ended, Job};
 use super::key::hash;
-use super::plan::{Fetch, Plan, Reading, reads_by_itself};
+use super::plan::{Fetch, Plan, Reading, is_gone, reads_by_itself};
 use super::turns::{Delta, Turn, Unfinished};
 use super::{DispatchError, Dispatcher, path};
 use crate::notifications::item::{Item, Work};
@@ -24,7 +24,7 @@ const PAGES: usize = 50;
 
 impl Dispatcher {
     /// Reads what changed since last time. The place from which to go on is stored with each page, when every object of it has its
-    /// message; killed before that, the page is read again, and the messages have the same names.
+    /// message; killed before that, the page is read again, and the messages have the same names ([`Place::mark`]).
     pub(super) async fn changes(
         &self,
         job: Job<'_>,
@@ -62,7 +62,8 @@ impl Dispatcher {
                 }
                 Err(Trouble::Forbidden(reason) | Trouble::Refused(reason)) => return Ok(dead(reason)),
             };
-            objects += self.tell(job, reading, &playbooks, page.objects, &at).await?;
+            let mark = at.mark(at.link == root && !restarted && !by_itself);
+            objects += self.tell(job, reading, &playbooks, page.objects, (&at, &mark)).await?;
             at.pages += 1;
             match page.next {
                 Next::Page(_) if at.pages >= MOST_PAGES => {
@@ -110,10 +111,11 @@ impl Dispatcher {
         reading: &Reading,
         playbooks: &[String],
         objects: Vec<Value>,
-        at: &Place,
+        (at, mark): (&Place, &str),
     ) -> Result<usize, DispatchError> {
         let news = objects.into_iter().filter(|object| at.since.is_none_or(|since| is_since(object, since)));
-        let found: Vec<Item> = news.map(|object| found(&job.task.item, job.root(reading), object, at.began)).collect();
+        let found = |object| found(&job.task.item, job.root(reading), object, (at.began, mark));
+        let found: Vec<Item> = news.map(found).collect();
         let count = found.len();
         let mut works = Vec::with_capacity(found.len() * playbooks.len());
         for item in found {
@@ -139,6 +141,14 @@ struct Place {
 }
 
 impl Place {
+    /// What tells this read from all others, and is the same when its page is read again. The link alone does not, since a full read
+    /// may come by the links of an earlier one: it is the one with this `since`, which is stored, or follows from what is stored. Only
+    /// of the first read of a root it follows from the item, and another item may begin that again.
+    fn mark(&self, is_first: bool) -> String {
+        let since = self.since.filter(|_| !is_first).map(|since| since.to_string());
+        hash(&["read", &self.link, &since.unwrap_or_default()])
+    }
+
     fn unfinished(&self) -> Delta {
         let unfinished = Unfinished { since: self.since, news: self.news, pages: self.pages };
         Delta { link: self.link.clone(), at: self.began, unfinished: Some(unfinished) }
@@ -158,12 +168,15 @@ fn sharing(job: Job<'_>, plan: &Plan, root: &str) -> Vec<String> {
     job.plans.iter().filter(sharing).map(|plan| plan.name.clone()).collect()
 }
 
-/// The object as an item: it looks like a notification of its own, and is known again by its tag or, without one, its content.
-fn found(item: &Item, root: &str, object: Value, read: Timestamp) -> Item {
+/// The object as an item: it looks like a notification of its own. It is known again by its tag, also where a full read finds it once
+/// more. Without one, and where it is gone (the tag is then the one that it had, and it may go more than once), it looks as it did
+/// before while something happened in between: then it is known again only by the read that found it. A content's tag (`cTag`) is
+/// none, since it does not change with a name.
+fn found(item: &Item, root: &str, object: Value, (read, mark): (Timestamp, &str)) -> Item {
     let text = |name: &str| object.get(name).and_then(Value::as_str);
     let id = text("id").unwrap_or_default();
-    let tag = ["@odata.etag", "eTag", "cTag"].into_iter().find_map(text).map(str::to_owned);
-    let tag = tag.unwrap_or_else(|| hash(&[&object.to_string()]));
+    let tag = ["@odata.etag", "eTag"].into_iter().find_map(text).filter(|_| !is_gone(&object));
+    let tag = tag.map_or_else(|| hash(&[mark, &object.to_string()]), str::to_owned);
     let mut data = Map::from_iter([("id".to_owned(), json!(id)), ("@odata.etag".to_owned(), json!(tag))]);
     if let Some(kind) = text("@odata.type") {
         data.insert("@odata.type".to_owned(), json!(kind));
@@ -186,7 +199,7 @@ fn found(item: &Item, root: &str, object: Value, read: Timestamp) -> Item {
     }
 }
 
-/// Modified since then, as far as it says; what does not say may be.
+/// Modified since then, as far as it says. What does not say may be: told once too often is better than never.
 fn is_since(object: &Value, since: Timestamp) -> bool {
     let time = |name: &str| object.get(name).and_then(Value::as_str).and_then(|text| text.parse::<Timestamp>().ok());
     time("lastModifiedDateTime").max(time("createdDateTime")).is_none_or(|at| at >= since)

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fetch::Trouble;
 use super::key::{Names, action_key, run_key};
 use super::order::{Place, Written, by_turn, cover, creates, open_runs, waits, writes};
-use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, is_deletion, reads_by_itself};
+use super::plan::{Context, Decision, Fetch, Plan, Reading, change_of, found_gone, is_deletion, reads_by_itself};
 use super::turns::{Run, Turn, TurnError, look};
 use super::{Dead, DispatchError, Dispatcher, Handled, TURN, Told, backoff, dead, path};
 use crate::actions::{Order, Outcome};
@@ -98,10 +98,10 @@ impl Dispatcher {
         if wanted.is_empty() {
             return Ok(Handled { dropped: Some("no playbook wants it"), ..Handled::default() });
         }
-        let names = Names::of(&task.item);
-        let job = Job { queue, task: &task, names: &names, plans, made_for };
-        let now = self.clock.now();
+        let (names, now) = (Names::of(&task.item), self.clock.now());
         let seen = look(self.state.as_ref(), &names.resource, now).await?;
+        let names = names.after(&task.item, seen.resource.gone);
+        let job = Job { queue, task: &task, names: &names, plans, made_for };
         let open = open_runs(&seen.resource, &task, &names, wanted, now, &mut handled);
         if open.is_empty() {
             return Ok(handled);
@@ -159,6 +159,9 @@ impl Dispatcher {
         handled.waits = !waiting.is_empty();
         if is_deletion(&task.item) {
             turn.resource.deleted = turn.resource.deleted.max(Some(task.item.received));
+        }
+        if found_gone(&task.item) {
+            turn.resource.gone = turn.resource.gone.max(task.item.read);
         }
         Ok(())
     }

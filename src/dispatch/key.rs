@@ -1,8 +1,10 @@
 //! What makes two notifications the same, and which resource they are about: hashes, since rows hold no raw values. Pure.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::plan::found_gone;
 use crate::notifications::item::{Event, Item};
 use crate::notifications::resources::{Resource, segments};
 use crate::notifications::wanted;
@@ -120,6 +122,14 @@ impl Names {
     pub(super) fn of(item: &Item) -> Self {
         Self { resource: resource_key(item), item: item_key(item) }
     }
+
+    /// What is there again after it was gone may have the tag that it had before, and is another change all the same.
+    pub(super) fn after(self, item: &Item, gone: Option<Timestamp>) -> Self {
+        match gone.filter(|gone| !found_gone(item) && item.read.is_some_and(|read| read > *gone)) {
+            Some(gone) => Self { item: hash(&["again", &self.item, &gone.to_string()]), ..self },
+            None => self,
+        }
+    }
 }
 
 /// Names one run: an item and a playbook.
@@ -197,6 +207,29 @@ mod tests {
         assert_eq!(by("old", &timed), by("new", &timed));
         let vague = json!({"id": "u1", "eventTime": "t"});
         assert_ne!(by("old", &vague), by("new", &vague), "a time alone is no change");
+    }
+
+    #[test]
+    fn what_is_there_again_is_another_change_than_before_it_was_gone() {
+        let at = |minute: u8| Some(format!("2026-11-24T09:{minute:02}:00Z").parse::<Timestamp>().expect("a time"));
+        let found = |object: &Value, minute| {
+            let item = item("drives/d/items/q", &json!({"id": "q", "@odata.etag": "1"}));
+            Item { object: Some(object.clone()), read: at(minute), ..item }
+        };
+        let (lives, gone) = (json!({"id": "q", "deleted": null}), json!({"id": "q", "deleted": {"state": "deleted"}}));
+        let key = |item: &Item, gone: Option<Timestamp>| Names::of(item).after(item, gone).item;
+        for (object, read, gone, another) in [
+            (&lives, 2, at(1), true),
+            (&lives, 1, at(1), false),
+            (&lives, 1, at(2), false),
+            (&lives, 2, None, false),
+            // Whatever the row says when its message comes once more.
+            (&gone, 2, at(1), false),
+        ] {
+            let item = found(object, read);
+            assert_eq!(key(&item, gone) != item_key(&item), another, "{object} {read} {gone:?}");
+        }
+        assert_ne!(key(&found(&lives, 4), at(1)), key(&found(&lives, 4), at(3)));
     }
 
     #[test]

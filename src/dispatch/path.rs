@@ -2,6 +2,8 @@
 //!
 //! A notification is text from outside. Nothing in it chooses a host, leaves the subscription's resource, or is decoded twice.
 
+use std::iter;
+
 use percent_encoding::utf8_percent_encode;
 
 use crate::notifications::item::Item;
@@ -12,6 +14,10 @@ use crate::platform::http::ENCODED;
 const LONGEST_SEGMENT: usize = 1_024;
 /// Resources are not nested deeper.
 const MOST_SEGMENTS: usize = 16;
+
+/// Members of an object that changed by which we see which one it is, its state, whether it is gone and whether it is news (vendor
+/// pages "driveItem resource type" and "listItem resource type": both have them all).
+const TOLD_BY: [&str; 5] = ["id", "eTag", "createdDateTime", "lastModifiedDateTime", "deleted"];
 
 /// Why nothing is read: one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,11 +49,17 @@ pub(super) fn of_object(subscribed: &str, item: &Item, select: Option<&str>) -> 
     Ok(with_select(&encoded(&path), select))
 }
 
-/// The path of what changed below a root.
+/// The path of what changed below a root. Whatever a playbook selects, what is found is told apart by [`TOLD_BY`].
 pub(super) fn of_delta(subscribed: &str, select: Option<&str>) -> Result<String, Refused> {
     let root = checked(subscribed)?;
     let list = root.first().is_some_and(|first| first.eq_ignore_ascii_case("sites"));
-    Ok(with_select(&format!("{}{}", encoded(&root), if list { "/items/delta" } else { "/delta" }), select))
+    let select = select.map(|select| {
+        let named = |member: &&str| select.split(',').any(|name| name.eq_ignore_ascii_case(member));
+        let missing = TOLD_BY.into_iter().filter(|member| !named(member));
+        iter::once(select).chain(missing).collect::<Vec<_>>().join(",")
+    });
+    let path = format!("{}{}", encoded(&root), if list { "/items/delta" } else { "/delta" });
+    Ok(with_select(&path, select.as_deref()))
 }
 
 fn names_one(collection: &str) -> bool {
@@ -190,6 +202,9 @@ mod tests {
         assert_eq!(with_id("security/alerts/a", "a"), "/security/alerts/a");
         assert_eq!(of_delta("users/u/drive/root", None).expect("a path"), "/users/u/drive/root/delta");
         assert_eq!(of_delta("sites/s,1,2/lists/l", None).expect("a path"), "/sites/s%2C1%2C2/lists/l/items/delta");
+        let chosen = of_delta("drives/d/root", Some("name,etag,deleted")).expect("a path");
+        let added = "id%2CcreatedDateTime%2ClastModifiedDateTime";
+        assert_eq!(chosen, format!("/drives/d/root/delta?$select=name%2Cetag%2Cdeleted%2C{added}"), "what we need, and once");
         let chosen = of_object("users", &item(&json!({"id": "u"})), Some("id,mail"));
         assert_eq!(chosen.expect("a path"), "/users/u?$select=id%2Cmail");
     }

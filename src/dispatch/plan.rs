@@ -223,6 +223,16 @@ pub(super) fn is_deletion(item: &Item) -> bool {
     change_of(item) == Some(ChangeType::Deleted)
 }
 
+/// A read of what changed found it deleted.
+pub(super) fn found_gone(item: &Item) -> bool {
+    item.read.is_some() && item.object.as_ref().is_some_and(is_gone)
+}
+
+/// Vendor page "driveItem: delta".
+pub(super) fn is_gone(object: &Value) -> bool {
+    object.get("deleted").is_some_and(|deleted| !deleted.is_null())
+}
+
 /// None: it is about a subscription.
 pub(super) fn change_of(item: &Item) -> Option<ChangeType> {
     match item.event {

@@ -60,6 +60,9 @@ pub(super) struct Resource {
     /// When the latest deletion came that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<Timestamp>,
+    /// When the latest read began that found it gone, and was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Timestamp>,
     /// By what is asked for: where to go on reading changes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub delta: BTreeMap<String, Delta>,
@@ -189,6 +192,7 @@ impl Resource {
         self.written.retain(|_, written| recent(written.place.known.max(written.read.unwrap_or(Timestamp::MIN))));
         self.broken.retain(|_, at| recent(*at));
         self.deleted = self.deleted.filter(|at| recent(*at));
+        self.gone = self.gone.filter(|at| recent(*at));
         if self.runs.len() > MOST_RUNS {
             let mut done: Vec<(i64, String)> = self
                 .runs

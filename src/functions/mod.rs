@@ -25,7 +25,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use futures_util::FutureExt as _;
@@ -165,7 +165,7 @@ async fn requested(relay: Arc<Relay>, request: Request) -> Response {
     };
     match FUNCTIONS.iter().find_map(answers) {
         Some(answer) if request.method() == Method::POST => answer(relay, request).await,
-        Some(_) => not_with_this_method(),
+        Some(_) => ([(header::ALLOW, Method::POST.as_str())], not_with_this_method()).into_response(),
         None => object(StatusCode::NOT_FOUND, &json!({"error": "there is no such function"})),
     }
 }

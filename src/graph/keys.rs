@@ -1,4 +1,4 @@
-//! The keys that a login host publishes for its signatures: fetched, kept for a day, and through an outage for a second one.
+//! The keys that a login host publishes for its signatures: fetched, kept for an hour, and through an outage for a day.
 //!
 //! Must not know what the keys prove: how they are read is an argument. Fails closed: without keys there is no proof.
 
@@ -16,10 +16,11 @@ use crate::platform::http::{Authorize, Authorized, Bounds, Failure, Http, Reques
 /// Where the document is that names the keys' address; for every tenant
 /// (vendor page "Set up Microsoft Graph change notifications with resource data").
 const DOCUMENT: &str = "/common/.well-known/openid-configuration";
-/// Keys are changed daily, and at once in an emergency (vendor page "Signing key rollover").
-const KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// Keys are changed daily, and at once in an emergency (vendor page "Signing key rollover"): one that was withdrawn is trusted no
+/// longer than this.
+const KEPT_FOR: Duration = Duration::from_secs(3_600);
 /// Through an outage of the login host.
-const KEPT_AT_MOST: Duration = Duration::from_secs(48 * 3_600);
+const KEPT_AT_MOST: Duration = Duration::from_secs(24 * 3_600);
 /// For a key that is not among those we have: forgeries must not make us ask more often.
 const UNKNOWN_KEY_EVERY: Duration = Duration::from_secs(300);
 /// After an attempt that failed.
@@ -81,7 +82,7 @@ impl<K: Send + Sync> Keys<K> {
         Self { http, login, clock, read, state, asking: tokio::sync::Mutex::default() }
     }
 
-    /// The keys, fetched within the last day; within the last two while the login host gives none.
+    /// The keys, fetched within the last hour; within the last day while the login host gives none, or another asks it just now.
     ///
     /// # Errors
     /// [`KeysError`]; asking later may help with each of them.
@@ -89,7 +90,12 @@ impl<K: Send + Sync> Keys<K> {
         if let Some(keys) = self.fresh() {
             return Ok(keys);
         }
-        let _asking = self.asking.lock().await;
+        let _asking = match (self.asking.try_lock(), self.known()) {
+            (Ok(asking), _) => asking,
+            // One waits for the login host, which may be slow; the others go on with what there is.
+            (Err(_), Ok(keys)) => return Ok(keys),
+            (Err(_), Err(_)) => self.asking.lock().await,
+        };
         if let Some(keys) = self.fresh() {
             return Ok(keys);
         }

@@ -251,7 +251,8 @@ table! {
     MODE: Key { key: "mode", shape: Shape::Choice(&FETCH_MODES),
         help: "By the resource: `resource` for most, `delta` for drives and lists, `none` for what is polled or comes with its data. Never for `deleted`.", ..FETCH };
     FETCH_SELECT: Key { key: "select", shape: Shape::Text("names of properties, separated by commas"),
-        help: "Only these properties: `$select`.", ..FETCH };
+        help: "Only these properties: `$select`; of what changed in a drive or list also id, eTag, createdDateTime, lastModifiedDateTime \
+            and deleted.", ..FETCH };
     NOT_FOUND_KEY: Key { key: "not_found", shape: Shape::Choice(&NOT_FOUND), default: "retry",
         help: "What follows a 404.", ..FETCH };
     ON_FAILURE_KEY: Key { key: "on_failure", shape: Shape::Choice(&ON_FAILURE), default: "dead_letter",

@@ -136,7 +136,10 @@ impl Look<'_> {
     /// meanwhile cannot be told from the rest.
     fn begins_anew(&mut self, error: &GraphError) -> bool {
         match error.trouble {
-            Trouble::Expired | Trouble::Gone | Trouble::Refused if self.row.page.take().is_some() => true,
+            Trouble::Expired | Trouble::Gone | Trouble::Refused if self.row.page.take().is_some() => {
+                self.row.began = None;
+                true
+            }
             Trouble::Expired => self.row.delta.take().is_some(),
             _ => false,
         }
@@ -248,12 +251,13 @@ impl Reconciler {
         hand_on: HandOn<'_>,
         told: &mut CaughtUp,
     ) -> Result<Result<Turn, GraphError>, SubscriptionError> {
-        let began = *look.row.began.get_or_insert(self.clock.now());
         let known = look.row.page.clone().or_else(|| look.row.delta.clone());
         let mut path = known.unwrap_or_else(|| look.way.first(look.since, false));
-        let page = loop {
+        let (began, page) = loop {
+            // With the first of the pages that are kept; an attempt that got none is no beginning.
+            let began = look.row.began.unwrap_or_else(|| self.clock.now());
             match self.page(&look.way, &path).await {
-                Ok(page) => break page,
+                Ok(page) => break (began, page),
                 Err(error) if look.begins_anew(&error) => {
                     path = look.row.delta.clone().unwrap_or_else(|| look.way.first(look.since, true));
                 }
@@ -273,6 +277,7 @@ impl Reconciler {
         }
         if let Some(next) = page.next {
             look.waits = self.clock.now();
+            look.row.began = Some(began);
             look.row.page = Some(next);
             look.row.next = look.waits;
             lease.commit(vec![put(keyed('c', &look.group), &look.row)]).await?;

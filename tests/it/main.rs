@@ -6,6 +6,7 @@ mod azure;
 mod azurite;
 mod between;
 mod cap;
+mod changes;
 mod collector;
 mod crash;
 mod defender;

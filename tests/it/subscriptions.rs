@@ -696,6 +696,53 @@ async fn what_a_subscription_was_made_for_is_known_as_long_as_its_items_may_come
     assert_eq!(made_for(after.group()).await, None, "the proven group is of another one");
 }
 
+#[tokio::test]
+async fn a_look_begins_with_the_first_of_the_pages_that_are_kept() {
+    let bench = Bench::new().await;
+    let all = [wanted("users/u/messages")];
+    bench.run(&all).await;
+    let page = |query: &str, status: u16, more: &str| {
+        let mut body = json!({"value": []});
+        if !more.is_empty() {
+            body["@odata.nextLink"] = json!(format!("{{base}}/v1.0/users/u/messages?$skiptoken={more}"));
+        }
+        bench.world().pages.insert(format!("/v1.0/users/u/messages?{query}"), (status, body));
+    };
+    let last = async || {
+        bench.reconciler().standing(&all).await.expect("rows")[0].last_catch_up.expect("a time").to_string()[..16].to_owned()
+    };
+    page("$filter", 404, "");
+    assert_eq!(caught(&bench, &all).await.0.errors.len(), 1);
+    bench.advance(31);
+    page("$filter", 200, "");
+    assert_eq!(caught(&bench, &all).await.0.looked.len(), 1);
+    assert_eq!(last().await, "2026-11-24T09:31", "an attempt that got nothing is no beginning");
+    // The next one is cut off twice, each time after a page.
+    bench.advance(16);
+    page("$filter", 200, "a");
+    page("$skiptoken=a", 503, "");
+    assert_eq!(caught(&bench, &all).await.0.errors.len(), 1);
+    assert_eq!(bench.calls("GET /v1.0/users/u/messages?$filter=lastModifiedDateTime%20ge%202026-11-24T09%3A16%3A00Z"), 1);
+    bench.advance(60);
+    page("$skiptoken=a", 200, "b");
+    page("$skiptoken=b", 503, "");
+    assert_eq!(caught(&bench, &all).await.0.errors.len(), 1);
+    bench.advance(60);
+    page("$skiptoken=b", 200, "");
+    assert_eq!(caught(&bench, &all).await.0.looked.len(), 1);
+    assert_eq!(last().await, "2026-11-24T09:47", "with its first page");
+    // One whose second page Graph does not know any more is another look from then on.
+    bench.advance(361);
+    page("$filter", 200, "a");
+    page("$skiptoken=a", 503, "");
+    assert_eq!(caught(&bench, &all).await.0.errors.len(), 1);
+    bench.advance(60);
+    page("$filter", 200, "");
+    page("$skiptoken=a", 410, "");
+    assert_eq!(caught(&bench, &all).await.0.looked.len(), 1);
+    assert_eq!(last().await, "2026-11-24T18:48", "with the page that it began anew with");
+}
+
 /// A run of three minutes, in which each page with items takes one to hand on: the resources that were read, page by page.
 async fn three_minutes(bench: &Bench, all: &[Wanted]) -> (CaughtUp, Vec<String>) {
     let before = bench.world().log.len();

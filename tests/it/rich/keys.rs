@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -91,7 +92,7 @@ fn answer(world: &mut World, uri: &hyper::Uri) -> Response<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn many_who_need_keys_fetch_them_once_and_keep_them_for_a_day() {
+async fn many_who_need_keys_fetch_them_once_and_keep_them_for_an_hour() {
     let login = Login::start().await;
     let keys = login.keys();
     let many = futures_util::future::join_all((0..8).map(|_| keys.current())).await;
@@ -102,7 +103,7 @@ async fn many_who_need_keys_fetch_them_once_and_keep_them_for_a_day() {
         claims["iss"] = format!("{}/{}/v2.0", login.address, super::TENANT).into();
     });
     assert!(check(&token, first, &audiences(), &tenants(), super::now()).is_ok());
-    login.clock.advance(Duration::from_secs(24 * 3_600 - 1));
+    login.clock.advance(Duration::from_secs(3_599));
     keys.current().await.expect("keys");
     assert_eq!(login.asked(), 0);
     login.clock.advance(Duration::from_secs(1));
@@ -111,21 +112,53 @@ async fn many_who_need_keys_fetch_them_once_and_keep_them_for_a_day() {
 }
 
 #[tokio::test]
-async fn an_outage_is_survived_for_a_second_day_and_not_longer() {
+async fn a_key_that_was_withdrawn_is_trusted_for_an_hour() {
+    let login = Login::start().await;
+    let keys = login.keys();
+    let judge = |keys: &Keyset| {
+        let token = token("1.0", |_| ());
+        check(&token, keys, &audiences(), &tenants(), super::now())
+    };
+    assert!(judge(&keys.current().await.expect("keys")).is_ok());
+    login.set(|world| world.keys = world.keys.replace("\"published\"", "\"another\""));
+    login.clock.advance(HOUR);
+    assert_eq!(judge(&keys.current().await.expect("keys")), Err(TokenError::UnknownKey));
+}
+
+#[tokio::test]
+async fn while_one_asks_a_slow_login_host_the_others_go_on_with_the_keys_that_there_are() {
+    let login = Login::start().await;
+    let keys = login.keys();
+    let first = keys.current().await.expect("keys");
+    login.clock.advance(HOUR);
+    login.asked();
+    let mut slow = std::pin::pin!(keys.current());
+    assert!(futures_util::poll!(slow.as_mut()).is_pending(), "asks");
+    let at_once = keys.current().now_or_never().expect("no waiting");
+    assert!(Arc::ptr_eq(&at_once.expect("old keys"), &first));
+    assert!(!Arc::ptr_eq(&slow.await.expect("new keys"), &first));
+    assert_eq!(login.asked(), 1);
+    login.clock.advance(24 * HOUR);
+    let (one, other) = futures_util::join!(keys.current(), keys.current());
+    assert!(Arc::ptr_eq(&one.expect("new keys"), &other.expect("new keys")), "what is too old is no help");
+}
+
+#[tokio::test]
+async fn an_outage_is_survived_for_a_day_and_not_longer() {
     let login = Login::start().await;
     let keys = login.keys();
     let first = keys.current().await.expect("keys");
     login.set(|world| world.status = Some(503));
-    login.clock.advance(30 * HOUR);
+    login.clock.advance(2 * HOUR);
     login.asked();
     assert!(Arc::ptr_eq(&keys.current().await.expect("old keys"), &first));
     let tries = login.asked();
     assert!(tries > 0);
     assert!(Arc::ptr_eq(&keys.current().await.expect("old keys"), &first));
     assert_eq!(login.asked(), 0, "not asked again at once");
-    login.clock.advance(17 * HOUR);
+    login.clock.advance(21 * HOUR);
     keys.current().await.expect("old keys");
-    login.clock.advance(2 * HOUR);
+    login.clock.advance(HOUR);
     let error = keys.current().await.expect_err("too old");
     assert!(matches!(&error, KeysError::NoAnswer(failure) if failure.status == Some(503)), "{error}");
     assert!(keys.anew(&first).await.is_err(), "nor by another way");
