@@ -397,6 +397,14 @@ fn wanting<'a>(plans: &'a [Plan], task: &Task, made_for: Option<&Wanted>) -> imp
     plans.iter().filter(move |plan| !task.had.contains(&plan.name) && (plan.matches)(&task.item, made_for))
 }
 
+/// Whether what is read of the playbooks keeps the item from one of them: it is held, or of none that is there.
+pub(super) fn would_hold(plans: &[Plan], task: &Task, made_for: Option<&Wanted>) -> bool {
+    match &task.playbook {
+        Some(name) => plans.iter().find(|plan| plan.name == *name).is_none_or(|plan| plan.held.is_some()),
+        None => wanting(plans, task, made_for).any(|plan| plan.held.is_some()),
+    }
+}
+
 /// Why an action was refused, the first of them if there are several.
 fn refusal(done: &[String]) -> Option<&str> {
     done.iter().find_map(|key| key.strip_prefix(REFUSED)?.split_once(' ')).map(|(_, reason)| reason)
