@@ -177,7 +177,7 @@ action = [{ kind = "queue", queue = "group-items" }]
     2:1: `verzion` is no key here; did you mean `version`?
     5:8: `code` is 404; it takes a whole number from 200 to 299
     6:21: the header `X-One` holds a line break, control or non-ASCII character; leave it out
-    10:8: the expression `when` is refused: line 1, column 10 of the expression: Expected identifier, '*', '{', '[', '&', or '[?' -- found At; `@` is an operator: write "@odata.type" in double quotes, or `meta.odataType`
+    10:8: the expression `when` is refused: line 1, column 10 of the expression: expected identifier, '*', '{', '[', '&', or '[?', found `@`; `@` is an operator: write "@odata.type" in double quotes, or `meta.odataType`
     14:19: "created" never comes for a user; it has "updated", "deleted" (a new user is `updated`, and so is a soft deletion)
     14:30: `change_types` is "changed"; it takes a list of "created", "updated", "deleted"
     17:22: the expression `title` is refused: line 1, column 7 of the expression: there is no function `lenght`; did you mean `length`?
