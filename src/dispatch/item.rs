@@ -245,8 +245,9 @@ impl Dispatcher {
             at: self.clock.now(),
             queue: job.queue.to_owned(),
             attempts: job.task.attempt + 1,
+            body: None,
         };
-        Ok(dead::keep(self.state.as_ref(), self.queue.as_ref(), &mut dead).await?)
+        Ok(dead::keep(self.state.as_ref(), &mut dead).await?)
     }
 
     /// One playbook: its object is had, it says what is to be done, and that is done.

@@ -243,8 +243,9 @@ impl Dispatcher {
         if task.attempt + 1 >= LIFECYCLE_ATTEMPTS {
             let attempts = task.attempt + 1;
             let task = Task { attempt: 0, ..task };
-            let mut dead = Dead { task, reason, playbook: None, at: self.clock.now(), queue: queue.to_owned(), attempts };
-            dead::keep(self.state.as_ref(), self.queue.as_ref(), &mut dead).await?;
+            let at = self.clock.now();
+            let mut dead = Dead { task, reason, playbook: None, at, queue: queue.to_owned(), attempts, body: None };
+            dead::keep(self.state.as_ref(), &mut dead).await?;
             return Ok(Handled { dead: told, ..Handled::default() });
         }
         let delay = backoff(task.attempt, &key::item_key(&task.item));

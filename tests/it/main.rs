@@ -8,6 +8,7 @@ mod between;
 mod cap;
 mod collector;
 mod crash;
+mod dead;
 mod defender;
 mod dispatch;
 mod documents;

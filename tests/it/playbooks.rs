@@ -248,6 +248,34 @@ fn each_rule_of_a_source_is_told_with_what_to_do() {
 }
 
 #[test]
+fn what_is_too_large_is_told_with_what_can_be_left_out() {
+    let object = json!({"note": "x".repeat(5_000_000)});
+    let mut large = user_changed();
+    large.notification.insert("note".to_owned(), object["note"].clone());
+    for (source, fetch, expected) in [
+        ("resource = \"users\"", "resource", "fetch less with `fetch.select`"),
+        ("resource = \"users\"", "none", "it comes that large, and no playbook can take it"),
+        (
+            "resource = \"users/u/messages?$select=id\"\ninclude_resource_data = true",
+            "none",
+            "ask for less with `$select` in `source.resource`",
+        ),
+    ] {
+        let text = format!(
+            "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\n{source}\nchange_types = [\"updated\"]\n\
+             [playbook.fetch]\nmode = \"{fetch}\"\n[[playbook.action]]\nkind = \"trigger_export\"\n"
+        );
+        let loaded = load(&text, &|_| true);
+        let told = |item: &Item, resource: Option<&Value>| {
+            let error = loaded.playbooks[0].evaluate(&Context { item, resource, attempt: 0 }).expect_err("too large").to_string();
+            error.split_once("; expressions take at most 4194304; ").expect("the limit").1.to_owned()
+        };
+        assert_eq!(told(&user_changed(), Some(&object)), expected);
+        assert!(told(&large, None).starts_with("it comes that large"));
+    }
+}
+
+#[test]
 fn warnings_do_not_stop_a_playbook() {
     for (source, fetch, expected) in [
         ("resource = \"security/alerts?$filter=x\"\nchange_types = [\"updated\"]\nallow_retired = true", "", "has retired"),
