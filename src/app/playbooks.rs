@@ -1,7 +1,7 @@
 //! What playbooks ask for, as their document has it now: subscriptions, polls, and what is done about each notification.
 //!
-//! The document is looked at again each minute, so that playbooks change without a deployment or a restart. Holds no decisions:
-//! it puts together what other rooms decide.
+//! The document is looked at again each minute, and before it keeps an item from a playbook, so that playbooks change without a
+//! deployment or a restart. Holds no decisions: it puts together what other rooms decide.
 
 mod hooks;
 pub mod reach;
@@ -42,8 +42,8 @@ use crate::subscriptions::{Config, Reconciler, States};
 
 /// How long what was read is taken for the present.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
-/// The same where somebody unknown comes.
-const STRANGERS: Duration = Duration::from_secs(2);
+/// The same where the document may have changed since: somebody unknown comes, or an item would be set aside because of it.
+const AT_ONCE: Duration = Duration::from_secs(2);
 /// Sets of certificates that are kept after others took their place.
 const EARLIER: usize = 4;
 /// Between two looks at what nobody told of.
@@ -174,18 +174,22 @@ impl Playbooks {
     /// # Errors
     /// One line: the document cannot be read, and never could be in this process.
     pub async fn asked(&self) -> Result<Arc<Asked>, String> {
+        self.asked_within(LOOKED_AT_EVERY).await
+    }
+
+    async fn asked_within(&self, fresh: Duration) -> Result<Arc<Asked>, String> {
         match &self.0 {
             Source::Given(asked) => Ok(Arc::clone(asked)),
-            Source::Read(reading) => reading.asked(LOOKED_AT_EVERY).await,
+            Source::Read(reading) => reading.asked(fresh).await,
         }
     }
 
     /// A notification of a group that nobody knows may be the first of a subscription that was just made: the document is looked at
     /// again, so that the playbook that wanted it is there.
     pub(crate) async fn meet(&self, group: &str) {
-        let (Source::Read(reading), Ok(asked)) = (&self.0, self.asked().await) else { return };
+        let Ok(asked) = self.asked().await else { return };
         if !group.get(1..).is_some_and(|digits| asked.together.groups.contains(digits)) {
-            drop(reading.asked(STRANGERS).await);
+            drop(self.asked_within(AT_ONCE).await);
         }
     }
 

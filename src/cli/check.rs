@@ -87,9 +87,10 @@ async fn storage(app: &App, page: &mut String) -> bool {
         Ok(count) => {
             let _ = writeln!(page, "ok    storage: {place}");
             if count > 0 {
+                let messages = if count == 1 { "message" } else { "messages" };
                 let _ = writeln!(
                     page,
-                    "note  storage: `{poison}` holds {count} messages that could not be handled; the log says why"
+                    "note  storage: `{poison}` holds {count} {messages} that could not be handled; the log says why"
                 );
             }
             true

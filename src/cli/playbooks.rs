@@ -14,7 +14,7 @@ use crate::app::Surroundings;
 use crate::dispatch::{Fetch, Plan};
 use crate::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin};
 use crate::notifications::receipt::{Drop, read_file};
-use crate::notifications::resources::{Resource, segments};
+use crate::notifications::resources::{Resource, says_kind, segments};
 use crate::platform::json;
 use crate::platform::secret::Secret;
 use crate::playbooks::evaluate::{Context, Evaluated, RunError};
@@ -64,6 +64,8 @@ struct Tried<'a> {
     dropped: Option<Drop>,
     /// What is done about a subscription, which no playbook sees.
     lifecycle: Option<&'static str>,
+    /// It is taken for what each playbook's own subscription tells.
+    assumed: bool,
     runs: Vec<Run<'a>>,
 }
 
@@ -114,7 +116,7 @@ fn run(arguments: &Test, around: &Surroundings) -> Result<Exit, String> {
     let tried: Vec<Tried<'_>> = if arguments.resource {
         let object = object(&arguments.file)?;
         let runs = playbooks.iter().map(|playbook| as_changed(playbook, &object, now)).collect();
-        vec![Tried { shown: "the object, as if it had changed".to_owned(), dropped: None, lifecycle: None, runs }]
+        vec![Tried { shown: "the object, as if it had changed".to_owned(), dropped: None, lifecycle: None, assumed: false, runs }]
     } else {
         items(&arguments.file, now)?.iter().map(|item| try_item(&playbooks, item.as_ref(), fetched.as_ref())).collect()
     };
@@ -184,7 +186,7 @@ fn object(path: &Path) -> Result<Value, String> {
 }
 
 fn try_item<'a>(playbooks: &[&'a Playbook], item: Result<&Item, &Drop>, fetched: Option<&Value>) -> Tried<'a> {
-    let none = Tried { shown: String::new(), dropped: None, lifecycle: None, runs: Vec::new() };
+    let none = Tried { shown: String::new(), dropped: None, lifecycle: None, assumed: false, runs: Vec::new() };
     let item = match item {
         Ok(item) => item,
         Err(reason) => return Tried { shown: format!("dropped: {reason}"), dropped: Some(*reason), ..none },
@@ -200,7 +202,7 @@ fn try_item<'a>(playbooks: &[&'a Playbook], item: Result<&Item, &Drop>, fetched:
         (Some(_), Some(_)) => shown.push_str(" (encrypted: --fetched stands for what it holds)"),
     }
     let run = |playbook: &&'a Playbook| try_playbook(playbook, item, fetched);
-    Tried { shown, runs: playbooks.iter().map(run).collect(), ..none }
+    Tried { shown, assumed: !says_kind(item.resource.as_deref()), runs: playbooks.iter().map(run).collect(), ..none }
 }
 
 fn try_playbook<'a>(playbook: &'a Playbook, item: &Item, fetched: Option<&Value>) -> Run<'a> {

@@ -248,8 +248,9 @@ impl Dispatcher {
             at: self.clock.now(),
             queue: job.queue.to_owned(),
             attempts: job.task.attempt + 1,
+            body: None,
         };
-        Ok(dead::keep(self.state.as_ref(), self.queue.as_ref(), &mut dead).await?)
+        Ok(dead::keep(self.state.as_ref(), &mut dead).await?)
     }
 
     /// One playbook: its object is had, it says what is to be done, and that is done.
@@ -398,6 +399,14 @@ impl Dispatcher {
 /// Those that an item is for whose message names nobody.
 fn wanting<'a>(plans: &'a [Plan], task: &Task, made_for: Option<&Wanted>) -> impl Iterator<Item = &'a Plan> {
     plans.iter().filter(move |plan| !task.had.contains(&plan.name) && (plan.matches)(&task.item, made_for))
+}
+
+/// Whether what is read of the playbooks keeps the item from one of them: it is held, or of none that is there.
+pub(super) fn would_hold(plans: &[Plan], task: &Task, made_for: Option<&Wanted>) -> bool {
+    match &task.playbook {
+        Some(name) => plans.iter().find(|plan| plan.name == *name).is_none_or(|plan| plan.held.is_some()),
+        None => wanting(plans, task, made_for).any(|plan| plan.held.is_some()),
+    }
 }
 
 /// Why an action was refused, the first of them if there are several.

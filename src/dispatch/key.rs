@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::plan::found_gone;
 use crate::notifications::item::{Event, Item};
-use crate::notifications::resources::{Resource, segments};
+use crate::notifications::resources::{Resource, relative, segments};
 use crate::notifications::wanted;
 use crate::platform::hex;
 
@@ -23,7 +23,8 @@ pub(super) fn hash(parts: &[&str]) -> String {
 /// The resource in one spelling, whatever the notification writes: `Users('x')/Messages('y')` and `/users/x/messages/y` are one.
 /// Ids keep their case, since those of Exchange differ in nothing else.
 pub(super) fn normalised(item: &Item) -> String {
-    let written = segments(item.resource.as_deref().unwrap_or_default());
+    let named = item.resource.as_deref().unwrap_or_default();
+    let written = segments(relative(named).unwrap_or(named));
     // What follows a path that can be subscribed to is an id.
     let known = (1..=written.len()).rev().find(|end| Resource::of(&written[..*end].join("/")).is_some()).unwrap_or_default();
     let (words, ids) = written.split_at(known);

@@ -79,11 +79,17 @@ type Answer<T, E> = BoxFuture<'static, Result<T, E>>;
 /// A question to somebody above.
 type Ask<Q, T, E> = Arc<dyn Fn(Q) -> Answer<T, E> + Send + Sync>;
 
+/// A question for the playbooks.
+type Plans = Arc<dyn Fn() -> Answer<Arc<[Plan]>, String> + Send + Sync>;
+
 /// What dispatch is given and does not do itself.
 #[derive(Clone)]
 pub struct Hooks {
-    /// The playbooks as they are now. The error is one line: they cannot be read.
-    pub plans: Arc<dyn Fn() -> Answer<Arc<[Plan]>, String> + Send + Sync>,
+    /// The playbooks as they were read last. The error is one line: they cannot be read.
+    pub plans: Plans,
+    /// The playbooks as they are now, for an item that would be set aside because of what was read: that may be mended. Who does
+    /// not read them for each such item sees to it.
+    pub plans_now: Plans,
     /// The group that a client state proves; none: it proves nothing. The error: the key cannot be had.
     pub prove: Ask<Option<String>, Option<String>, String>,
     /// What the subscription of an item was made for, where no playbook wants just that any more: by what is stored of it. The
@@ -206,14 +212,21 @@ impl Dispatcher {
         if let Event::Lifecycle(event) = task.item.event {
             return self.lifecycle(queue, event, task).await;
         }
-        let plans = match (self.hooks.plans)().await {
-            Ok(plans) => plans,
-            Err(cause) => return self.wait_for(queue, task, cause).await,
-        };
-        match (self.hooks.made_for)(task.item.clone()).await {
-            Ok(made_for) => self.run(queue, task, (&plans, made_for.as_ref())).await,
+        match self.plans(&task).await {
+            Ok((plans, made_for)) => self.run(queue, task, (&plans, made_for.as_ref())).await,
             Err(cause) => self.wait_for(queue, task, cause).await,
         }
+    }
+
+    /// The playbooks with what the item's subscription was made for, as far as they are looked at now.
+    async fn plans(&self, task: &Task) -> Result<(Arc<[Plan]>, Option<Wanted>), String> {
+        let plans = (self.hooks.plans)().await?;
+        let made_for = (self.hooks.made_for)(task.item.clone()).await?;
+        if !item::would_hold(&plans, task, made_for.as_ref()) {
+            return Ok((plans, made_for));
+        }
+        let plans = (self.hooks.plans_now)().await?;
+        Ok((plans, (self.hooks.made_for)(task.item.clone()).await?))
     }
 
     /// Something is missing that no item is to blame for: it waits as long as that takes.
@@ -230,8 +243,9 @@ impl Dispatcher {
         if task.attempt + 1 >= LIFECYCLE_ATTEMPTS {
             let attempts = task.attempt + 1;
             let task = Task { attempt: 0, ..task };
-            let mut dead = Dead { task, reason, playbook: None, at: self.clock.now(), queue: queue.to_owned(), attempts };
-            dead::keep(self.state.as_ref(), self.queue.as_ref(), &mut dead).await?;
+            let at = self.clock.now();
+            let mut dead = Dead { task, reason, playbook: None, at, queue: queue.to_owned(), attempts, body: None };
+            dead::keep(self.state.as_ref(), &mut dead).await?;
             return Ok(Handled { dead: told, ..Handled::default() });
         }
         let delay = backoff(task.attempt, &key::item_key(&task.item));

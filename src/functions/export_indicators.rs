@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Answer, Envelope, FUNCTIONS, Failure, Function, Relay, Trigger, When};
 use crate::app::{App, names};
+use crate::notifications::item as notifications;
 use crate::storage::poison_of;
 
 const BINDING: &str = "timer";
@@ -29,14 +30,20 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope) -> Result<(), Failure> {
 async fn watch(app: &App) -> Result<(), Failure> {
     for function in FUNCTIONS {
         let Trigger::Queue { queue, .. } = function.trigger else { continue };
+        let remedy = if [notifications::QUEUE, notifications::URGENT_QUEUE].contains(&queue) {
+            "`playbooks dead list` shows what, and once that is mended, `playbooks dead replay` puts it back"
+        } else {
+            "delete what is there once that is mended"
+        };
         let queue = poison_of(queue);
         let count = app.queue.count(&queue).await.map_err(Failure::new)?;
         if count > 0 {
+            let messages = if count == 1 { "message" } else { "messages" };
             tracing::error!(
                 event = "queue.poison",
                 queue,
                 count,
-                "the queue `{queue}` holds {count} messages that could not be handled; the log says why; delete them once that is mended"
+                "the queue `{queue}` holds {count} {messages} that could not be handled; the log says why; {remedy}"
             );
         }
     }

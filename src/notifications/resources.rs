@@ -290,6 +290,7 @@ impl Resource {
     /// table, or an id below a collection. All that is deeper is another matter: a message is no user.
     #[must_use]
     pub fn of_object(path: &str) -> Option<&'static Self> {
+        let path = relative(path)?;
         let named = segments(path);
         let (_, above) = named.split_last()?;
         let own = |row: &&Self| row.objects.iter().any(|pattern| fits(pattern, &named));
@@ -308,6 +309,27 @@ impl Resource {
     pub fn refuses(&self, change: ChangeType) -> bool {
         self.changes.is_some_and(|changes| !changes.contains(&change))
     }
+}
+
+/// The path that a notification names: what follows host and version, where it writes the whole address, as samples of the vendor
+/// do (`https://graph.microsoft.com/v1.0/…`, `https://outlook.office365.com/api/beta/…`). None: an address of another form.
+#[must_use]
+pub fn relative(resource: &str) -> Option<&str> {
+    // Of a query that holds an address, what is before that is no scheme.
+    let whole = resource.split_once("://").filter(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphabetic()));
+    let Some((_, address)) = whole else { return Some(resource) };
+    let (_, path) = address.split_once('/')?;
+    let (version, path) = path.strip_prefix("api/").unwrap_or(path).split_once('/')?;
+    let numbered = |version: &str| version.starts_with('v') && version[1..].starts_with(|digit: char| digit.is_ascii_digit());
+    (numbered(version) || version == "beta").then_some(path)
+}
+
+/// Whether what a notification names says what it is about. A bare id, as samples of the vendor show for alerts, does not: the
+/// subscription alone does.
+#[must_use]
+pub fn says_kind(resource: Option<&str>) -> bool {
+    let path = resource.and_then(relative).unwrap_or_default();
+    segments(path).len() > 1 || Resource::of_object(path).is_some()
 }
 
 /// The path of `kind` that these segments are.
@@ -398,6 +420,23 @@ mod tests {
         assert_eq!(name("teams('t')/channels('c')/tabs('1')"), None);
         assert_eq!(name("communications/onlineMeetings('m')/transcripts('t')"), Some("callTranscript"));
         assert_eq!(name("solutions/virtualEvents/webinars/w1/sessions/s1"), Some("virtualEventSession"));
+        assert_eq!(name("https://graph.microsoft.com/v1.0/users/3f6c"), Some("user"));
+        assert_eq!(name("https://outlook.office365.com/api/beta/Users('3f6c')/Messages('AAMk=')"), Some("message"));
+        assert_eq!(name("https://outlook.office365.com/api/v2.0/Users('3f6c')/Events('AAMk=')"), Some("event"));
+        assert_eq!(name("https://outlook.office365.com/Users('3f6c')/Events('AAMk=')"), None);
         assert_eq!(name(""), None);
+    }
+
+    #[test]
+    fn a_path_says_what_it_is_about_and_a_bare_id_does_not() {
+        for resource in
+            ["users", "Users/3f6c", "/users/3f6c/licenseDetails", "books/b", "https://graph.microsoft.com/beta/users/u"]
+        {
+            assert!(says_kind(Some(resource)), "{resource}");
+        }
+        for resource in ["9f00aa", "/9f00aa", "", "https://a.example/9f00aa", "https://a.example"] {
+            assert!(!says_kind(Some(resource)), "{resource}");
+        }
+        assert!(!says_kind(None));
     }
 }

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::action::{Action, ActionSpec, FillError, Given};
 use super::expression::{Expression, INPUT_BYTES, Input, TooLarge};
-use super::{Playbook, Root};
+use super::{FetchMode, Playbook, Root};
 use crate::notifications::item::{Event, Item, Origin};
 
 /// One item with what is known of it when its playbook runs.
@@ -73,8 +73,8 @@ pub struct Evaluated {
 /// Why a run failed. Another try gives the same: the item goes to the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RunError {
-    #[error("the context has {bytes} bytes; expressions take at most {INPUT_BYTES}; fetch less with `fetch.select`")]
-    TooLarge { bytes: usize },
+    #[error("the context has {bytes} bytes; expressions take at most {INPUT_BYTES}; {remedy}")]
+    TooLarge { bytes: usize, remedy: &'static str },
     #[error("the expression `{name}` failed: {reason}")]
     Expression { name: String, reason: String },
     #[error("the variable `{name}` has no result, and `fail_on_no_results` is on")]
@@ -125,7 +125,16 @@ impl Playbook {
             Root::Item => &whole["notification"],
             Root::ResourceData => &whole["notification"]["resourceData"],
         };
-        let input = Input::new(seen).map_err(|TooLarge { bytes }| RunError::TooLarge { bytes })?;
+        let input = Input::new(seen).map_err(|TooLarge { bytes }| {
+            const LARGE: &str = "it comes that large, and no playbook can take it";
+            let remedy = match self.fetch.mode {
+                _ if context.resource.is_none() => LARGE,
+                FetchMode::Resource | FetchMode::Delta if self.root == Root::Context => "fetch less with `fetch.select`",
+                FetchMode::None if self.source.rich => "ask for less with `$select` in `source.resource`",
+                _ => LARGE,
+            };
+            RunError::TooLarge { bytes, remedy }
+        })?;
         let run = |name: &str, expression: &Expression| {
             expression.run(&input).map_err(|reason| RunError::Expression { name: name.to_owned(), reason })
         };

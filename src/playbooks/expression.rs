@@ -208,7 +208,7 @@ fn is_of_call(error: &JmespathError) -> bool {
 /// The crate's error on one line, with a hint where the mistake is a known one.
 fn complaint(text: &str, error: &JmespathError) -> String {
     let reason = match &error.reason {
-        ErrorReason::Parse(reason) => reason.clone(),
+        ErrorReason::Parse(reason) => grammar(text, error.offset, reason),
         ErrorReason::Runtime(RuntimeError::UnknownFunction(name)) => {
             let near = super::near::nearest(name, FUNCTIONS.iter().copied());
             let near =
@@ -221,10 +221,39 @@ fn complaint(text: &str, error: &JmespathError) -> String {
     if has_bare_at(text) {
         line += "; `@` is an operator: write \"@odata.type\" in double quotes, or `meta.odataType`";
     }
-    if reason.contains("found Number(") {
+    if matches!(&error.reason, ErrorReason::Parse(reason) if reason.contains("found Number(")) {
         line += "; a number that is meant is written in backticks: `3`";
     }
     line
+}
+
+/// What the crate's parser says, without the names that its tokens have within it.
+fn grammar(text: &str, offset: usize, reason: &str) -> String {
+    let Some((wanted, found)) = reason.split_once(" -- found ") else { return reason.to_owned() };
+    let expected = wanted.strip_prefix("Expected ");
+    if found == "Eof" {
+        let expected = expected.map(|expected| format!(": expected {expected}")).unwrap_or_default();
+        return format!("the expression ends too early{expected}");
+    }
+    let found = token(text.get(offset..).unwrap_or_default());
+    match (wanted, expected) {
+        ("Unexpected nud token" | "Unexpected led token" | "Did not parse the complete expression", _) => {
+            format!("unexpected `{found}`")
+        }
+        (_, Some(expected)) => format!("expected {expected}, found `{found}`"),
+        (_, None) => format!("{wanted}, found `{found}`"),
+    }
+}
+
+/// What a text begins with: a word, an operator, or one character.
+fn token(text: &str) -> &str {
+    let first = text.chars().next().unwrap_or_default();
+    let same: fn(char) -> bool = match first {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => |c| c.is_ascii_alphanumeric() || c == '_',
+        '&' | '|' | '=' | '!' | '<' | '>' => |c| "&|=!<>".contains(c),
+        _ => return text.get(..first.len_utf8()).unwrap_or_default(),
+    };
+    text.find(|c| !same(c)).map_or(text, |end| &text[..end])
 }
 
 /// The functions of the specification.
@@ -414,6 +443,19 @@ mod tests {
             refused("resource.\n  severity ="),
             "line 2, column 12 of the expression: '=' is not valid. Did you mean '=='?"
         );
+        for (text, expected) in [
+            ("severity ==", "column 12 of the expression: the expression ends too early"),
+            ("(a", "column 3 of the expression: the expression ends too early: expected ')' to close '('"),
+            ("a[0", "column 4 of the expression: the expression ends too early: expected ':', or ']'"),
+            ("a == && b", "column 6 of the expression: unexpected `&&`"),
+            ("'ä' ) b", "column 5 of the expression: unexpected `)`"),
+            ("(a b)", "column 4 of the expression: expected ')' to close '(', found `b`"),
+            ("a b_2.c", "column 3 of the expression: unexpected `b_2`"),
+            ("{a, b}", "column 3 of the expression: expected ':' to follow key, found `,`"),
+            ("\"a\"(b)", "column 4 of the expression: Quoted strings can't be a function name, found `(`"),
+        ] {
+            assert_eq!(refused(text), format!("line 1, {expected}"), "{text}");
+        }
         assert_eq!(refused("'ä' ~"), "line 1, column 5 of the expression: Invalid character: ~");
         let unquoted = refused("resourceData.@odata.type");
         assert!(unquoted.ends_with("write \"@odata.type\" in double quotes, or `meta.odataType`"), "{unquoted}");

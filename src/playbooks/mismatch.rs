@@ -2,12 +2,15 @@
 
 use super::{Playbook, SourceKind};
 use crate::notifications::item::{Event, Item, Origin};
+use crate::notifications::resources::says_kind;
 
 impl Playbook {
-    /// None: it matches, as far as that is known without its subscription.
+    /// None: it matches, as far as that is known without its subscription. The worker knows it: what says not what it is about is
+    /// taken for what this playbook's own subscription tells.
     #[must_use]
     pub fn mismatch(&self, item: &Item) -> Option<String> {
-        if self.matches(item, None) {
+        let made_for = (!says_kind(item.resource.as_deref())).then(|| self.wants());
+        if self.matches(item, made_for.as_ref()) {
             return None;
         }
         let Event::Change(change) = item.event else {
@@ -17,7 +20,7 @@ impl Playbook {
         let changes: Vec<&str> = self.source.change_types.iter().map(|change| change.name()).collect();
         let (changes, resource) = (changes.join(", "), &self.source.resource);
         let (change_name, path) = (change.name(), item.resource.as_deref().unwrap_or("of no resource"));
-        Some(match (self.source.covers(item), self.waits_for(change, polled)) {
+        Some(match (made_for.is_some() || self.source.covers(item), self.waits_for(change, polled)) {
             (false, true) => format!("it waits for {resource}; this is {path}"),
             (true, false) => format!("it waits for {changes}; this is {change_name}"),
             (false, false) => format!("it waits for {changes} of {resource}; this is {change_name}, {path}"),
@@ -46,10 +49,25 @@ mod tests {
             Item { resource: Some(path.to_owned()), ..Item::new(origin, at, event) }
         };
         let of = |origin, change, path| playbook.mismatch(&item(origin, Event::Change(change), path));
-        assert_eq!(of(Origin::Graph, ChangeType::Updated, "Users/3f6c"), None);
+        for path in [
+            "Users/3f6c",
+            "https://graph.microsoft.com/v1.0/users/3f6c",
+            "https://outlook.office365.com/api/beta/Users('3f6c')",
+            "9f00aa",
+            "https://a.example/3f6c",
+        ] {
+            assert_eq!(of(Origin::Graph, ChangeType::Updated, path), None, "{path}");
+        }
         for (origin, change, path, expected) in [
             (Origin::Graph, ChangeType::Created, "Users/3f6c", "it waits for updated, deleted; this is created"),
             (Origin::Graph, ChangeType::Updated, "groups/1234", "it waits for users; this is groups/1234"),
+            (Origin::Graph, ChangeType::Created, "9f00aa", "it waits for updated, deleted; this is created"),
+            (
+                Origin::Graph,
+                ChangeType::Updated,
+                "https://graph.microsoft.com/v1.0/groups/1",
+                "it waits for users; this is https://graph.microsoft.com/v1.0/groups/1",
+            ),
             (Origin::Graph, ChangeType::Created, "groups/1", "it waits for updated, deleted of users; this is created, groups/1"),
             (
                 Origin::Poll,

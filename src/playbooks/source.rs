@@ -4,7 +4,7 @@ use super::keys::{self, CHANGES};
 use super::near::nearest;
 use super::reader::{At, Problems, Section};
 use crate::notifications::item::{ChangeType, Item};
-use crate::notifications::resources::{Fetch, Permission, RESOURCES, Resource, Rich, fixed, segments};
+use crate::notifications::resources::{Fetch, Permission, RESOURCES, Resource, Rich, fixed, relative, segments};
 
 /// What a playbook waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Source {
     /// Whether an item's resource is of this source, as far as its path tells: the same kind, and no two ids that differ. The ids
     /// of notifications are not always those of the subscription (`users/jane@example.com` becomes `Users/{guid}`).
     pub(super) fn covers(&self, item: &Item) -> bool {
-        let Some(path) = &item.resource else { return false };
+        let Some(path) = item.resource.as_deref().and_then(relative) else { return false };
         let (own, given) = (segments(&self.resource), segments(path));
         let begins = |fixed: &[String]| fixed.iter().zip(&given).all(|(one, other)| one.eq_ignore_ascii_case(other));
         let below = |fixed: &[String]| !fixed.is_empty() && fixed.len() <= given.len() && begins(fixed);

@@ -396,6 +396,8 @@ async fn a_message_that_nobody_can_handle_ends_as_poison_and_is_told() {
     assert!(host.fire("ExportIndicators").await.expect("a timer").succeeded());
     let (level, line) = told(&host, "queue.poison", 1).await;
     assert_eq!((level, &line["queue"], &line["count"]), (Level::Error, &poison.as_str().into(), &1.into()));
+    let said = line["message"].as_str().unwrap_or_default();
+    assert!(said.contains("holds 1 message that could not be handled") && said.contains("delete what is there"), "{said}");
     assert_lines_are_sound(&host, &[]);
 }
 

@@ -9,6 +9,7 @@ mod cap;
 mod changes;
 mod collector;
 mod crash;
+mod dead;
 mod defender;
 mod dispatch;
 mod documents;

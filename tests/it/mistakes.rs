@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use indicator_relay::app::App;
 use indicator_relay::dispatch::{self, Fetch, Plan};
-use indicator_relay::notifications::item::{Item, Task, Work};
+use indicator_relay::notifications::item::{Item, QUEUE, Task, Work};
 use indicator_relay::playbooks::load;
 use indicator_relay::storage::Queue as _;
 use serde_json::{Value, json};
 
-use crate::worker::{Answer, Call, World, ok, reading};
+use crate::rig::Rig;
+use crate::worker::{Answer, Call, World, item, ok, reading};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -208,6 +210,59 @@ async fn what_an_enabled_and_a_disabled_playbook_want_is_held_for_the_disabled_o
     story.document(&[off(users("a").replace("resource =", "resorce =")), users("b")]);
     story.change("u1").await;
     assert_eq!((story.told().await.as_str(), story.dead().await.len()), ("a: ; b: u1", 0), "nobody waits for it");
+}
+
+/// What the queue holds, worked off; how many runs were done and set aside.
+async fn work_off(app: &App) -> (usize, usize) {
+    let (mut done, mut dead) = (0, 0);
+    while let Some(message) = app.queue.receive(QUEUE, 1, HOUR).await.expect("a queue").pop() {
+        let work = dispatch::read(QUEUE, &message.body).expect("a notification");
+        let handled = app.dispatcher.handle(QUEUE, work).await.expect("handled");
+        done += handled.done;
+        dead += handled.dead.len();
+        assert!(app.queue.delete(QUEUE, &message).await.expect("a queue"));
+    }
+    (done, dead)
+}
+
+#[tokio::test]
+async fn what_is_put_back_right_after_the_file_was_mended_is_acted_on() {
+    let whole = format!("version = 1\n{}", users("a"));
+    let group = format!("n{}", load(&whole, &|_| true).playbooks[0].group);
+    let off = whole.replace("[playbook.source]", "enabled = false\n[playbook.source]");
+    let gone = format!("version = 1\n{}", users("b").replace("\"users\"", "\"groups\""));
+    for (broken, playbook) in [
+        (off, None),
+        (whole.replace("\"queue\"", "\"quue\""), None),
+        (whole.clone() + "[[playbook]\n", None),
+        (gone, Some("a".to_owned())),
+    ] {
+        let (mut rig, folder) = (Rig::new().await, tempfile::tempdir().expect("a folder"));
+        let file = folder.path().join("playbooks.toml");
+        rig.set("PLAYBOOKS_FILE", file.to_str().expect("text"));
+        std::fs::write(&file, &broken).expect("written");
+        let app = App::open(&rig.surroundings(folder.path())).await.expect("an app");
+        let (state, queue) = (app.state.as_ref(), app.queue.as_ref());
+        for id in ["u1", "u2"] {
+            let item = Item { group: Some(group.clone()), ..item(&rig.clock, "users", id, "e") };
+            let task = Task { item, attempt: 0, playbook: playbook.clone(), done: Vec::new(), had: Vec::new() };
+            queue
+                .put(QUEUE, serde_json::to_vec(&Work::Item(Box::new(task))).expect("JSON"), Duration::ZERO)
+                .await
+                .expect("a queue");
+        }
+        assert_eq!(work_off(&app).await, (0, 2), "{broken}");
+        std::fs::write(&file, &whole).expect("written");
+        let dead: Vec<String> = dispatch::list(state, None).await.expect("rows").into_iter().map(|(key, _)| key).collect();
+        assert!(dispatch::replay(state, queue, &dead[0]).await.expect("put back"));
+        assert_eq!(work_off(&app).await, (0, 1), "the file is not read for each of many: {broken}");
+        rig.clock.advance(Duration::from_secs(3));
+        for key in &dead {
+            assert!(dispatch::replay(state, queue, key).await.expect("put back"));
+        }
+        assert_eq!(work_off(&app).await, (2, 0), "{broken}");
+        assert_eq!(app.queue.count("seen-a").await.expect("a queue"), 2, "{broken}");
+    }
 }
 
 /// A drive of which each read from a place finds one file more.

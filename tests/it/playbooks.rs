@@ -177,7 +177,7 @@ action = [{ kind = "queue", queue = "group-items" }]
     2:1: `verzion` is no key here; did you mean `version`?
     5:8: `code` is 404; it takes a whole number from 200 to 299
     6:21: the header `X-One` holds a line break, control or non-ASCII character; leave it out
-    10:8: the expression `when` is refused: line 1, column 10 of the expression: Expected identifier, '*', '{', '[', '&', or '[?' -- found At; `@` is an operator: write "@odata.type" in double quotes, or `meta.odataType`
+    10:8: the expression `when` is refused: line 1, column 10 of the expression: expected identifier, '*', '{', '[', '&', or '[?', found `@`; `@` is an operator: write "@odata.type" in double quotes, or `meta.odataType`
     14:19: "created" never comes for a user; it has "updated", "deleted" (a new user is `updated`, and so is a soft deletion)
     14:30: `change_types` is "changed"; it takes a list of "created", "updated", "deleted"
     17:22: the expression `title` is refused: line 1, column 7 of the expression: there is no function `lenght`; did you mean `length`?
@@ -244,6 +244,34 @@ fn each_rule_of_a_source_is_told_with_what_to_do() {
             loaded.problems.iter().filter(|problem| problem.severity == Severity::Error).map(ToString::to_string).collect();
         assert!(errors.len() == 1 && errors[0].contains(expected), "{expected}: {errors:#?}");
         assert!(loaded.playbooks.is_empty());
+    }
+}
+
+#[test]
+fn what_is_too_large_is_told_with_what_can_be_left_out() {
+    let object = json!({"note": "x".repeat(5_000_000)});
+    let mut large = user_changed();
+    large.notification.insert("note".to_owned(), object["note"].clone());
+    for (source, fetch, expected) in [
+        ("resource = \"users\"", "resource", "fetch less with `fetch.select`"),
+        ("resource = \"users\"", "none", "it comes that large, and no playbook can take it"),
+        (
+            "resource = \"users/u/messages?$select=id\"\ninclude_resource_data = true",
+            "none",
+            "ask for less with `$select` in `source.resource`",
+        ),
+    ] {
+        let text = format!(
+            "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\n{source}\nchange_types = [\"updated\"]\n\
+             [playbook.fetch]\nmode = \"{fetch}\"\n[[playbook.action]]\nkind = \"trigger_export\"\n"
+        );
+        let loaded = load(&text, &|_| true);
+        let told = |item: &Item, resource: Option<&Value>| {
+            let error = loaded.playbooks[0].evaluate(&Context { item, resource, attempt: 0 }).expect_err("too large").to_string();
+            error.split_once("; expressions take at most 4194304; ").expect("the limit").1.to_owned()
+        };
+        assert_eq!(told(&user_changed(), Some(&object)), expected);
+        assert!(told(&large, None).starts_with("it comes that large"));
     }
 }
 

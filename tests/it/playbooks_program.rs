@@ -93,6 +93,50 @@ async fn a_body_from_the_vendors_pages_matches_whoever_subscribes_to_its_like() 
 }
 
 #[tokio::test]
+async fn what_does_not_say_what_it_is_about_is_tried_as_the_worker_would() {
+    let delivery = r#"{"value": [
+        {"changeType": "updated", "resource": "9f00aa", "resourceData": {"id": "9f00aa"}},
+        {"ChangeType": "updated", "resource": "https://outlook.office365.com/api/beta/Users('u1')", "resourceData": {"id": "u1"}},
+        {"changeType": "updated", "resource": "https://graph.microsoft.com/v1.0/users/u1", "resourceData": {"id": "u1"}}
+    ]}"#;
+    let playbook = |name: &str, resource: &str| {
+        format!(
+            "[[playbook]]\nname = \"{name}\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\nallow_retired = true\n\
+             change_types = [\"updated\"]\n[[playbook.action]]\nkind = \"trigger_export\"\n"
+        )
+    };
+    let document = [
+        "version = 1\n".to_owned(),
+        playbook("alerts", "security/alerts?$filter=severity eq 'high'"),
+        playbook("users", "users").replace("[playbook.source]", "enabled = false\n[playbook.source]"),
+    ];
+    let folder = folder(&[("delivery.json", delivery), ("playbooks.toml", &document.concat())]);
+    let (code, out, err) = run(&["delivery.json"], &[], folder.path()).await;
+    assert_eq!(code, 0, "{out}{err}");
+    insta::assert_snapshot!(out, @r"
+    Item 1: updated 9f00aa
+      its `resource` does not say what it is about, which the worker knows by the subscription: taken for each playbook's own
+      alerts: matches; fetch: resource security/alerts/9f00aa (not read here: `resource` is null; give the object with --fetched FILE)
+        → action 1, trigger_export: an export of all jobs at most every 60 s
+      users: matches (disabled: it would be put with the dead letters); fetch: resource users/9f00aa (not read here: `resource` is null; give the object with --fetched FILE)
+        → action 1, trigger_export: an export of all jobs at most every 60 s
+    Item 2: updated https://outlook.office365.com/api/beta/Users('u1')
+      alerts: does not match: it waits for security/alerts?$filter=severity eq 'high'; this is https://outlook.office365.com/api/beta/Users('u1')
+      users: matches (disabled: it would be put with the dead letters); fetch: resource users/u1 (not read here: `resource` is null; give the object with --fetched FILE)
+        → action 1, trigger_export: an export of all jobs at most every 60 s
+    Item 3: updated https://graph.microsoft.com/v1.0/users/u1
+      alerts: does not match: it waits for security/alerts?$filter=severity eq 'high'; this is https://graph.microsoft.com/v1.0/users/u1
+      users: matches (disabled: it would be put with the dead letters); fetch: resource users/u1 (not read here: `resource` is null; give the object with --fetched FILE)
+        → action 1, trigger_export: an export of all jobs at most every 60 s
+    3 items: 4 runs with 4 actions
+    ");
+    let (_, out, _) = run(&["delivery.json", "--json"], &[], folder.path()).await;
+    let document: Value = serde_json::from_str(&out).expect("one document");
+    let assumed: Vec<bool> = (0..3).map(|item| document["items"][item]["assumed"].is_string()).collect();
+    assert_eq!((assumed, &document["items"][0]["playbooks"][0]["matches"]), (vec![true, false, false], &true.into()), "{out}");
+}
+
+#[tokio::test]
 async fn an_object_alone_is_run_through_every_playbook() {
     let alert =
         r#"{"id": "a1", "severity": "high", "title": "T", "evidence": [{"ipAddress": "198.51.100.7", "verdict": "malicious"}]}"#;

@@ -299,7 +299,7 @@ async fn what_is_dead_is_listed_and_put_back() {
     let task = Task { item, attempt: 0, playbook: Some("p".to_owned()), done: Vec::new(), had: Vec::new() };
     let at = task.item.received;
     let (reason, queue) = (format!("the target has no room{}; mend that", " at all".repeat(20)), URGENT_QUEUE.to_owned());
-    let dead = Dead { task, reason, playbook: Some("p".to_owned()), at, queue, attempts: 8 };
+    let dead = Dead { task, reason, playbook: Some("p".to_owned()), at, queue, attempts: 8, body: None };
     let write = Write::Put { key: dead.key(), value: serde_json::to_vec(&dead).expect("JSON") };
     store.commit("dead", vec![write]).await.expect("stored");
     store.put(&poison_of(QUEUE), b"nonsense".to_vec(), Duration::ZERO).await.expect("a queue");

@@ -159,6 +159,7 @@ impl World {
         let server = Server::start(script).await;
         let hooks = Hooks {
             plans: Arc::new(|| ready(Ok(Arc::from([])))),
+            plans_now: Arc::new(|| ready(Ok(Arc::from([])))),
             prove: Arc::new(|_| ready(Ok(None))),
             made_for: Arc::new(|_| ready(Ok(None))),
             lifecycle: Arc::new(|_, _| ready(Ok(()))),
@@ -196,7 +197,8 @@ impl World {
     pub(crate) fn dispatcher_over(&self, state: Arc<dyn StateStore>, queue: Arc<dyn Queue>) -> Dispatcher {
         let base = self.server.base("/v1.0");
         let plans: Arc<[Plan]> = self.plans.clone().into();
-        let hooks = Hooks { plans: Arc::new(move || ready(Ok(Arc::clone(&plans)))), ..self.hooks.clone() };
+        let plans = Arc::new(move || ready(Ok(Arc::clone(&plans))));
+        let hooks = Hooks { plans: Arc::clone(&plans) as _, plans_now: plans, ..self.hooks.clone() };
         let performer = Performer::new(self.tools(Arc::clone(&state), Arc::clone(&queue)));
         let reader = Reader::new(graph(&self.clock, &base), base);
         Dispatcher::new(state, queue, Arc::new(self.clock.clone()), reader, performer, hooks)

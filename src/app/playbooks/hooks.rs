@@ -1,11 +1,12 @@
 //! What dispatch asks of the rest: playbooks, proof, lifecycle events, what is encrypted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{LOOKED_AT_EVERY, Playbooks, Source};
-use crate::dispatch::{Hooks, Sealed};
+use super::{AT_ONCE, LOOKED_AT_EVERY, Playbooks, Source};
+use crate::dispatch::{Hooks, Plan, Sealed};
 use crate::notifications::client_state::{self, Verdict};
 use crate::notifications::item::{Item, Origin};
 use crate::notifications::keys::KeyRing;
@@ -20,17 +21,17 @@ impl Playbooks {
     /// What dispatch asks of the rest.
     #[must_use]
     pub(in crate::app) fn hooks(&self, keys: &KeyRing) -> Hooks {
-        let (plans, made_for, lifecycle, open) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let (plans, plans_now, made_for) = (self.clone(), self.clone(), self.clone());
+        let (lifecycle, open) = (self.clone(), self.clone());
         let keys = keys.clone();
         Hooks {
             plans: Arc::new(move || {
                 let playbooks = plans.clone();
-                Box::pin(async move {
-                    let asked = playbooks.asked().await?;
-                    // Without a document nobody can say that an item is nobody's: it waits.
-                    let none = asked.document.is_empty() && asked.plans.is_empty();
-                    if none { Err(asked.why_not.clone()) } else { Ok(Arc::clone(&asked.plans)) }
-                })
+                Box::pin(async move { playbooks.plans(LOOKED_AT_EVERY).await })
+            }),
+            plans_now: Arc::new(move || {
+                let playbooks = plans_now.clone();
+                Box::pin(async move { playbooks.plans(AT_ONCE).await })
             }),
             prove: Arc::new(move |text| {
                 let keys = keys.clone();
@@ -49,6 +50,13 @@ impl Playbooks {
                 Box::pin(async move { playbooks.open(item).await })
             }),
         }
+    }
+
+    async fn plans(&self, fresh: Duration) -> Result<Arc<[Plan]>, String> {
+        let asked = self.asked_within(fresh).await?;
+        // Without a document nobody can say that an item is nobody's: it waits.
+        let none = asked.document.is_empty() && asked.plans.is_empty();
+        if none { Err(asked.why_not.clone()) } else { Ok(Arc::clone(&asked.plans)) }
     }
 
     /// What the subscription of an item was made for, where no playbook wants just that any more.

@@ -10,6 +10,9 @@ use crate::playbooks::action::{Action, ActionSpec, Address, Body};
 use crate::playbooks::evaluate::Evaluated;
 use crate::playbooks::{LeftOut, Playbook, Severity};
 
+const ASSUMED: &str =
+    "its `resource` does not say what it is about, which the worker knows by the subscription: taken for each playbook's own";
+
 impl Trial<'_> {
     pub(super) fn as_text(&self) -> String {
         let mut page = String::new();
@@ -19,6 +22,9 @@ impl Trial<'_> {
                 let _ = write!(page, ": no playbook's affair; {done}");
             }
             page.push('\n');
+            if one.assumed {
+                let _ = writeln!(page, "  {ASSUMED}");
+            }
             one.runs.iter().for_each(|run| run.show(&mut page));
             if one.dropped.is_some() || one.lifecycle.is_some() {
                 continue;
@@ -88,6 +94,9 @@ impl Trial<'_> {
             }
             if let Some(done) = one.lifecycle {
                 shown["lifecycle"] = done.into();
+            }
+            if one.assumed {
+                shown["assumed"] = ASSUMED.into();
             }
             shown
         };
