@@ -42,7 +42,7 @@ use crate::subscriptions::{Config, Reconciler, States};
 
 /// How long what was read is taken for the present.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
-/// The same where the document may have changed since: somebody unknown comes, or an item would be set aside because of it.
+/// The same where the document may have changed since: somebody unknown comes, or an item was set aside because of it, or would be.
 const AT_ONCE: Duration = Duration::from_secs(2);
 /// Sets of certificates that are kept after others took their place.
 const EARLIER: usize = 4;

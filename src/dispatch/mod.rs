@@ -87,8 +87,8 @@ type Plans = Arc<dyn Fn() -> Answer<Arc<[Plan]>, String> + Send + Sync>;
 pub struct Hooks {
     /// The playbooks as they were read last. The error is one line: they cannot be read.
     pub plans: Plans,
-    /// The playbooks as they are now, for an item that would be set aside because of what was read: that may be mended. Who does
-    /// not read them for each such item sees to it.
+    /// The playbooks as they are now, for an item that was set aside because of what was read, or would be: that may be mended.
+    /// Many may ask at once: they need not be read for each.
     pub plans_now: Plans,
     /// The group that a client state proves; none: it proves nothing. The error: the key cannot be had.
     pub prove: Ask<Option<String>, Option<String>, String>,
@@ -222,7 +222,9 @@ impl Dispatcher {
     async fn plans(&self, task: &Task) -> Result<(Arc<[Plan]>, Option<Wanted>), String> {
         let plans = (self.hooks.plans)().await?;
         let made_for = (self.hooks.made_for)(task.item.clone()).await?;
-        if !item::would_hold(&plans, task, made_for.as_ref()) {
+        // A copy for one playbook that was not tried yet may be one that was put back.
+        let put_back = task.playbook.is_some() && task.attempt == 0;
+        if !put_back && !item::would_hold(&plans, task, made_for.as_ref()) {
             return Ok((plans, made_for));
         }
         let plans = (self.hooks.plans_now)().await?;

@@ -225,6 +225,8 @@ async fn work_off(app: &App) -> (usize, usize) {
     (done, dead)
 }
 
+const STRICT: &str = "fail_on_no_results = true\n[[playbook.action]]";
+
 #[tokio::test]
 async fn what_is_put_back_right_after_the_file_was_mended_is_acted_on() {
     let whole = format!("version = 1\n{}", users("a"));
@@ -236,6 +238,7 @@ async fn what_is_put_back_right_after_the_file_was_mended_is_acted_on() {
         (whole.replace("\"queue\"", "\"quue\""), None),
         (whole.clone() + "[[playbook]\n", None),
         (gone, Some("a".to_owned())),
+        (whole.replace("notification.resourceData.id", "notification.nothing").replace("[[playbook.action]]", STRICT), None),
     ] {
         let (mut rig, folder) = (Rig::new().await, tempfile::tempdir().expect("a folder"));
         let file = folder.path().join("playbooks.toml");
