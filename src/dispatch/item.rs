@@ -38,7 +38,7 @@ pub(super) enum Ended {
     },
     Again {
         wait: Option<Duration>,
-        counts: bool,
+        costs: Costs,
         cause: String,
         done: Vec<String>,
     },
@@ -52,6 +52,15 @@ pub(super) enum Ended {
         objects: usize,
         playbooks: Vec<String>,
     },
+}
+
+/// What it costs to come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Costs {
+    Attempt,
+    /// The object is not there yet: what comes after it has all its attempts.
+    Look,
+    Nothing,
 }
 
 /// One message at work.
@@ -199,23 +208,29 @@ impl Dispatcher {
                 handled.found += objects;
                 handled.done += 1;
             }
-            Ended::Again { counts: true, cause, done, .. } if task.attempt + 1 >= plan.max_attempts => {
+            Ended::Again { costs: Costs::Attempt, cause, done, .. } if task.attempt + 1 >= plan.max_attempts => {
                 let cause = refusal(&done).map_or(cause.clone(), |refused| format!("{refused}; {cause}"));
                 self.bury(job, plan, cause.clone(), done).await?;
                 turn.resource.runs.remove(&run);
                 handled.dead.push(told(cause));
             }
-            Ended::Again { wait, counts, cause, done } => {
-                let attempt = task.attempt + u32::from(counts);
-                let wait = wait.unwrap_or_default().min(LONGEST_WAIT).max(if counts {
-                    backoff(task.attempt, &run)
-                } else {
-                    Duration::ZERO
-                });
-                let copy = Task { attempt, playbook: Some(plan.name.clone()), done, ..task.clone() };
-                self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
+            Ended::Again { wait, costs, cause, done } => {
+                let mut copy = Task { playbook: Some(plan.name.clone()), done, ..task.clone() };
+                let least = match costs {
+                    Costs::Attempt => {
+                        copy.attempt += 1;
+                        backoff(task.attempt, &run)
+                    }
+                    Costs::Look => {
+                        copy.looks += 1;
+                        Duration::ZERO
+                    }
+                    Costs::Nothing => Duration::ZERO,
+                };
+                let wait = wait.unwrap_or_default().min(LONGEST_WAIT).max(least);
                 let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
-                let waits = waits(plan, task, attempt, next);
+                let waits = waits(plan, &copy, next);
+                self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
                 turn.resource.runs.insert(run, Run::Waits(waits));
                 handled.again.push(told(cause));
             }
@@ -231,7 +246,7 @@ impl Dispatcher {
 
     async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, mut done: Vec<String>) -> Result<(), DispatchError> {
         done.retain(|key| !key.starts_with(REFUSED));
-        let mut again = Task { attempt: 0, playbook: Some(plan.name.clone()), done, ..job.task.clone() };
+        let mut again = Task { attempt: 0, looks: 0, playbook: Some(plan.name.clone()), done, ..job.task.clone() };
         if !plan.is_named() {
             // Who would have wanted it is known once the document can be read: then all are asked, but for those that have it now.
             again.playbook = None;
@@ -329,10 +344,16 @@ impl Dispatcher {
                 let reason = "not found";
                 // Who was told of a deletion after it does not look for long.
                 let gone = turn.resource.deleted.is_some_and(|deleted| deleted >= task.item.received);
-                let look = LOOKS.get(usize::try_from(task.attempt).unwrap_or(usize::MAX)).filter(|_| !last && !gone);
+                let look = LOOKS.get(usize::try_from(task.looks).unwrap_or(usize::MAX)).filter(|_| !gone);
                 match (look, reading.not_found) {
-                    (Some(wait), _) => again(Some(*wait), reason.to_owned(), task),
-                    (None, NotFound::Retry) => again(None, reason.to_owned(), task),
+                    (Some(wait), _) => Ended::Again {
+                        wait: Some(*wait),
+                        costs: Costs::Look,
+                        cause: reason.to_owned(),
+                        done: task.done.clone(),
+                    },
+                    // No more often than it was looked for last.
+                    (None, NotFound::Retry) => again(LOOKS.last().copied(), reason.to_owned(), task),
                     (None, NotFound::Continue) => return without(at),
                     (None, NotFound::Drop) => Ended::Done { read: None, skipped: true },
                 }
@@ -374,18 +395,18 @@ impl Dispatcher {
                     }
                     done.push(key);
                 }
-                Outcome::Busy => later = later.or(Some((Some(FULL), false, "the target has no place free".to_owned()))),
+                Outcome::Busy => later = later.or(Some((Some(FULL), Costs::Nothing, "the target has no place free".to_owned()))),
                 // The longest wait that anybody asks for, and an attempt that counts.
                 Outcome::Later { after, cause } => {
                     let longest = later.as_ref().and_then(|(wait, ..)| *wait).max(after);
-                    later = Some((longest, true, cause));
+                    later = Some((longest, Costs::Attempt, cause));
                 }
                 // Carried with the copy: it is not asked again while others are tried again.
                 Outcome::Refused(reason) => done.push(mark + &reason),
             }
         }
         Ok(match (later, refusal(&done).map(str::to_owned)) {
-            (Some((wait, counts, cause)), _) => Ended::Again { wait, counts, cause, done },
+            (Some((wait, costs, cause)), _) => Ended::Again { wait, costs, cause, done },
             (None, Some(reason)) => Ended::Dead { reason, done },
             (None, None) => Ended::Done { read, skipped: false },
         })
@@ -413,7 +434,7 @@ async fn decide(plan: &Plan, item: Item, object: Option<Value>, attempt: u32) ->
 }
 
 fn again(wait: Option<Duration>, cause: String, task: &Task) -> Ended {
-    Ended::Again { wait, counts: true, cause, done: task.done.clone() }
+    Ended::Again { wait, costs: Costs::Attempt, cause, done: task.done.clone() }
 }
 
 /// Values are sent one by one, so that each is done or not.

@@ -69,7 +69,7 @@ pub struct Plan {
     /// Why its items are held for a replay instead of being acted on; none: it runs.
     pub held: Option<Hold>,
     pub fetch: Fetch,
-    /// How often one item is tried.
+    /// How often one item is tried; looks for what is not there yet are not counted.
     pub max_attempts: u32,
     pub matches: Matches,
     pub decide: Decide,

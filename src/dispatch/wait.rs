@@ -45,7 +45,7 @@ impl Dispatcher {
             self.put(job.queue, Work::Item(Box::new(copy)), *wait).await?;
             if plan.is_named() {
                 let next = now.saturating_add(SignedDuration::try_from(*wait).unwrap_or_default()).unwrap_or(now);
-                notes.push((run_key(&names.item, &plan.name), Waits { untried: true, ..waits(plan, task, task.attempt, next) }));
+                notes.push((run_key(&names.item, &plan.name), Waits { untried: true, ..waits(plan, task, next) }));
             }
         }
         Ok(notes)

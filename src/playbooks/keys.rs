@@ -197,7 +197,7 @@ table! {
         help: "The playbooks.", ..ROW };
 
     DEFAULT_MAX_ATTEMPTS: Key { key: "max_attempts", shape: Shape::Whole { from: 1, to: 100 }, default: "16",
-        help: "How often an item is tried before it goes to the dead letters.", ..DEFAULTS };
+        help: "How often an item is tried before it goes to the dead letters. Looks for an object that is not there yet are not counted.", ..DEFAULTS };
 
     CODE: Key { key: "code", shape: Shape::Whole { from: 200, to: 299 }, default: "202", guide: Some("Response Code"),
         help: "Any 2xx counts as delivered; whatever the playbook does later.", ..PROFILE };
@@ -253,7 +253,7 @@ table! {
     FETCH_SELECT: Key { key: "select", shape: Shape::Text("names of properties, separated by commas"),
         help: "Only these properties: `$select`.", ..FETCH };
     NOT_FOUND_KEY: Key { key: "not_found", shape: Shape::Choice(&NOT_FOUND), default: "retry",
-        help: "What follows a 404.", ..FETCH };
+        help: "What follows when five looks within a minute and a half find nothing: `retry` looks on as often as `max_attempts` says.", ..FETCH };
     ON_FAILURE_KEY: Key { key: "on_failure", shape: Shape::Choice(&ON_FAILURE), default: "dead_letter",
         help: "When it cannot be read at last: `continue` runs the actions without `resource`.", ..FETCH };
 

@@ -10,7 +10,7 @@ use indicator_relay::app::playbooks::{Asked, Playbooks};
 use indicator_relay::dispatch::{self, Decision, Fetch, Handled, Hold, Matches, Plan, Reading, Sealed};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{
-    ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work,
+    ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, Task, URGENT_QUEUE, Work,
 };
 use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::platform::clock::Clock;
@@ -433,11 +433,67 @@ async fn what_is_not_there_yet_is_looked_for_and_then_the_playbook_says() {
         let start = world.clock.now();
         world.deliver(&world.item("users", "u1", "e")).await;
         world.work().await;
-        let looks = if policy == NotFound::Retry { 7 } else { 5 };
+        let looks = if policy == NotFound::Retry { 4 + 7 } else { 5 };
         assert_eq!((world.read().len(), world.hooked().len(), world.dead().await.len()), (looks, hooked, dead), "{policy:?}");
         assert!(world.clock.now().duration_since(start).as_secs() >= 82);
         assert!(world.dead().await.iter().all(|(_, dead)| dead.reason == "not found"));
     }
+}
+
+#[tokio::test]
+async fn looks_for_what_is_not_there_yet_cost_the_actions_no_attempt() {
+    let mut fails = [500, 429, 500].into_iter();
+    let mut world = World::new(move |call| match call.target.starts_with("/hook") {
+        true => Answer::Json(fails.next().unwrap_or(200), json!({})),
+        false => Answer::Json(404, json!({})),
+    })
+    .await;
+    let fetch = Fetch::Resource(Reading { not_found: NotFound::Continue, ..reading("users") });
+    world.plans = vec![Plan { fetch, max_attempts: 4, ..world.hook("reads") }];
+    let start = world.clock.now();
+    world.deliver(&world.item("users", "u1", "e")).await;
+    let first = world.work_for(Duration::from_secs(100)).await;
+    assert!(first.iter().all(|handled| handled.dead.is_empty()));
+    world.work().await;
+    assert_eq!((world.hooked().len(), world.dead().await.len()), (4, 0));
+    let took = world.clock.now().duration_since(start).as_secs();
+    assert!((82 + 14..=82 + 20).contains(&took), "{took} s: what failed first is tried again soon");
+}
+
+#[tokio::test]
+async fn who_may_try_once_looks_all_the_same_and_a_replay_looks_anew() {
+    let mut world = World::new(|_| Answer::Json(404, json!({}))).await;
+    world.plans = vec![Plan { max_attempts: 1, ..world.fetching_hook("reads", "users") }];
+    world.deliver(&world.item("users", "u1", "e")).await;
+    world.work().await;
+    let dead = world.dead().await;
+    assert!(world.read().len() == 5 && dead.len() == 1 && dead[0].1.attempts == 1, "{dead:?}");
+    assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
+    world.work().await;
+    assert_eq!(world.read().len(), 10);
+}
+
+#[tokio::test]
+async fn a_look_that_comes_again_is_a_duplicate() {
+    let mut world = World::new(|_| Answer::Json(404, json!({}))).await;
+    world.plans = vec![world.fetching_hook("reads", "users")];
+    let dispatcher = world.dispatcher();
+    let task = |looks| Task { playbook: Some("reads".to_owned()), looks, ..Task::first(world.item("users", "u1", "e")) };
+    let handle = |task| dispatcher.handle(QUEUE, Work::Item(Box::new(task)));
+    for (looks, again, duplicate) in [(0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0)] {
+        let handled = handle(task(looks)).await.expect("handled");
+        assert_eq!((handled.again.len(), handled.duplicate), (again, duplicate), "look {looks}");
+    }
+    assert_eq!(world.read().len(), 3);
+}
+
+#[test]
+fn a_message_of_an_earlier_build_has_looked_for_nothing() {
+    let work = |text: &str| dispatch::read(QUEUE, text.as_bytes());
+    let item = r#""item": {"origin": "graph", "received": "2026-11-24T09:00:00Z", "event": {"change": "updated"}, "notification": {}}"#;
+    let Ok(Work::Item(task)) = work(&format!(r#"{{"item": {{{item}, "attempt": 3}}}}"#)) else { panic!("a task") };
+    assert_eq!((task.attempt, task.looks, task.tries()), (3, 0, 3));
+    assert!(!serde_json::to_string(&task).expect("JSON").contains("looks"), "and an earlier build reads it");
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ async fn what_is_tried_again_while_the_document_breaks_is_kept_for_its_playbook(
     let mut story = Story::new().await;
     let copy = |story: &Story| {
         let item = story.world.item("users", "u1", "e");
-        Work::Item(Box::new(Task { item, attempt: 1, playbook: Some("a".to_owned()), done: Vec::new(), had: Vec::new() }))
+        Work::Item(Box::new(Task { attempt: 1, playbook: Some("a".to_owned()), ..Task::first(item) }))
     };
     for document in [users("a").replace("\"queue\"", "\"quue\""), "[[playbook]\n".to_owned()] {
         story.document(&[document]);
