@@ -324,7 +324,7 @@ impl Dispatcher {
         let path = match path::of_object(job.root(reading), &task.item, reading.select.as_deref()) {
             Ok(path) => path,
             // Nothing was read that could stand for another item.
-            Err(refused) if !reading.asked || reading.on_failure == OnFailure::Continue => {
+            Err(refused) if !reading.sets_aside(&refused) => {
                 tracing::info!(playbook = plan.name, "{refused}: the playbook sees the notification alone");
                 return Ok(Ok((None, None)));
             }
@@ -346,12 +346,9 @@ impl Dispatcher {
                 let gone = turn.resource.deleted.is_some_and(|deleted| deleted >= task.item.received);
                 let look = LOOKS.get(usize::try_from(task.looks).unwrap_or(usize::MAX)).filter(|_| !gone);
                 match (look, reading.not_found) {
-                    (Some(wait), _) => Ended::Again {
-                        wait: Some(*wait),
-                        costs: Costs::Look,
-                        cause: reason.to_owned(),
-                        done: task.done.clone(),
-                    },
+                    (Some(wait), _) => {
+                        Ended::Again { wait: Some(*wait), costs: Costs::Look, cause: reason.to_owned(), done: task.done.clone() }
+                    }
                     // No more often than it was looked for last.
                     (None, NotFound::Retry) => again(LOOKS.last().copied(), reason.to_owned(), task),
                     (None, NotFound::Continue) => return without(at),

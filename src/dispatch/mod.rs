@@ -31,7 +31,7 @@ use crate::storage::{Queue, StateStore, StoreError};
 
 pub use dead::{Dead, list, replay};
 pub use fetch::Reader;
-pub use plan::{Context, Decide, Decision, Fetch, Hold, Matches, Plan, Reading};
+pub use plan::{Context, Decide, Decision, Fetch, Hold, Matches, Plan, Reading, Unnamed};
 pub use sweep::Swept;
 
 /// Before the second attempt, where nobody says otherwise; doubled for each further one.

@@ -170,6 +170,13 @@ impl Item {
     pub fn resource_id(&self) -> Option<&str> {
         self.resource_data()?.get("id")?.as_str()
     }
+
+    /// The path by which it names the resource: `resourceData.@odata.id`, else `resource`. Not to be trusted as an address.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        let own = self.resource_data().and_then(|data| data.get("@odata.id")).and_then(Value::as_str);
+        own.filter(|own| !own.is_empty()).or(self.resource.as_deref())
+    }
 }
 
 /// What waits in a queue: one item with what was done about it, or the items of a large delivery, to be split.

@@ -255,7 +255,7 @@ table! {
     NOT_FOUND_KEY: Key { key: "not_found", shape: Shape::Choice(&NOT_FOUND), default: "retry",
         help: "What follows when five looks within a minute and a half find nothing: `retry` looks on as often as `max_attempts` says.", ..FETCH };
     ON_FAILURE_KEY: Key { key: "on_failure", shape: Shape::Choice(&ON_FAILURE), default: "dead_letter",
-        help: "When it cannot be read at last: `continue` runs the actions without `resource`.", ..FETCH };
+        help: "When it cannot be read at last, or the notification names none: `continue` runs the actions without `resource`.", ..FETCH };
 
     STRING: Key { key: "string", shape: Shape::Expressions, guide: Some("JMESPath String Expressions"),
         help: "Variables that are texts.", ..SELECT };

@@ -490,7 +490,8 @@ async fn a_look_that_comes_again_is_a_duplicate() {
 #[test]
 fn a_message_of_an_earlier_build_has_looked_for_nothing() {
     let work = |text: &str| dispatch::read(QUEUE, text.as_bytes());
-    let item = r#""item": {"origin": "graph", "received": "2026-11-24T09:00:00Z", "event": {"change": "updated"}, "notification": {}}"#;
+    let item =
+        r#""item": {"origin": "graph", "received": "2026-11-24T09:00:00Z", "event": {"change": "updated"}, "notification": {}}"#;
     let Ok(Work::Item(task)) = work(&format!(r#"{{"item": {{{item}, "attempt": 3}}}}"#)) else { panic!("a task") };
     assert_eq!((task.attempt, task.looks, task.tries()), (3, 0, 3));
     assert!(!serde_json::to_string(&task).expect("JSON").contains("looks"), "and an earlier build reads it");
@@ -531,6 +532,54 @@ async fn an_address_from_outside_is_not_read() {
     assert!(world.dead().await[0].1.reason.contains("may not be read"));
 }
 
+/// A playbook of a document that puts each item into the queue `seen`, and the group that it is in.
+async fn queueing(resource: &str, fetch: &str) -> (World, String) {
+    let document = format!(
+        "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\nchange_types = [\"updated\"]\n\
+         {fetch}\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\n"
+    );
+    let loaded = load(&document, &|_| true);
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    let mut world = World::new(|_| ok()).await;
+    let group = format!("n{}", loaded.playbooks[0].group);
+    world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+    (world, group)
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_named_is_set_aside_unless_the_playbook_goes_on_without_it() {
+    let (usual, goes_on) = ("", "[playbook.fetch]\non_failure = \"continue\"");
+    for (subscribed, resource, data, fetch, expected) in [
+        ("groups", "groups/G1", Value::Null, usual, Ok("/groups/G1")),
+        ("groups", "groups", json!({"@odata.id": "groups('G1')"}), usual, Ok("/groups/G1")),
+        ("groups", "groups/7", json!({"id": 7}), usual, Ok("/groups/7")),
+        ("groups", "groups", json!({"id": 7}), usual, Err(Some("names no object"))),
+        ("groups", "groups", Value::Null, usual, Err(Some("names no object"))),
+        ("groups", "groups", Value::Null, goes_on, Err(None)),
+        ("groups", "groups", Value::Null, "[playbook.fetch]\nmode = \"none\"", Err(None)),
+        ("groups", "groups/G1", json!({"id": "../users/AAA"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "%2e%2e%2fusers"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "a\r\nHost: evil"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "https://evil.example/groups/G1"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "../users/AAA"}), goes_on, Err(None)),
+        ("books/b/pages", "books/b/pages", json!({"id": "../users/AAA"}), usual, Err(Some("may not be read"))),
+        ("books/b/pages", "books/b/pages", Value::Null, usual, Err(None)),
+    ] {
+        let (world, group) = queueing(subscribed, fetch).await;
+        let mut item = world.item(resource, "", "");
+        item.notification.insert("resourceData".to_owned(), data.clone());
+        world.deliver(&Item { group: Some(group), ..item }).await;
+        world.work().await;
+        let (seen, dead) = (world.store.count("seen").await.expect("a queue"), world.dead().await);
+        let case = format!("{subscribed}: {resource} {data} {fetch}: {dead:?}");
+        assert_eq!(world.read(), expected.iter().map(ToString::to_string).collect::<Vec<_>>(), "{case}");
+        match expected {
+            Err(Some(reason)) => assert!(seen == 0 && dead.len() == 1 && dead[0].1.reason.contains(reason), "{case}"),
+            _ => assert!(seen == 1 && dead.is_empty(), "{case}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_read_reaches_the_playbook_as_it_is_unless_that_asks_for_more() {
     for (resource, id, fetch, hooked, dead) in [
@@ -545,15 +594,7 @@ async fn what_cannot_be_read_reaches_the_playbook_as_it_is_unless_that_asks_for_
             0,
         ),
     ] {
-        let document = format!(
-            "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\nchange_types = [\"updated\"]\n\
-             {fetch}\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\n"
-        );
-        let loaded = load(&document, &|_| true);
-        assert!(!loaded.has_errors(), "{:?}", loaded.problems);
-        let mut world = World::new(|_| ok()).await;
-        let group = format!("n{}", loaded.playbooks[0].group);
-        world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+        let (world, group) = queueing(resource, fetch).await;
         for tag in ["e1", "e2"] {
             let mut item = world.item(resource, "x", tag);
             item.notification.insert("resourceData".to_owned(), json!({"@odata.id": id, "id": id, "@odata.etag": tag}));
