@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::fetch::Trouble;
@@ -184,7 +184,7 @@ impl Dispatcher {
         let Job { task, names, .. } = job;
         let (now, run) = (self.clock.now(), run_key(&names.item, &plan.name));
         let clean = task.attempt == 0 && task.playbook.is_none() && task.done.is_empty() && !turn.resource.is_broken(&names.item);
-        let told = |reason: String| Told { playbook: plan.name.clone(), reason };
+        let told = |reason: String, next| Told { playbook: plan.name.clone(), reason, next };
         match ended {
             Ended::Done { read, skipped } => {
                 turn.resource.runs.insert(run, Run::Done(now.as_second()));
@@ -212,7 +212,7 @@ impl Dispatcher {
                 let cause = refusal(&done).map_or(cause.clone(), |refused| format!("{refused}; {cause}"));
                 self.bury(job, plan, cause.clone(), done).await?;
                 turn.resource.runs.remove(&run);
-                handled.dead.push(told(cause));
+                handled.dead.push(told(cause, None));
             }
             Ended::Again { wait, costs, cause, done } => {
                 let mut copy = Task { playbook: Some(plan.name.clone()), done, ..task.clone() };
@@ -228,17 +228,17 @@ impl Dispatcher {
                     Costs::Nothing => Duration::ZERO,
                 };
                 let wait = wait.unwrap_or_default().min(LONGEST_WAIT).max(least);
-                let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
+                let next = self.after(wait);
                 let waits = waits(plan, &copy, next);
                 self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
                 turn.resource.runs.insert(run, Run::Waits(waits));
-                handled.again.push(told(cause));
+                handled.again.push(told(cause, Some(next)));
             }
             Ended::Dead { reason, done } => {
                 self.bury(job, plan, reason.clone(), done).await?;
                 // Forgotten, so that a replay runs.
                 turn.resource.runs.remove(&run);
-                handled.dead.push(told(reason));
+                handled.dead.push(told(reason, None));
             }
         }
         Ok(())
@@ -376,7 +376,7 @@ impl Dispatcher {
         let mut done = job.task.done.clone();
         let mut later = None;
         let (writes, place) = (writes(&plan.name), Place::of(&job.task.item));
-        for (label, action) in steps(actions) {
+        for Step { number, label, action } in steps(actions) {
             let key = action_key(&plan.name, &label, &job.names.item);
             let mark = format!("{REFUSED}{key} ");
             if done.iter().any(|known| *known == key || known.starts_with(&mark)) {
@@ -392,14 +392,17 @@ impl Dispatcher {
                     }
                     done.push(key);
                 }
-                Outcome::Busy => later = later.or(Some((Some(FULL), Costs::Nothing, "the target has no place free".to_owned()))),
+                Outcome::Busy => {
+                    let cause = format!("action {number}: the target has no place free");
+                    later = later.or(Some((Some(FULL), Costs::Nothing, cause)));
+                }
                 // The longest wait that anybody asks for, and an attempt that counts.
                 Outcome::Later { after, cause } => {
                     let longest = later.as_ref().and_then(|(wait, ..)| *wait).max(after);
-                    later = Some((longest, Costs::Attempt, cause));
+                    later = Some((longest, Costs::Attempt, format!("action {number}: {cause}")));
                 }
                 // Carried with the copy: it is not asked again while others are tried again.
-                Outcome::Refused(reason) => done.push(mark + &reason),
+                Outcome::Refused(reason) => done.push(format!("{mark}action {number}: {reason}")),
             }
         }
         Ok(match (later, refusal(&done).map(str::to_owned)) {
@@ -434,24 +437,32 @@ fn again(wait: Option<Duration>, cause: String, task: &Task) -> Ended {
     Ended::Again { wait, costs: Costs::Attempt, cause, done: task.done.clone() }
 }
 
+/// What is done, or not, as one.
+struct Step {
+    /// Of the action in its playbook, from 1.
+    number: usize,
+    label: String,
+    action: Action,
+}
+
 /// Values are sent one by one, so that each is done or not.
-fn steps(actions: Vec<(String, Action)>) -> Vec<(String, Action)> {
+fn steps(actions: Vec<(String, Action)>) -> Vec<Step> {
     let mut steps = Vec::with_capacity(actions.len());
-    for (label, action) in actions {
+    for (number, (label, action)) in (1..).zip(actions) {
         let mut each = Vec::new();
         if let Action::ThreatConnectIndicator { values, .. } = &action {
             each.clone_from(values);
         }
         if each.len() < 2 {
-            steps.push((label, action));
+            steps.push(Step { number, label, action });
             continue;
         }
         for value in each {
-            let mut one = action.clone();
-            if let Action::ThreatConnectIndicator { values, .. } = &mut one {
-                *values = vec![value.clone()];
+            let mut one = Step { number, label: format!("{label} {value}"), action: action.clone() };
+            if let Action::ThreatConnectIndicator { values, .. } = &mut one.action {
+                *values = vec![value];
             }
-            steps.push((format!("{label} {value}"), one));
+            steps.push(one);
         }
     }
     steps

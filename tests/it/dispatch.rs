@@ -331,7 +331,8 @@ async fn what_has_no_attempt_left_is_set_aside_with_the_reason_and_a_replay_perf
     let targets = |world: &World| world.hooked().iter().map(|call| call.target.clone()).collect::<Vec<_>>();
     assert_eq!(targets(&world), ["/hook/b", "/hook/a", "/hook/b", "/hook/b"], "what is done is not done again");
     let dead = world.dead().await;
-    assert!(dead.len() == 1 && dead[0].1.reason.contains("no room") && dead[0].1.attempts == 3, "{dead:?}");
+    let [(_, row)] = dead.as_slice() else { panic!("{dead:?}") };
+    assert_eq!((row.attempts, row.reason.as_str()), (3, "action 1: the webhook answered status 500: no room"));
     *failing.lock().unwrap_or_else(PoisonError::into_inner) = false;
     assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
     assert!(!dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
@@ -350,7 +351,8 @@ async fn a_target_that_refuses_is_not_asked_again() {
     world.deliver(&world.item("users", "u1", "e1")).await;
     world.work().await;
     let dead = world.dead().await;
-    assert!(world.hooked().len() == 1 && dead.len() == 1 && dead[0].1.reason.contains("not like that"), "{dead:?}");
+    assert!(world.hooked().len() == 1 && dead.len() == 1, "{dead:?}");
+    assert_eq!(dead[0].1.reason, "action 1: the webhook refused the item: status 422 (not like that)");
 }
 
 #[tokio::test]
@@ -394,7 +396,9 @@ async fn a_target_that_hangs_is_left_after_a_while_and_tried_again() {
     world.timeout = Duration::from_millis(300);
     let work = Work::first(world.item("users", "u1", "e"));
     let handled = world.dispatcher().handle(QUEUE, work).await.expect("handled");
-    assert!(handled.again[0].reason.contains("timed out"), "{handled:?}");
+    let [told] = handled.again.as_slice() else { panic!("{handled:?}") };
+    assert_eq!(told.reason, "action 1: the webhook did not answer: timed out");
+    assert!(told.next.is_some_and(|next| next >= world.clock.now().saturating_add(Duration::from_secs(2)).expect("in range")));
     assert_eq!(world.store.count(QUEUE).await.expect("a queue"), 1, "it comes again");
 }
 
@@ -443,9 +447,9 @@ async fn what_is_not_there_yet_is_looked_for_and_then_the_playbook_says() {
 #[tokio::test]
 async fn looks_for_what_is_not_there_yet_cost_the_actions_no_attempt() {
     let mut fails = [500, 429, 500].into_iter();
-    let mut world = World::new(move |call| match call.target.starts_with("/hook") {
-        true => Answer::Json(fails.next().unwrap_or(200), json!({})),
-        false => Answer::Json(404, json!({})),
+    let mut world = World::new(move |call| {
+        let found = call.target.starts_with("/hook");
+        Answer::Json(if found { fails.next().unwrap_or(200) } else { 404 }, json!({}))
     })
     .await;
     let fetch = Fetch::Resource(Reading { not_found: NotFound::Continue, ..reading("users") });
@@ -1028,11 +1032,15 @@ async fn what_was_refused_is_not_sent_again_while_another_action_is_tried_again(
     world.plans =
         vec![plan("p", Fetch::Nothing, 9, move |item, _| vec![webhook(&refuses, item, None), webhook(&fails, item, None)])];
     world.deliver(&world.item("users", "u1", "e1")).await;
-    world.work().await;
+    let handled = world.work().await;
     let targets = |world: &World| world.hooked().iter().map(|call| call.target.clone()).collect::<Vec<_>>();
     assert_eq!(targets(&world), ["/hook/refuses", "/hook/fails", "/hook/fails", "/hook/fails"]);
+    assert_eq!(handled[0].again[0].reason, "action 2: the webhook answered status 503");
     let dead = world.dead().await;
-    assert!(dead.len() == 1 && dead[0].1.reason.contains("not like that"), "{dead:?}");
+    assert!(
+        dead.len() == 1 && dead[0].1.reason.starts_with("action 1: ") && dead[0].1.reason.contains("not like that"),
+        "{dead:?}"
+    );
     assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
     world.work().await;
     assert_eq!(targets(&world)[4..], ["/hook/refuses"], "a replay asks it once more, and what is done is done");
