@@ -184,9 +184,9 @@ fn value(text: &str, name: &str) -> Result<HeaderValue, Outcome> {
 }
 
 fn unanswered(failure: &Failure) -> Outcome {
-    if failure.transient {
-        Outcome::Later { after: failure.retry_after, cause: failure.to_string() }
-    } else {
-        Outcome::Refused(failure.to_string())
-    }
+    let cause = match failure.status {
+        Some(_) => format!("the webhook answered {}", failure.cause),
+        None => format!("the webhook did not answer: {}", failure.cause),
+    };
+    if failure.transient { Outcome::Later { after: failure.retry_after, cause } } else { Outcome::Refused(cause) }
 }

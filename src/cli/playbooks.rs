@@ -11,14 +11,14 @@ use serde_json::{Map, Value};
 
 use super::{Exit, render};
 use crate::app::Surroundings;
-use crate::dispatch::{Fetch, Plan};
+use crate::dispatch::{Fetch, Plan, Unnamed};
 use crate::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin};
 use crate::notifications::receipt::{Drop, read_file};
 use crate::notifications::resources::{Resource, says_kind, segments};
 use crate::platform::json;
 use crate::platform::secret::Secret;
 use crate::playbooks::evaluate::{Context, Evaluated, RunError};
-use crate::playbooks::{Known, Loaded, OnFailure, Playbook, SourceKind, load_knowing};
+use crate::playbooks::{Known, Loaded, Playbook, SourceKind, load_knowing};
 
 const DEFAULT_FILE: &str = "playbooks.toml";
 const OBJECT: &str = "name a file with one object as JSON";
@@ -249,10 +249,8 @@ fn fetching(playbook: &Playbook, item: &Item, given: bool) -> Fetching {
         Ok(None) if mode != "none" => nothing("there is nothing left to read: `resource` is null"),
         Ok(None) if given => nothing("--fetched has no effect"),
         Ok(None) => nothing(""),
-        Err(why) if playbook.fetch.asked && playbook.fetch.on_failure == OnFailure::DeadLetter => {
-            Fetching { mode, path: None, note: format!("{why}: it would be set aside") }
-        }
-        Err(why) => nothing(&format!("{why}: `resource` is null")),
+        Err(Unnamed { why, is_set_aside: true }) => Fetching { mode, path: None, note: format!("{why}: it would be set aside") },
+        Err(Unnamed { why, .. }) => nothing(&format!("{why}: `resource` is null")),
     }
 }
 

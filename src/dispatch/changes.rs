@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::fetch::{Next, Trouble};
-use super::item::{Ended, Job};
+use super::item::{Costs, Ended, Job};
 use super::key::hash;
 use super::plan::{Fetch, Plan, Reading, is_gone, reads_by_itself};
 use super::turns::{Delta, Turn, Unfinished};
@@ -34,7 +34,7 @@ impl Dispatcher {
     ) -> Result<Ended, DispatchError> {
         let task = job.task;
         let dead = |reason: String| Ended::Dead { reason, done: task.done.clone() };
-        let again = |wait, counts, cause| Ended::Again { wait, counts, cause, done: task.done.clone() };
+        let again = |wait, costs, cause| Ended::Again { wait, costs, cause, done: task.done.clone() };
         let root = match path::of_delta(job.root(reading), reading.select.as_deref()) {
             Ok(root) => root,
             Err(refused) => return Ok(dead(refused.to_string())),
@@ -55,8 +55,8 @@ impl Dispatcher {
                     at = Place { link: root.clone(), began, since: Some(at.news), ..at };
                     continue;
                 }
-                Err(Trouble::Later(wait, cause)) => return Ok(again(wait, true, cause)),
-                Err(Trouble::Expired | Trouble::NotFound) => return Ok(again(None, true, "not found".to_owned())),
+                Err(Trouble::Later(wait, cause)) => return Ok(again(wait, Costs::Attempt, cause)),
+                Err(Trouble::Expired | Trouble::NotFound) => return Ok(again(None, Costs::Attempt, "not found".to_owned())),
                 Err(_) if reading.on_failure == OnFailure::Continue => {
                     return Ok(Ended::Done { read: None, skipped: true });
                 }
@@ -85,7 +85,7 @@ impl Dispatcher {
                 }
             }
         }
-        Ok(again(None, false, "there is more to read".to_owned()))
+        Ok(again(None, Costs::Nothing, "there is more to read".to_owned()))
     }
 
     /// Where to begin, or to go on.

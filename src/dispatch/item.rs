@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::fetch::Trouble;
@@ -38,7 +38,7 @@ pub(super) enum Ended {
     },
     Again {
         wait: Option<Duration>,
-        counts: bool,
+        costs: Costs,
         cause: String,
         done: Vec<String>,
     },
@@ -52,6 +52,15 @@ pub(super) enum Ended {
         objects: usize,
         playbooks: Vec<String>,
     },
+}
+
+/// What it costs to come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Costs {
+    Attempt,
+    /// The object is not there yet: what comes after it has all its attempts.
+    Look,
+    Nothing,
 }
 
 /// One message at work.
@@ -178,7 +187,7 @@ impl Dispatcher {
         let Job { task, names, .. } = job;
         let (now, run) = (self.clock.now(), run_key(&names.item, &plan.name));
         let clean = task.attempt == 0 && task.playbook.is_none() && task.done.is_empty() && !turn.resource.is_broken(&names.item);
-        let told = |reason: String| Told { playbook: plan.name.clone(), reason };
+        let told = |reason: String, next| Told { playbook: plan.name.clone(), reason, next };
         match ended {
             Ended::Done { read, skipped } => {
                 turn.resource.runs.insert(run, Run::Done(now.as_second()));
@@ -202,31 +211,37 @@ impl Dispatcher {
                 handled.found += objects;
                 handled.done += 1;
             }
-            Ended::Again { counts: true, cause, done, .. } if task.attempt + 1 >= plan.max_attempts => {
+            Ended::Again { costs: Costs::Attempt, cause, done, .. } if task.attempt + 1 >= plan.max_attempts => {
                 let cause = refusal(&done).map_or(cause.clone(), |refused| format!("{refused}; {cause}"));
                 self.bury(job, plan, cause.clone(), done).await?;
                 turn.resource.runs.remove(&run);
-                handled.dead.push(told(cause));
+                handled.dead.push(told(cause, None));
             }
-            Ended::Again { wait, counts, cause, done } => {
-                let attempt = task.attempt + u32::from(counts);
-                let wait = wait.unwrap_or_default().min(LONGEST_WAIT).max(if counts {
-                    backoff(task.attempt, &run)
-                } else {
-                    Duration::ZERO
-                });
-                let copy = Task { attempt, playbook: Some(plan.name.clone()), done, ..task.clone() };
+            Ended::Again { wait, costs, cause, done } => {
+                let mut copy = Task { playbook: Some(plan.name.clone()), done, ..task.clone() };
+                let least = match costs {
+                    Costs::Attempt => {
+                        copy.attempt += 1;
+                        backoff(task.attempt, &run)
+                    }
+                    Costs::Look => {
+                        copy.looks += 1;
+                        Duration::ZERO
+                    }
+                    Costs::Nothing => Duration::ZERO,
+                };
+                let wait = wait.unwrap_or_default().min(LONGEST_WAIT).max(least);
+                let next = self.after(wait);
+                let waits = waits(plan, &copy, next);
                 self.put(job.queue, Work::Item(Box::new(copy)), wait).await?;
-                let next = now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now);
-                let waits = waits(plan, task, attempt, next);
                 turn.resource.runs.insert(run, Run::Waits(waits));
-                handled.again.push(told(cause));
+                handled.again.push(told(cause, Some(next)));
             }
             Ended::Dead { reason, done } => {
                 self.bury(job, plan, reason.clone(), done).await?;
                 // Forgotten, so that a replay runs.
                 turn.resource.runs.remove(&run);
-                handled.dead.push(told(reason));
+                handled.dead.push(told(reason, None));
             }
         }
         Ok(())
@@ -234,7 +249,7 @@ impl Dispatcher {
 
     async fn bury(&self, job: Job<'_>, plan: &Plan, reason: String, mut done: Vec<String>) -> Result<(), DispatchError> {
         done.retain(|key| !key.starts_with(REFUSED));
-        let mut again = Task { attempt: 0, playbook: Some(plan.name.clone()), done, ..job.task.clone() };
+        let mut again = Task { attempt: 0, looks: 0, playbook: Some(plan.name.clone()), done, ..job.task.clone() };
         if !plan.is_named() {
             // Who would have wanted it is known once the document can be read: then all are asked, but for those that have it now.
             again.playbook = None;
@@ -313,7 +328,7 @@ impl Dispatcher {
         let path = match path::of_object(job.root(reading), &task.item, reading.select.as_deref()) {
             Ok(path) => path,
             // Nothing was read that could stand for another item.
-            Err(refused) if !reading.asked || reading.on_failure == OnFailure::Continue => {
+            Err(refused) if !reading.sets_aside(&refused) => {
                 tracing::info!(playbook = plan.name, "{refused}: the playbook sees the notification alone");
                 return Ok(Ok((None, None)));
             }
@@ -333,10 +348,13 @@ impl Dispatcher {
                 let reason = "not found";
                 // Who was told of a deletion after it does not look for long.
                 let gone = turn.resource.deleted.is_some_and(|deleted| deleted >= task.item.received);
-                let look = LOOKS.get(usize::try_from(task.attempt).unwrap_or(usize::MAX)).filter(|_| !last && !gone);
+                let look = LOOKS.get(usize::try_from(task.looks).unwrap_or(usize::MAX)).filter(|_| !gone);
                 match (look, reading.not_found) {
-                    (Some(wait), _) => again(Some(*wait), reason.to_owned(), task),
-                    (None, NotFound::Retry) => again(None, reason.to_owned(), task),
+                    (Some(wait), _) => {
+                        Ended::Again { wait: Some(*wait), costs: Costs::Look, cause: reason.to_owned(), done: task.done.clone() }
+                    }
+                    // No more often than it was looked for last.
+                    (None, NotFound::Retry) => again(LOOKS.last().copied(), reason.to_owned(), task),
                     (None, NotFound::Continue) => return without(at),
                     (None, NotFound::Drop) => Ended::Done { read: None, skipped: true },
                 }
@@ -362,7 +380,7 @@ impl Dispatcher {
         let mut done = job.task.done.clone();
         let mut later = None;
         let (writes, place) = (writes(&plan.name), Place::of(&job.task.item));
-        for (label, action) in steps(actions) {
+        for Step { number, label, action } in steps(actions) {
             let key = action_key(&plan.name, &label, &job.names.item);
             let mark = format!("{REFUSED}{key} ");
             if done.iter().any(|known| *known == key || known.starts_with(&mark)) {
@@ -378,18 +396,21 @@ impl Dispatcher {
                     }
                     done.push(key);
                 }
-                Outcome::Busy => later = later.or(Some((Some(FULL), false, "the target has no place free".to_owned()))),
+                Outcome::Busy => {
+                    let cause = format!("action {number}: the target has no place free");
+                    later = later.or(Some((Some(FULL), Costs::Nothing, cause)));
+                }
                 // The longest wait that anybody asks for, and an attempt that counts.
                 Outcome::Later { after, cause } => {
                     let longest = later.as_ref().and_then(|(wait, ..)| *wait).max(after);
-                    later = Some((longest, true, cause));
+                    later = Some((longest, Costs::Attempt, format!("action {number}: {cause}")));
                 }
                 // Carried with the copy: it is not asked again while others are tried again.
-                Outcome::Refused(reason) => done.push(mark + &reason),
+                Outcome::Refused(reason) => done.push(format!("{mark}action {number}: {reason}")),
             }
         }
         Ok(match (later, refusal(&done).map(str::to_owned)) {
-            (Some((wait, counts, cause)), _) => Ended::Again { wait, counts, cause, done },
+            (Some((wait, costs, cause)), _) => Ended::Again { wait, costs, cause, done },
             (None, Some(reason)) => Ended::Dead { reason, done },
             (None, None) => Ended::Done { read, skipped: false },
         })
@@ -425,27 +446,35 @@ async fn decide(plan: &Plan, item: Item, object: Option<Value>, attempt: u32) ->
 }
 
 fn again(wait: Option<Duration>, cause: String, task: &Task) -> Ended {
-    Ended::Again { wait, counts: true, cause, done: task.done.clone() }
+    Ended::Again { wait, costs: Costs::Attempt, cause, done: task.done.clone() }
+}
+
+/// What is done, or not, as one.
+struct Step {
+    /// Of the action in its playbook, from 1.
+    number: usize,
+    label: String,
+    action: Action,
 }
 
 /// Values are sent one by one, so that each is done or not.
-fn steps(actions: Vec<(String, Action)>) -> Vec<(String, Action)> {
+fn steps(actions: Vec<(String, Action)>) -> Vec<Step> {
     let mut steps = Vec::with_capacity(actions.len());
-    for (label, action) in actions {
+    for (number, (label, action)) in (1..).zip(actions) {
         let mut each = Vec::new();
         if let Action::ThreatConnectIndicator { values, .. } = &action {
             each.clone_from(values);
         }
         if each.len() < 2 {
-            steps.push((label, action));
+            steps.push(Step { number, label, action });
             continue;
         }
         for value in each {
-            let mut one = action.clone();
-            if let Action::ThreatConnectIndicator { values, .. } = &mut one {
-                *values = vec![value.clone()];
+            let mut one = Step { number, label: format!("{label} {value}"), action: action.clone() };
+            if let Action::ThreatConnectIndicator { values, .. } = &mut one.action {
+                *values = vec![value];
             }
-            steps.push((format!("{label} {value}"), one));
+            steps.push(one);
         }
     }
     steps

@@ -23,14 +23,17 @@ pub(super) fn hash(parts: &[&str]) -> String {
 /// The resource in one spelling, whatever the notification writes: `Users('x')/Messages('y')` and `/users/x/messages/y` are one.
 /// Ids keep their case, since those of Exchange differ in nothing else.
 pub(super) fn normalised(item: &Item) -> String {
-    let named = item.resource.as_deref().unwrap_or_default();
+    let id = item.resource_id().filter(|id| !id.is_empty());
+    // Without an id, what is read is what the path names.
+    let path = if id.is_some() { item.resource.as_deref() } else { item.path() };
+    let named = path.unwrap_or_default();
     let written = segments(relative(named).unwrap_or(named));
     // What follows a path that can be subscribed to is an id.
     let known = (1..=written.len()).rev().find(|end| Resource::of(&written[..*end].join("/")).is_some()).unwrap_or_default();
     let (words, ids) = written.split_at(known);
     let words = segments(&wanted::normalised(&words.join("/")));
     let mut path: Vec<String> = words.iter().chain(ids).map(|segment| one_case(segment)).collect();
-    if let Some(id) = item.resource_id().filter(|id| !id.is_empty()).map(one_case) {
+    if let Some(id) = id.map(one_case) {
         let whole = path.join("/");
         let above = whole.strip_suffix(&id).and_then(|above| above.strip_suffix('/'));
         let above = above.map_or(path.clone(), segments);
@@ -174,6 +177,15 @@ mod tests {
         let mut catch_up = item("users/u1/messages/AB=", &data);
         catch_up.tenant = Some("contoso.example".to_owned());
         assert_eq!(resource_key(&catch_up), key("Users/u1/Messages/AB="), "whatever the tenant is called");
+    }
+
+    #[test]
+    fn what_is_named_by_its_path_alone_has_a_row_of_its_own() {
+        let key = |resource: &str, data: &Value| resource_key(&item(resource, data));
+        let by_id = key("groups", &json!({"id": "G1"}));
+        assert_eq!(key("groups", &json!({"@odata.id": "Groups/G1"})), by_id);
+        assert_eq!(key("groups('G1')", &Value::Null), by_id);
+        assert_ne!(key("groups", &json!({"@odata.id": "Groups/G2"})), by_id, "a read of the one stands for no other");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::actions::Performer;
@@ -31,7 +32,7 @@ use crate::storage::{Queue, StateStore, StoreError};
 
 pub use dead::{Dead, list, replay};
 pub use fetch::Reader;
-pub use plan::{Context, Decide, Decision, Fetch, Hold, Matches, Plan, Reading};
+pub use plan::{Context, Decide, Decision, Fetch, Hold, Matches, Plan, Reading, Unnamed};
 pub use sweep::Swept;
 
 /// Before the second attempt, where nobody says otherwise; doubled for each further one.
@@ -137,6 +138,8 @@ pub struct Told {
     /// Blank before a playbook was chosen.
     pub playbook: String,
     pub reason: String,
+    /// When it is tried again.
+    pub next: Option<Timestamp>,
 }
 
 /// What a message of `queue` asks for.
@@ -234,26 +237,33 @@ impl Dispatcher {
     /// Something is missing that no item is to blame for: it waits as long as that takes.
     async fn wait_for(&self, queue: &str, task: Task, reason: String) -> Result<Handled, DispatchError> {
         self.put(queue, Work::Item(Box::new(task)), UNREADY).await?;
-        Ok(Handled { again: vec![Told { playbook: String::new(), reason }], ..Handled::default() })
+        let again = vec![Told { playbook: String::new(), reason, next: Some(self.after(UNREADY)) }];
+        Ok(Handled { again, ..Handled::default() })
     }
 
     async fn lifecycle(&self, queue: &str, event: LifecycleEvent, task: Task) -> Result<Handled, DispatchError> {
         let Err(reason) = (self.hooks.lifecycle)(event, task.item.clone()).await else {
             return Ok(Handled { done: 1, ..Handled::default() });
         };
-        let told = vec![Told { playbook: String::new(), reason: reason.clone() }];
+        let told = |next| vec![Told { playbook: String::new(), reason: reason.clone(), next }];
         if task.attempt + 1 >= LIFECYCLE_ATTEMPTS {
             let attempts = task.attempt + 1;
             let task = Task { attempt: 0, ..task };
-            let at = self.clock.now();
-            let mut dead = Dead { task, reason, playbook: None, at, queue: queue.to_owned(), attempts, body: None };
+            let (at, queue) = (self.clock.now(), queue.to_owned());
+            let mut dead = Dead { task, reason: reason.clone(), playbook: None, at, queue, attempts, body: None };
             dead::keep(self.state.as_ref(), &mut dead).await?;
-            return Ok(Handled { dead: told, ..Handled::default() });
+            return Ok(Handled { dead: told(None), ..Handled::default() });
         }
         let delay = backoff(task.attempt, &key::item_key(&task.item));
         let next = Task { attempt: task.attempt + 1, ..task };
         self.put(queue, Work::Item(Box::new(next)), delay).await?;
-        Ok(Handled { again: told, ..Handled::default() })
+        Ok(Handled { again: told(Some(self.after(delay))), ..Handled::default() })
+    }
+
+    /// The time after this wait, as far as there is one.
+    fn after(&self, wait: Duration) -> Timestamp {
+        let now = self.clock.now();
+        now.saturating_add(SignedDuration::try_from(wait).unwrap_or_default()).unwrap_or(now)
     }
 
     /// Many messages, some at once.

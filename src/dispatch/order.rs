@@ -32,7 +32,7 @@ pub(super) fn open_runs<'a>(
         let known = resource.runs.get(&run_key(&names.item, &plan.name));
         let waits = |waits: &Waits| match task.playbook {
             // The copy itself, or an older one that came again.
-            Some(_) => task.attempt < waits.attempt,
+            Some(_) => task.tries() < waits.tries,
             None => waits.lives(now),
         };
         let duplicate = match known {
@@ -87,15 +87,15 @@ fn grace(task: &Task, now: Timestamp) -> Option<Duration> {
     waits.then(|| Duration::try_from(left).unwrap_or(TURN))
 }
 
-/// A run that waits until then.
-pub(super) fn waits(plan: &Plan, task: &Task, attempt: u32, next: Timestamp) -> Waits {
+/// A run whose copy waits until then.
+pub(super) fn waits(plan: &Plan, copy: &Task, next: Timestamp) -> Waits {
     Waits {
         playbook: plan.name.clone(),
-        place: Place::of(&task.item),
-        attempt,
+        place: Place::of(&copy.item),
+        tries: copy.tries(),
         next,
-        reads: plan.reads(&task.item),
-        change: change_of(&task.item),
+        reads: plan.reads(&copy.item),
+        change: change_of(&copy.item),
         untried: false,
     }
 }

@@ -28,6 +28,13 @@ const NO_ID: Refused = Refused("the notification names no object that could be r
 const OUTSIDE: Refused = Refused("the notification names an object outside the subscription's resource");
 const UNSAFE: Refused = Refused("the notification names an address that may not be read");
 
+impl Refused {
+    /// It says so much that nobody should act on it unseen.
+    pub(super) fn is_unsafe(&self) -> bool {
+        *self == UNSAFE
+    }
+}
+
 /// The path of the item's object, beginning with `/`, each segment percent-encoded once. `subscribed`: what the subscription is made
 /// on.
 pub(super) fn of_object(subscribed: &str, item: &Item, select: Option<&str>) -> Result<String, Refused> {
@@ -40,7 +47,9 @@ pub(super) fn of_object(subscribed: &str, item: &Item, select: Option<&str>) -> 
         ["groups", _, "members" | "owners"] => root[..2].to_vec(),
         ["communications", "presences", _] => root,
         // A message is read where the mailbox has it, whatever folder it is in now.
-        ["users", _, "mailfolders", _, "messages"] => vec![root[0].clone(), root[1].clone(), root[4].clone(), id(item)?],
+        ["users", _, "mailfolders", _, "messages"] => {
+            vec![root[0].clone(), root[1].clone(), root[4].clone(), id(&root, item)?]
+        }
         // What lies below several parents can be found by its whole path only.
         ["chats" | "teams", ..] => below(&root, item)?,
         _ if fixed(&root).len() < root.len() => below(&root, item)?,
@@ -67,18 +76,15 @@ fn names_one(collection: &str) -> bool {
 }
 
 fn with_id(mut root: Vec<String>, item: &Item) -> Result<Vec<String>, Refused> {
-    let id = item.resource_id().ok_or(NO_ID)?;
     // The id of a virtual event or a meeting is its whole path. Those of Exchange hold a slash too, and are none.
     let begins = |(first, _): (&str, &str)| root.first().is_some_and(|own| own.eq_ignore_ascii_case(first));
-    if id.split_once('/').is_some_and(begins) {
+    if let Some(id) = item.resource_id().filter(|id| id.split_once('/').is_some_and(begins)) {
         return by_path(&root, id);
     }
-    if !is_safe(id) {
-        return Err(UNSAFE);
-    }
+    let id = id(&root, item)?;
     // `security/alerts/{id}` names it already.
-    if root.last().is_some_and(|last| last != id) {
-        root.push(id.to_owned());
+    if root.last() != Some(&id) {
+        root.push(id);
     }
     Ok(root)
 }
@@ -87,7 +93,7 @@ fn by_path(root: &[String], id: &str) -> Result<Vec<String>, Refused> {
     let path = checked(id)?;
     match is_told_of(root, &path) {
         // What is found by a query alone cannot be read.
-        _ if id.contains(['?', '#']) => Err(UNSAFE),
+        _ if id.contains(['?', '#']) => Err(NO_ID),
         true => Ok(path),
         false => Err(OUTSIDE),
     }
@@ -108,16 +114,41 @@ fn is_told_of(root: &[String], path: &[String]) -> bool {
         && !pairs.any(|(own, given)| own[0].eq_ignore_ascii_case(&given[0]) && differ(&own[0], &own[1], &given[1]))
 }
 
-fn id(item: &Item) -> Result<String, Refused> {
-    let id = item.resource_id().ok_or(NO_ID)?;
-    if is_safe(id) { Ok(id.to_owned()) } else { Err(UNSAFE) }
+fn id(root: &[String], item: &Item) -> Result<String, Refused> {
+    match item.resource_id().filter(|id| !id.trim().is_empty()) {
+        Some(id) if is_safe(id) => Ok(id.to_owned()),
+        Some(_) => Err(UNSAFE),
+        None => id_in_path(root, item.path().ok_or(NO_ID)?),
+    }
+}
+
+/// The id at the end of a path that the subscription tells of. What is above it is never taken over.
+fn id_in_path(root: &[String], path: &str) -> Result<String, Refused> {
+    let named = checked(path)?;
+    let pattern = Resource::of(&root.join("/")).and_then(|kind| pattern_of(kind, root));
+    let (own, is_ours) = match pattern {
+        Some(pattern) if pattern.ends_with("{}") => (&root[..root.len() - 1], is_told_of(root, &named)),
+        Some(_) => (root, is_told_of(root, &named)),
+        None => {
+            let same = |(own, given): (&String, &String)| own.eq_ignore_ascii_case(given);
+            (root, named.len() <= root.len() + 1 && root.iter().zip(&named).all(same))
+        }
+    };
+    match named.as_slice() {
+        _ if !is_ours => Err(OUTSIDE),
+        [.., above, id] if own.last().is_some_and(|own| own.eq_ignore_ascii_case(above)) && !path.contains(['?', '#']) => {
+            Ok(id.clone())
+        }
+        _ => Err(NO_ID),
+    }
 }
 
 /// The object by its own path, if that leads below the subscription's root.
 fn below(root: &[String], item: &Item) -> Result<Vec<String>, Refused> {
     let whole = fixed(root);
-    let named = item.resource_data().and_then(|data| data.get("@odata.id")).and_then(serde_json::Value::as_str);
-    let Some(named) = named.or(item.resource.as_deref()) else { return with_id(whole.to_vec(), item) };
+    // An id alone says nothing of its parent.
+    let alone = || if whole.len() < root.len() { Err(NO_ID) } else { with_id(root.to_vec(), item) };
+    let Some(named) = item.path() else { return alone() };
     let path = checked(named)?;
     // `users/{id}/chats/getAllMessages` tells of `chats/{id}/…`: of the root's last collection, if not of the root itself.
     let last = whole.last().filter(|_| whole.len() < root.len());
@@ -155,6 +186,7 @@ fn is_safe(segment: &str) -> bool {
         && segment.len() <= LONGEST_SEGMENT
         && segment != "."
         && !segment.contains("..")
+        && !segment.contains("://")
         && !segment.chars().any(char::is_control)
         && !decoded_elsewhere.iter().any(|code| lower.contains(code))
 }
@@ -207,6 +239,48 @@ mod tests {
         assert_eq!(chosen, format!("/drives/d/root/delta?$select=name%2Cetag%2Cdeleted%2C{added}"), "what we need, and once");
         let chosen = of_object("users", &item(&json!({"id": "u"})), Some("id,mail"));
         assert_eq!(chosen.expect("a path"), "/users/u?$select=id%2Cmail");
+    }
+
+    /// What is read where `resource` and `resourceData` are these.
+    fn named(subscribed: &str, resource: &str, data: &Value) -> Result<String, Refused> {
+        of_object(subscribed, &Item { resource: Some(resource.to_owned()), ..item(data) }, None)
+    }
+
+    #[test]
+    fn an_object_without_an_id_is_read_by_the_id_in_its_path() {
+        for (subscribed, resource, data, expected) in [
+            ("groups", "groups/G1", Value::Null, Ok("/groups/G1")),
+            ("groups", "/Groups('G1')", json!({}), Ok("/groups/G1")),
+            ("groups", "groups", json!({"@odata.id": "Groups/G1"}), Ok("/groups/G1")),
+            ("groups", "groups/G1", json!({"@odata.id": "", "id": ""}), Ok("/groups/G1")),
+            ("groups", "groups/7", json!({"id": 7}), Ok("/groups/7")),
+            ("users/u/messages", "Users('x')/Messages('AB=')", Value::Null, Ok("/users/u/messages/AB%3D")),
+            ("users/u/mailFolders/f/messages", "Users/x/Messages/AB", Value::Null, Ok("/users/u/messages/AB")),
+            ("security/alerts/a", "security/alerts/a", Value::Null, Ok("/security/alerts/a")),
+            ("books/b/pages", "Books/b/pages/1", Value::Null, Ok("/books/b/pages/1")),
+            ("groups", "groups", Value::Null, Err(NO_ID)),
+            ("groups", "groups/G1/members", Value::Null, Err(NO_ID)),
+            ("groups", "groups/G1?$expand=members", Value::Null, Err(NO_ID)),
+            ("users/u/messages", "users/u/messages", Value::Null, Err(NO_ID)),
+            ("books/b/pages", "books/b/pages", json!({"id": 7}), Err(NO_ID)),
+            ("groups", "users/G1", Value::Null, Err(OUTSIDE)),
+            ("security/alerts/a", "security/alerts/b", Value::Null, Err(OUTSIDE)),
+            ("users/u/messages", "users/u/events/AB", Value::Null, Err(OUTSIDE)),
+            ("books/b/pages", "books/c/pages/1", Value::Null, Err(OUTSIDE)),
+            ("books/b/pages", "books/b/pages/1/notes/2", Value::Null, Err(OUTSIDE)),
+        ] {
+            assert_eq!(
+                named(subscribed, resource, &data).as_deref(),
+                expected.as_ref().copied(),
+                "{subscribed}: {resource} {data}"
+            );
+        }
+        for resource in
+            ["groups/../users/u", "groups/%2e%2e", "groups/a\r\nHost: evil", "https://evil.example/groups/G1", "groups//G1"]
+        {
+            assert_eq!(named("groups", resource, &Value::Null), Err(UNSAFE), "{resource}");
+        }
+        assert_eq!(named("groups", "groups/G1", &json!({"id": "../users/u"})), Err(UNSAFE), "whatever else it says");
     }
 
     #[test]
@@ -318,7 +392,7 @@ mod tests {
             ),
             ("solutions/virtualEvents/webinars/w2/sessions", SESSION, SESSION, Err(OUTSIDE)),
             ("solutions/virtualEvents/webinars/w1/registrations", SESSION, SESSION, Err(OUTSIDE)),
-            ("communications/onlineMeetings?$filter=JoinWebUrl eq 'https://teams.example/l'", MEETING, MEETING, Err(UNSAFE)),
+            ("communications/onlineMeetings?$filter=JoinWebUrl eq 'https://teams.example/l'", MEETING, MEETING, Err(NO_ID)),
             ("communications/callRecords", "communications/callRecords/c", "c", Ok("/communications/callRecords/c")),
             (
                 "users/u/contactFolders/f/contacts",
@@ -366,7 +440,7 @@ mod tests {
             let refused = path("chats/getAllMessages", &json!({ "@odata.id": named, "id": "x" }));
             assert!(refused.is_err(), "{named}: {refused:?}");
         }
-        for id in ["..", ".", "", " ", "a\nb", "%2e%2e", "..%2f.."] {
+        for id in ["..", ".", "", " ", "a\nb", "%2e%2e", "..%2f..", "https://evil.example/users/u"] {
             assert!(path("users", &json!({ "id": id })).is_err(), "{id}");
         }
         assert_eq!(path("users", &Value::Null), Err(NO_ID));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::path;
+use super::path::{self, Refused};
 use crate::notifications::item::{ChangeType, Event, Item, Task};
 use crate::notifications::wanted::Wanted;
 use crate::playbooks::action::Action;
@@ -57,8 +57,25 @@ pub struct Reading {
     pub not_found: NotFound,
     /// What follows when it cannot be read.
     pub on_failure: OnFailure,
-    /// The playbook wants it; else it is done because it is usual, and where it cannot be, the notification alone will do.
-    pub asked: bool,
+    /// The playbook counts on it; else it is done because it is usual, and where the item names no object, the notification alone
+    /// will do.
+    pub needed: bool,
+}
+
+impl Reading {
+    /// What follows where the object cannot be named; else the playbook sees the notification alone.
+    pub(super) fn sets_aside(&self, refused: &Refused) -> bool {
+        self.on_failure == OnFailure::DeadLetter && (self.needed || refused.is_unsafe())
+    }
+}
+
+/// The object of an item cannot be named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unnamed {
+    /// One line.
+    pub why: String,
+    /// Else the playbook sees the notification alone.
+    pub is_set_aside: bool,
 }
 
 /// One playbook.
@@ -69,7 +86,7 @@ pub struct Plan {
     /// Why its items are held for a replay instead of being acted on; none: it runs.
     pub held: Option<Hold>,
     pub fetch: Fetch,
-    /// How often one item is tried.
+    /// How often one item is tried; looks for what is not there yet are not counted.
     pub max_attempts: u32,
     pub matches: Matches,
     pub decide: Decide,
@@ -130,7 +147,7 @@ impl Plan {
             select: playbook.fetch.select.clone(),
             not_found: playbook.fetch.not_found,
             on_failure: playbook.fetch.on_failure,
-            asked: playbook.fetch.asked,
+            needed: playbook.fetch.needed,
         };
         let fetch = match playbook.fetch.mode {
             // The object comes along, encrypted; an item that we found ourselves is without it.
@@ -165,17 +182,18 @@ impl Plan {
     /// What is read for an item before the playbook runs, below the version of the interface. For who shows it beforehand.
     ///
     /// # Errors
-    /// One line: why it cannot be read.
-    pub fn address(&self, item: &Item) -> Result<Option<String>, String> {
+    /// [`Unnamed`].
+    pub fn address(&self, item: &Item) -> Result<Option<String>, Unnamed> {
         if !self.reads(item) {
             return Ok(None);
         }
-        let path = match &self.fetch {
+        let (reading, path) = match &self.fetch {
             Fetch::Nothing => return Ok(None),
-            Fetch::Resource(reading) => path::of_object(&reading.resource, item, reading.select.as_deref()),
-            Fetch::Delta(reading) => path::of_delta(&reading.resource, reading.select.as_deref()),
+            Fetch::Resource(reading) => (reading, path::of_object(&reading.resource, item, reading.select.as_deref())),
+            Fetch::Delta(reading) => (reading, path::of_delta(&reading.resource, reading.select.as_deref())),
         };
-        path.map(Some).map_err(|refused| refused.to_string())
+        let unnamed = |refused: Refused| Unnamed { why: refused.to_string(), is_set_aside: reading.sets_aside(&refused) };
+        path.map(Some).map_err(unnamed)
     }
 
     /// Stands for playbooks of which nobody can say who they are or what they want: their items are set aside for whoever wants

@@ -90,7 +90,9 @@ pub(super) struct Waits {
     pub playbook: String,
     /// Of its item.
     pub place: Place,
-    pub attempt: u32,
+    /// Of the copy: attempts and looks.
+    #[serde(rename = "attempt")]
+    pub tries: u32,
     /// When the copy becomes visible.
     pub next: Timestamp,
     /// It reads when it runs: a later read stands for it.
@@ -165,7 +167,7 @@ impl Resource {
     pub(super) fn note(&mut self, run: &str, waits: &Waits) {
         let more = match self.runs.get(run) {
             Some(Run::Done(_)) => true,
-            Some(Run::Waits(known)) => known.attempt > waits.attempt,
+            Some(Run::Waits(known)) => known.tries > waits.tries,
             None => !waits.place.deletion && self.runs.values().filter(|run| run.is_untried()).count() >= MOST_UNTRIED,
         };
         if !more {
@@ -469,7 +471,7 @@ mod tests {
             resource.runs.insert(format!("{i:05}"), Run::Done(second));
         }
         let (place, next) = (place("2026-11-24T08:00:00Z"), at("2026-11-24T09:00:00Z"));
-        let waits = Waits { playbook: "p".to_owned(), place, attempt: 1, next, reads: false, change: None, untried: false };
+        let waits = Waits { playbook: "p".to_owned(), place, tries: 1, next, reads: false, change: None, untried: false };
         resource.runs.insert("waits".to_owned(), Run::Waits(waits));
         resource.forget(at("2026-11-24T11:00:00Z"));
         assert_eq!(resource.runs.len(), MOST_RUNS);

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use super::item::Job;
 use super::key::run_key;
 use super::order::waits;
@@ -36,7 +34,6 @@ impl Dispatcher {
     /// Puts a copy for each of them, so that a target that fails holds up its own playbook alone. What is to be noted of it.
     pub(super) async fn put_off(&self, job: Job<'_>, waiting: &[(&Plan, Duration)]) -> Result<Vec<(String, Waits)>, StoreError> {
         let Job { task, names, .. } = job;
-        let now = self.clock.now();
         let mut notes = Vec::new();
         for (plan, wait) in waiting {
             // Who would have wanted it is not known of playbooks that cannot be read: all are asked again, and the others are known.
@@ -44,8 +41,8 @@ impl Dispatcher {
             let copy = Task { playbook, ..task.clone() };
             self.put(job.queue, Work::Item(Box::new(copy)), *wait).await?;
             if plan.is_named() {
-                let next = now.saturating_add(SignedDuration::try_from(*wait).unwrap_or_default()).unwrap_or(now);
-                notes.push((run_key(&names.item, &plan.name), Waits { untried: true, ..waits(plan, task, task.attempt, next) }));
+                let waits = waits(plan, task, self.after(*wait));
+                notes.push((run_key(&names.item, &plan.name), Waits { untried: true, ..waits }));
             }
         }
         Ok(notes)

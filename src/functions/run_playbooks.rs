@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::{Answer, Envelope, Failure, Function, Relay, Trigger};
-use crate::dispatch::{self, Handled, Hold};
+use crate::dispatch::{self, Handled, Hold, Told};
 use crate::notifications::item::{Item, Origin, QUEUE, URGENT_QUEUE, Work};
 
 const BINDING: &str = "message";
+/// Characters of a resource that are shown.
+const LONGEST: usize = 200;
 
 pub(super) const NORMAL: Function = Function {
     name: "RunPlaybooks",
@@ -34,6 +36,7 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Re
     }
     let told = told.filter(|item| item.origin == Origin::Graph && !item.subscription.is_empty());
     let subscription = told.map(|item| item.subscription.clone());
+    let about = about(&work);
     let handled = app.dispatcher.handle(name, work).await.map_err(Failure::new)?;
     if let Some(subscription) = subscription {
         app.playbooks.heard(&subscription).await;
@@ -42,7 +45,7 @@ async fn answer(relay: Arc<Relay>, envelope: Envelope, name: &'static str) -> Re
     if let Err(error) = app.queue.discard(&opened).await {
         tracing::warn!("{error}; the body of a message that was handled stays there");
     }
-    tell(name, &handled);
+    tell(name, &about, &handled);
     Ok(())
 }
 
@@ -54,7 +57,20 @@ fn first(work: &Work) -> Option<&Item> {
     }
 }
 
-fn tell(queue: &str, handled: &Handled) {
+/// The resource as the notification names it, in short; blank where there are several, or none.
+fn about(work: &Work) -> String {
+    let Work::Item(task) = work else { return String::new() };
+    let Some(resource) = &task.item.resource else { return String::new() };
+    let named: String = resource.chars().filter(|letter| !letter.is_control()).take(LONGEST).collect();
+    format!(" about `{named}`")
+}
+
+fn once_more(about: &str, told: &Told) -> String {
+    let next = told.next.map_or_else(|| "later".to_owned(), |next| next.strftime("at %Y-%m-%dT%H:%M:%SZ").to_string());
+    format!("a notification{about} is tried again {next}: {}", told.reason)
+}
+
+fn tell(queue: &str, about: &str, handled: &Handled) {
     if handled.waits {
         // It looks every two seconds, and was not handled.
         tracing::debug!(queue, "a notification waits for an earlier change of the same object");
@@ -78,7 +94,7 @@ fn tell(queue: &str, handled: &Handled) {
         "a message of the queue `{queue}` was handled"
     );
     for told in &handled.again {
-        tracing::warn!(playbook = told.playbook, reason = told.reason, "a notification is tried again later: {}", told.reason);
+        tracing::warn!(playbook = told.playbook, reason = told.reason, "{}", once_more(about, told));
     }
     for told in &handled.dead {
         let (playbook, reason) = (&told.playbook, &told.reason);
@@ -97,8 +113,31 @@ fn tell(queue: &str, handled: &Handled) {
                 queue,
                 playbook,
                 reason,
-                "a notification{whose} is set aside: {reason}; mend that, then `playbooks dead replay` puts it back"
+                "a notification{about}{whose} is set aside: {reason}; mend that, then `playbooks dead replay` puts it back"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notifications::item::{ChangeType, Event};
+
+    #[test]
+    fn what_is_tried_again_is_named_with_the_time() {
+        let received = "2026-11-24T09:00:00Z".parse().expect("a time");
+        let item = Item::new(Origin::Graph, received, Event::Change(ChangeType::Updated));
+        let named = Item { resource: Some(format!("users/3f6c\r\n{}", "x".repeat(LONGEST))), ..item.clone() };
+        let next = "2026-11-24T09:00:02.5Z".parse().ok();
+        let line = |item| {
+            once_more(&about(&Work::first(item)), &Told { playbook: "p".to_owned(), reason: "not found".to_owned(), next })
+        };
+        let short = "x".repeat(LONGEST - 10);
+        assert_eq!(
+            line(named),
+            format!("a notification about `users/3f6c{short}` is tried again at 2026-11-24T09:00:02Z: not found")
+        );
+        assert_eq!(line(item), "a notification is tried again at 2026-11-24T09:00:02Z: not found");
     }
 }

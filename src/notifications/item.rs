@@ -170,6 +170,13 @@ impl Item {
     pub fn resource_id(&self) -> Option<&str> {
         self.resource_data()?.get("id")?.as_str()
     }
+
+    /// The path by which it names the resource: `resourceData.@odata.id`, else `resource`. Not to be trusted as an address.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        let own = self.resource_data().and_then(|data| data.get("@odata.id")).and_then(Value::as_str);
+        own.filter(|own| !own.is_empty()).or(self.resource.as_deref())
+    }
 }
 
 /// What waits in a queue: one item with what was done about it, or the items of a large delivery, to be split.
@@ -185,9 +192,12 @@ pub enum Work {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     pub item: Item,
-    /// How often it was tried before; the host's own tries are not counted.
+    /// How often it was tried before; neither the host's own tries are counted nor looks.
     #[serde(default)]
     pub attempt: u32,
+    /// How often its object was looked for, and was not there (yet).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub looks: u32,
     /// None: all playbooks that match. Else the one that is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub playbook: Option<String>,
@@ -199,9 +209,27 @@ pub struct Task {
     pub had: Vec<String>,
 }
 
+impl Task {
+    #[must_use]
+    pub fn first(item: Item) -> Self {
+        Self { item, attempt: 0, looks: 0, playbook: None, done: Vec::new(), had: Vec::new() }
+    }
+
+    /// Of two copies of one run, the later one has more.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        self.attempt.saturating_add(self.looks)
+    }
+}
+
 impl Work {
     #[must_use]
     pub fn first(item: Item) -> Self {
-        Self::Item(Box::new(Task { item, attempt: 0, playbook: None, done: Vec::new(), had: Vec::new() }))
+        Self::Item(Box::new(Task::first(item)))
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }

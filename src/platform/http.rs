@@ -89,7 +89,7 @@ impl Default for Bounds {
 
 /// A call that got no usable answer.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{service} did not answer to `{operation}`: {cause} ({} in {} s)", tries(*attempts), elapsed.as_secs())]
+#[error("{service} {} to `{operation}`: {cause}{}", if status.is_some() { "answered" } else { "did not answer" }, tries(*attempts, *elapsed))]
 pub struct Failure {
     pub service: &'static str,
     pub operation: &'static str,
@@ -396,8 +396,9 @@ impl From<AuthorizeError> for Trouble {
     }
 }
 
-fn tries(attempts: u32) -> String {
-    if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") }
+/// Blank for one attempt, which is all that some callers make.
+fn tries(attempts: u32, elapsed: Duration) -> String {
+    if attempts < 2 { String::new() } else { format!(" ({attempts} attempts in {} s)", elapsed.as_secs()) }
 }
 
 fn is_retryable(status: u16) -> bool {
@@ -525,6 +526,28 @@ mod tests {
         assert_eq!(wait(&[("retry-after", "soon")]), None);
         assert_eq!(wait(&[("retry-after", "NaN")]), None);
         assert_eq!(wait(&[]), None);
+    }
+
+    #[test]
+    fn a_failure_says_whether_there_was_an_answer_and_how_often_it_was_asked_for() {
+        let said = |status: Option<u16>, cause: &str, attempts| {
+            let failure = Failure {
+                service: "Graph",
+                operation: "read it",
+                cause: cause.to_owned(),
+                status,
+                attempts,
+                elapsed: Duration::from_secs(7),
+                retry_after: None,
+                request_id: None,
+                code: None,
+                transient: true,
+                unknown: true,
+            };
+            failure.to_string()
+        };
+        assert_eq!(said(Some(503), "status 503", 2), "Graph answered to `read it`: status 503 (2 attempts in 7 s)");
+        assert_eq!(said(None, "timed out", 1), "Graph did not answer to `read it`: timed out");
     }
 
     #[test]

@@ -197,7 +197,7 @@ table! {
         help: "The playbooks.", ..ROW };
 
     DEFAULT_MAX_ATTEMPTS: Key { key: "max_attempts", shape: Shape::Whole { from: 1, to: 100 }, default: "16",
-        help: "How often an item is tried before it goes to the dead letters.", ..DEFAULTS };
+        help: "How often an item is tried before it goes to the dead letters. Looks for an object that is not there yet are not counted.", ..DEFAULTS };
 
     CODE: Key { key: "code", shape: Shape::Whole { from: 200, to: 299 }, default: "202", guide: Some("Response Code"),
         help: "Any 2xx counts as delivered; whatever the playbook does later.", ..PROFILE };
@@ -254,9 +254,9 @@ table! {
         help: "Only these properties: `$select`; of what changed in a drive or list also id, eTag, createdDateTime, lastModifiedDateTime \
             and deleted.", ..FETCH };
     NOT_FOUND_KEY: Key { key: "not_found", shape: Shape::Choice(&NOT_FOUND), default: "retry",
-        help: "What follows a 404.", ..FETCH };
+        help: "What follows when five looks within a minute and a half find nothing: `retry` looks on as often as `max_attempts` says.", ..FETCH };
     ON_FAILURE_KEY: Key { key: "on_failure", shape: Shape::Choice(&ON_FAILURE), default: "dead_letter",
-        help: "When it cannot be read at last: `continue` runs the actions without `resource`.", ..FETCH };
+        help: "When it cannot be read at last, or the notification names none: `continue` runs the actions without `resource`.", ..FETCH };
 
     STRING: Key { key: "string", shape: Shape::Expressions, guide: Some("JMESPath String Expressions"),
         help: "Variables that are texts.", ..SELECT };

@@ -37,8 +37,8 @@ pub struct FetchPlan {
     pub select: Option<String>,
     pub not_found: NotFound,
     pub on_failure: OnFailure,
-    /// The document says so; else it is what is usual for the resource.
-    pub asked: bool,
+    /// Its items have an object to read, or the document says so; else reading is only what is usual for what nobody knows.
+    pub needed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,7 +330,7 @@ pub(super) fn read_fetch(section: Option<&Section<'_>>, source: Option<&Source>,
         select: None,
         not_found: NotFound::Retry,
         on_failure: OnFailure::DeadLetter,
-        asked: section.is_some() || source.is_some_and(|source| source.rich),
+        needed: section.is_some() || source.is_some_and(|source| source.rich || source.row().is_some()),
     };
     let Some(section) = section else { return plan };
     let modes = [FetchMode::None, FetchMode::Resource, FetchMode::Delta];

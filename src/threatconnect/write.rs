@@ -20,7 +20,7 @@ const SUMMARY: usize = 500;
 /// Characters of a note.
 const NOTE: usize = 65_500;
 
-const UNSEEN: &str = "failed to write a case to ThreatConnect: its external id is taken by a case that the API user does not see; check its permissions";
+const UNSEEN: &str = "failed to write a case to ThreatConnect: its external id is taken by a case that no search finds; if that stays so, check the permissions of the API user";
 
 /// An indicator as it is to be. Members that are none or empty are left as they are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -106,7 +106,9 @@ impl Client {
             None => match self.make_case(case, timeout).await? {
                 Made::There(id) => id,
                 Made::Taken => {
-                    let id = self.find_case(case.xid, timeout).await?.ok_or_else(|| Error::for_good(UNSEEN))?;
+                    // A search that lags looks as one that may not see it: the next try searches again.
+                    let unseen = || Error { transient: true, ..Error::for_good(UNSEEN) };
+                    let id = self.find_case(case.xid, timeout).await?.ok_or_else(unseen)?;
                     self.update_case(id, case, timeout).await?
                 }
             },

@@ -194,6 +194,8 @@ struct Cases {
     notes: Vec<Value>,
     /// A case that somebody makes right after the next search.
     race: Option<Value>,
+    /// So many searches do not find yet what is there.
+    lags: u32,
     /// Calls left until one fails.
     fails_in: Option<u32>,
 }
@@ -211,6 +213,10 @@ impl Cases {
         let list = |rows: &[Value]| Answer::Json(200, json!({"data": rows, "status": "Success"}));
         let made = |row: &Value| Answer::Json(201, json!({"data": row, "message": "Created", "status": "Success"}));
         match (call.method.as_str(), path) {
+            ("GET", "/api/v3/cases") if self.lags > 0 => {
+                self.lags -= 1;
+                list(&[])
+            }
             ("GET", "/api/v3/cases") => {
                 let found: Vec<Value> = self
                     .made
@@ -326,6 +332,18 @@ async fn a_case_that_somebody_makes_at_the_same_time_is_updated() {
     assert_eq!(perform(&world, &case("Critical")).await, Outcome::Done);
     let cases = cases.lock().unwrap_or_else(PoisonError::into_inner);
     assert_eq!((cases.made.len(), &cases.made[0]["severity"]), (1, &json!("Critical")));
+}
+
+#[tokio::test]
+async fn a_case_that_a_search_does_not_find_yet_is_searched_for_again_later() {
+    let (world, cases) = with_cases(Cases::default()).await;
+    assert_eq!(perform(&world, &case("Low")).await, Outcome::Done);
+    cases.lock().unwrap_or_else(PoisonError::into_inner).lags = 3;
+    let outcome = perform(&world, &case("High")).await;
+    assert!(matches!(&outcome, Outcome::Later { cause, .. } if cause.contains("taken")), "{outcome:?}");
+    assert_eq!(perform(&world, &case("High")).await, Outcome::Done, "one of its two searches finds it");
+    let cases = cases.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!((cases.made.len(), &cases.made[0]["severity"]), (1, &json!("High")));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use indicator_relay::app::playbooks::{Asked, Playbooks};
 use indicator_relay::dispatch::{self, Decision, Fetch, Handled, Hold, Matches, Plan, Reading, Sealed};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{
-    ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, URGENT_QUEUE, Work,
+    ChangeType, EncryptedContent, Event, Item, LifecycleEvent, Origin, QUEUE, Task, URGENT_QUEUE, Work,
 };
 use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::platform::clock::Clock;
@@ -331,7 +331,8 @@ async fn what_has_no_attempt_left_is_set_aside_with_the_reason_and_a_replay_perf
     let targets = |world: &World| world.hooked().iter().map(|call| call.target.clone()).collect::<Vec<_>>();
     assert_eq!(targets(&world), ["/hook/b", "/hook/a", "/hook/b", "/hook/b"], "what is done is not done again");
     let dead = world.dead().await;
-    assert!(dead.len() == 1 && dead[0].1.reason.contains("no room") && dead[0].1.attempts == 3, "{dead:?}");
+    let [(_, row)] = dead.as_slice() else { panic!("{dead:?}") };
+    assert_eq!((row.attempts, row.reason.as_str()), (3, "action 1: the webhook answered status 500: no room"));
     *failing.lock().unwrap_or_else(PoisonError::into_inner) = false;
     assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
     assert!(!dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
@@ -350,7 +351,8 @@ async fn a_target_that_refuses_is_not_asked_again() {
     world.deliver(&world.item("users", "u1", "e1")).await;
     world.work().await;
     let dead = world.dead().await;
-    assert!(world.hooked().len() == 1 && dead.len() == 1 && dead[0].1.reason.contains("not like that"), "{dead:?}");
+    assert!(world.hooked().len() == 1 && dead.len() == 1, "{dead:?}");
+    assert_eq!(dead[0].1.reason, "action 1: the webhook refused the item: status 422 (not like that)");
 }
 
 #[tokio::test]
@@ -394,7 +396,9 @@ async fn a_target_that_hangs_is_left_after_a_while_and_tried_again() {
     world.timeout = Duration::from_millis(300);
     let work = Work::first(world.item("users", "u1", "e"));
     let handled = world.dispatcher().handle(QUEUE, work).await.expect("handled");
-    assert!(handled.again[0].reason.contains("timed out"), "{handled:?}");
+    let [told] = handled.again.as_slice() else { panic!("{handled:?}") };
+    assert_eq!(told.reason, "action 1: the webhook did not answer: timed out");
+    assert!(told.next.is_some_and(|next| next >= world.clock.now().saturating_add(Duration::from_secs(2)).expect("in range")));
     assert_eq!(world.store.count(QUEUE).await.expect("a queue"), 1, "it comes again");
 }
 
@@ -433,11 +437,68 @@ async fn what_is_not_there_yet_is_looked_for_and_then_the_playbook_says() {
         let start = world.clock.now();
         world.deliver(&world.item("users", "u1", "e")).await;
         world.work().await;
-        let looks = if policy == NotFound::Retry { 7 } else { 5 };
+        let looks = if policy == NotFound::Retry { 4 + 7 } else { 5 };
         assert_eq!((world.read().len(), world.hooked().len(), world.dead().await.len()), (looks, hooked, dead), "{policy:?}");
         assert!(world.clock.now().duration_since(start).as_secs() >= 82);
         assert!(world.dead().await.iter().all(|(_, dead)| dead.reason == "not found"));
     }
+}
+
+#[tokio::test]
+async fn looks_for_what_is_not_there_yet_cost_the_actions_no_attempt() {
+    let mut fails = [500, 429, 500].into_iter();
+    let mut world = World::new(move |call| {
+        let found = call.target.starts_with("/hook");
+        Answer::Json(if found { fails.next().unwrap_or(200) } else { 404 }, json!({}))
+    })
+    .await;
+    let fetch = Fetch::Resource(Reading { not_found: NotFound::Continue, ..reading("users") });
+    world.plans = vec![Plan { fetch, max_attempts: 4, ..world.hook("reads") }];
+    let start = world.clock.now();
+    world.deliver(&world.item("users", "u1", "e")).await;
+    let first = world.work_for(Duration::from_secs(100)).await;
+    assert!(first.iter().all(|handled| handled.dead.is_empty()));
+    world.work().await;
+    assert_eq!((world.hooked().len(), world.dead().await.len()), (4, 0));
+    let took = world.clock.now().duration_since(start).as_secs();
+    assert!((82 + 14..=82 + 20).contains(&took), "{took} s: what failed first is tried again soon");
+}
+
+#[tokio::test]
+async fn who_may_try_once_looks_all_the_same_and_a_replay_looks_anew() {
+    let mut world = World::new(|_| Answer::Json(404, json!({}))).await;
+    world.plans = vec![Plan { max_attempts: 1, ..world.fetching_hook("reads", "users") }];
+    world.deliver(&world.item("users", "u1", "e")).await;
+    world.work().await;
+    let dead = world.dead().await;
+    assert!(world.read().len() == 5 && dead.len() == 1 && dead[0].1.attempts == 1, "{dead:?}");
+    assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
+    world.work().await;
+    assert_eq!(world.read().len(), 10);
+}
+
+#[tokio::test]
+async fn a_look_that_comes_again_is_a_duplicate() {
+    let mut world = World::new(|_| Answer::Json(404, json!({}))).await;
+    world.plans = vec![world.fetching_hook("reads", "users")];
+    let dispatcher = world.dispatcher();
+    let task = |looks| Task { playbook: Some("reads".to_owned()), looks, ..Task::first(world.item("users", "u1", "e")) };
+    let handle = |task| dispatcher.handle(QUEUE, Work::Item(Box::new(task)));
+    for (looks, again, duplicate) in [(0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 0, 1), (2, 1, 0)] {
+        let handled = handle(task(looks)).await.expect("handled");
+        assert_eq!((handled.again.len(), handled.duplicate), (again, duplicate), "look {looks}");
+    }
+    assert_eq!(world.read().len(), 3);
+}
+
+#[test]
+fn a_message_of_an_earlier_build_has_looked_for_nothing() {
+    let work = |text: &str| dispatch::read(QUEUE, text.as_bytes());
+    let item =
+        r#""item": {"origin": "graph", "received": "2026-11-24T09:00:00Z", "event": {"change": "updated"}, "notification": {}}"#;
+    let Ok(Work::Item(task)) = work(&format!(r#"{{"item": {{{item}, "attempt": 3}}}}"#)) else { panic!("a task") };
+    assert_eq!((task.attempt, task.looks, task.tries()), (3, 0, 3));
+    assert!(!serde_json::to_string(&task).expect("JSON").contains("looks"), "and an earlier build reads it");
 }
 
 #[tokio::test]
@@ -475,6 +536,54 @@ async fn an_address_from_outside_is_not_read() {
     assert!(world.dead().await[0].1.reason.contains("may not be read"));
 }
 
+/// A playbook of a document that puts each item into the queue `seen`, and the group that it is in.
+async fn queueing(resource: &str, fetch: &str) -> (World, String) {
+    let document = format!(
+        "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\nchange_types = [\"updated\"]\n\
+         {fetch}\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\n"
+    );
+    let loaded = load(&document, &|_| true);
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    let mut world = World::new(|_| ok()).await;
+    let group = format!("n{}", loaded.playbooks[0].group);
+    world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+    (world, group)
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_named_is_set_aside_unless_the_playbook_goes_on_without_it() {
+    let (usual, goes_on) = ("", "[playbook.fetch]\non_failure = \"continue\"");
+    for (subscribed, resource, data, fetch, expected) in [
+        ("groups", "groups/G1", Value::Null, usual, Ok("/groups/G1")),
+        ("groups", "groups", json!({"@odata.id": "groups('G1')"}), usual, Ok("/groups/G1")),
+        ("groups", "groups/7", json!({"id": 7}), usual, Ok("/groups/7")),
+        ("groups", "groups", json!({"id": 7}), usual, Err(Some("names no object"))),
+        ("groups", "groups", Value::Null, usual, Err(Some("names no object"))),
+        ("groups", "groups", Value::Null, goes_on, Err(None)),
+        ("groups", "groups", Value::Null, "[playbook.fetch]\nmode = \"none\"", Err(None)),
+        ("groups", "groups/G1", json!({"id": "../users/AAA"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "%2e%2e%2fusers"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "a\r\nHost: evil"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "https://evil.example/groups/G1"}), usual, Err(Some("may not be read"))),
+        ("groups", "groups", json!({"id": "../users/AAA"}), goes_on, Err(None)),
+        ("books/b/pages", "books/b/pages", json!({"id": "../users/AAA"}), usual, Err(Some("may not be read"))),
+        ("books/b/pages", "books/b/pages", Value::Null, usual, Err(None)),
+    ] {
+        let (world, group) = queueing(subscribed, fetch).await;
+        let mut item = world.item(resource, "", "");
+        item.notification.insert("resourceData".to_owned(), data.clone());
+        world.deliver(&Item { group: Some(group), ..item }).await;
+        world.work().await;
+        let (seen, dead) = (world.store.count("seen").await.expect("a queue"), world.dead().await);
+        let case = format!("{subscribed}: {resource} {data} {fetch}: {dead:?}");
+        assert_eq!(world.read(), expected.iter().map(ToString::to_string).collect::<Vec<_>>(), "{case}");
+        match expected {
+            Err(Some(reason)) => assert!(seen == 0 && dead.len() == 1 && dead[0].1.reason.contains(reason), "{case}"),
+            _ => assert!(seen == 1 && dead.is_empty(), "{case}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_read_reaches_the_playbook_as_it_is_unless_that_asks_for_more() {
     for (resource, id, fetch, hooked, dead) in [
@@ -489,15 +598,7 @@ async fn what_cannot_be_read_reaches_the_playbook_as_it_is_unless_that_asks_for_
             0,
         ),
     ] {
-        let document = format!(
-            "version = 1\n[[playbook]]\nname = \"p\"\n[playbook.source]\nkind = \"graph\"\nresource = \"{resource}\"\nchange_types = [\"updated\"]\n\
-             {fetch}\n[[playbook.action]]\nkind = \"queue\"\nqueue = \"seen\"\n"
-        );
-        let loaded = load(&document, &|_| true);
-        assert!(!loaded.has_errors(), "{:?}", loaded.problems);
-        let mut world = World::new(|_| ok()).await;
-        let group = format!("n{}", loaded.playbooks[0].group);
-        world.plans = loaded.playbooks.into_iter().map(Plan::of).collect();
+        let (world, group) = queueing(resource, fetch).await;
         for tag in ["e1", "e2"] {
             let mut item = world.item(resource, "x", tag);
             item.notification.insert("resourceData".to_owned(), json!({"@odata.id": id, "id": id, "@odata.etag": tag}));
@@ -931,11 +1032,15 @@ async fn what_was_refused_is_not_sent_again_while_another_action_is_tried_again(
     world.plans =
         vec![plan("p", Fetch::Nothing, 9, move |item, _| vec![webhook(&refuses, item, None), webhook(&fails, item, None)])];
     world.deliver(&world.item("users", "u1", "e1")).await;
-    world.work().await;
+    let handled = world.work().await;
     let targets = |world: &World| world.hooked().iter().map(|call| call.target.clone()).collect::<Vec<_>>();
     assert_eq!(targets(&world), ["/hook/refuses", "/hook/fails", "/hook/fails", "/hook/fails"]);
+    assert_eq!(handled[0].again[0].reason, "action 2: the webhook answered status 503");
     let dead = world.dead().await;
-    assert!(dead.len() == 1 && dead[0].1.reason.contains("not like that"), "{dead:?}");
+    assert!(
+        dead.len() == 1 && dead[0].1.reason.starts_with("action 1: ") && dead[0].1.reason.contains("not like that"),
+        "{dead:?}"
+    );
     assert!(dispatch::replay(world.store.as_ref(), world.store.as_ref(), &dead[0].0).await.expect("stored"));
     world.work().await;
     assert_eq!(targets(&world)[4..], ["/hook/refuses"], "a replay asks it once more, and what is done is done");

@@ -154,7 +154,7 @@ async fn what_is_tried_again_while_the_document_breaks_is_kept_for_its_playbook(
     let mut story = Story::new().await;
     let copy = |story: &Story| {
         let item = story.world.item("users", "u1", "e");
-        Work::Item(Box::new(Task { item, attempt: 1, playbook: Some("a".to_owned()), done: Vec::new(), had: Vec::new() }))
+        Work::Item(Box::new(Task { attempt: 1, playbook: Some("a".to_owned()), ..Task::first(item) }))
     };
     for document in [users("a").replace("\"queue\"", "\"quue\""), "[[playbook]\n".to_owned()] {
         story.document(&[document]);
@@ -248,7 +248,7 @@ async fn what_is_put_back_right_after_the_file_was_mended_is_acted_on() {
         let (state, queue) = (app.state.as_ref(), app.queue.as_ref());
         for id in ["u1", "u2"] {
             let item = Item { group: Some(group.clone()), ..item(&rig.clock, "users", id, "e") };
-            let task = Task { item, attempt: 0, playbook: playbook.clone(), done: Vec::new(), had: Vec::new() };
+            let task = Task { playbook: playbook.clone(), ..Task::first(item) };
             queue
                 .put(QUEUE, serde_json::to_vec(&Work::Item(Box::new(task))).expect("JSON"), Duration::ZERO)
                 .await

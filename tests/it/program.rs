@@ -296,7 +296,7 @@ async fn what_is_dead_is_listed_and_put_back() {
     let store = SqliteStore::open(&session.folder.path().join("state.db"), Arc::new(SystemClock::new())).expect("SQLite");
     let mut item = crate::worker::item(&crate::rig::TestClock::new(), "users", "u1", "e1");
     item.client_state = Some("never shown".to_owned());
-    let task = Task { item, attempt: 0, playbook: Some("p".to_owned()), done: Vec::new(), had: Vec::new() };
+    let task = Task { playbook: Some("p".to_owned()), ..Task::first(item) };
     let at = task.item.received;
     let (reason, queue) = (format!("the target has no room{}; mend that", " at all".repeat(20)), URGENT_QUEUE.to_owned());
     let dead = Dead { task, reason, playbook: Some("p".to_owned()), at, queue, attempts: 8, body: None };

@@ -282,7 +282,7 @@ pub(crate) fn reading(subscribed: &str) -> Reading {
         select: None,
         not_found: NotFound::Retry,
         on_failure: OnFailure::DeadLetter,
-        asked: true,
+        needed: true,
     }
 }
 

@@ -21,9 +21,7 @@ const BLOCK: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The notification is worth keeping: it opens once the certificate is there.
-    #[error(
-        "the resource is encrypted for a certificate that is not at hand; name it in ENCRYPTION_CERTIFICATES, then replay the notification"
-    )]
+    #[error("the resource is encrypted for a certificate that is not at hand; name it in ENCRYPTION_CERTIFICATES")]
     UnknownCertificate,
     /// One error for all, so that nobody learns how far a forgery came.
     #[error("the encrypted resource cannot be opened: it was changed on its way, or was not made by Microsoft Graph")]
