@@ -11,7 +11,7 @@ use super::lease::Lease;
 use super::plan::{self, Change, Ours, Situation, Unwanted, is_for, tombstone};
 use super::renewal::{Touch, Touched};
 use super::rows::{Book, Held, Intent, Named, Problem, Reason, Resync, delete, held_key, keyed, minutes_between, put, resync};
-use super::standing::{self, Standing};
+use super::standing::{self, Count, Standing};
 use super::sweep::leftovers;
 use super::{Reconciler, SubscriptionError, limits, probe};
 use crate::graph::{GraphError, NewSubscription, Subscription, Trouble, end_of_life};
@@ -44,8 +44,15 @@ pub struct Report {
     /// Graph asked to be left alone until then.
     pub paused_until: Option<Timestamp>,
     pub standing: Vec<Standing>,
+    pub count: Count,
     /// What is to be looked up, from this run.
     pub resyncs: Vec<Resync>,
+}
+
+impl Report {
+    fn standing(self, book: &Book, wanted: &[Wanted], now: Timestamp) -> Self {
+        Self { standing: standing::of(book, wanted, now), count: standing::count(book, wanted, now), ..self }
+    }
 }
 
 struct Run<'a> {
@@ -79,8 +86,8 @@ impl Reconciler {
         let wanted = self.desired(wanted, unwanted, &book);
         if let Some(until) = lease.paused_until() {
             lease.release().await?;
-            let standing = standing::of(&book, &wanted, self.clock.now());
-            return Ok(Report { paused_until: Some(until), standing, ..Report::default() });
+            let report = Report { paused_until: Some(until), ..Report::default() };
+            return Ok(report.standing(&book, &wanted, self.clock.now()));
         }
         let mut run = Run {
             reconciler: self,
@@ -97,8 +104,7 @@ impl Reconciler {
         report.paused_until = lease.paused_until();
         let released = lease.release().await;
         worked.and(released)?;
-        report.standing = standing::of(&self.rows.load().await?, &wanted, self.clock.now());
-        Ok(report)
+        Ok(report.standing(&self.rows.load().await?, &wanted, self.clock.now()))
     }
 }
 
