@@ -133,6 +133,34 @@ async fn the_number_of_minutes_that_graph_names_is_used_and_kept() {
 }
 
 #[tokio::test]
+async fn a_renewal_for_too_long_is_sent_again_at_once_with_what_graph_allows() {
+    let bench = Bench::new().await;
+    let all = [Wanted { minutes: Some(2_880), ..wanted("users") }];
+    bench.run(&all).await;
+    bench.world().most_minutes = Some(1_440);
+    bench.advance(1_441);
+    let report = bench.reconciler().run(&all, Unwanted::Delete, true).await.expect("a report");
+    assert_eq!((whats(&report), failures(&report).as_str()), (vec!["renewed"], ""), "{report:#?}");
+    let left = bench.only().1.expires.duration_since(bench.clock.now()).as_mins();
+    assert_eq!((left, bench.calls("refused PATCH"), bench.calls("PATCH")), (1_439, 1, 1));
+    bench.advance(720);
+    bench.run(&all).await;
+    assert_eq!((bench.calls("refused PATCH"), bench.calls("PATCH")), (1, 2), "it is remembered");
+}
+
+#[tokio::test]
+async fn one_that_has_ended_and_is_still_known_counts_once_and_not_as_there() {
+    let bench = Bench::new().await;
+    let all = [Wanted { minutes: Some(60), ..wanted("users") }];
+    let report = bench.run(&all).await;
+    assert_eq!(report.count.to_string(), "1 of 1 subscription is there");
+    bench.advance(61);
+    bench.world().outage = Some(Fault::Answer(503, json!({})));
+    let report = bench.run(&all).await;
+    assert_eq!((report.standing.len(), report.count.to_string().as_str()), (2, "0 of 1 subscription is there"), "{report:#?}");
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_resolved_by_the_next_list_and_nothing_is_made_twice() {
     let bench = Bench::new().await;
     for (jealous, tells_state) in [(true, true), (false, false)] {
