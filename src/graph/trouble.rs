@@ -73,7 +73,7 @@ impl Trouble {
             }
             Self::Gone => "it is not there any more",
             Self::Expired => "the state of the delta query is too old; it begins anew",
-            Self::Exists(_) => "there is one on the same resource already",
+            Self::Exists(_) => "there is one on the same resource already; `subscriptions list` shows those of this app",
             Self::Throttled => "Graph asks for a pause; it is kept",
             Self::Unavailable => "Graph does not answer: check GRAPH_URL and the way there, or wait until it is back",
             Self::NotGraph => "the answer is not Graph's: check GRAPH_URL, and proxies on the way",

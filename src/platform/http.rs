@@ -14,6 +14,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
+use super::claims::roles;
 use super::clock::{BoxFuture, Clock};
 use super::pacer::Pacer;
 
@@ -223,8 +224,7 @@ impl Http {
             attempts += 1;
             paced += self.take_place().await;
             let trouble = match self.attempt(&request, attempts).await {
-                // 403 too: a role that was granted just now is not in the token that we have.
-                Ok(reply) if matches!(reply.status, 401 | 403) && !renewed && self.authorize.renew() => {
+                Ok(reply) if matches!(reply.status, 401 | 403) && !renewed && self.may_differ(&request, reply.status).await => {
                     renewed = true;
                     continue;
                 }
@@ -271,6 +271,17 @@ impl Http {
             self.traffic.retried.fetch_add(1, Ordering::Relaxed);
             self.clock.sleep(wait).await;
         }
+    }
+
+    /// Whether another attempt can be answered otherwise than one that was refused with this status.
+    async fn may_differ(&self, request: &Request, status: u16) -> bool {
+        if status == 401 {
+            return self.authorize.renew();
+        }
+        // A role that was granted just now is not in the token that we have; another token with the same roles is refused again.
+        let granted = async || roles(&self.authorize.headers(&request.method, &request.path).await.unwrap_or_default());
+        let before = granted().await;
+        self.authorize.renew() && (before.is_none() || granted().await != before)
     }
 
     /// Waits for this attempt's place under the rate limit; how long it took.

@@ -1,6 +1,8 @@
 //! A run of the reconciler: list once, plan, do it step by step. Each step is stored with what it did; what is unknown stays an
 //! intent, and the next list resolves it.
 
+mod way;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::lease::Lease;
-use super::plan::{self, Change, Ours, Situation, Unwanted, is_for, tombstone};
+use super::plan::{self, Change, Ours, Situation, Unwanted, tombstone};
 use super::renewal::{Touch, Touched};
 use super::rows::{Book, Held, Intent, Named, Problem, Reason, Resync, delete, held_key, keyed, minutes_between, put, resync};
 use super::standing::{self, Count, Standing};
@@ -18,6 +20,7 @@ use crate::graph::{GraphError, NewSubscription, Subscription, Trouble, end_of_li
 use crate::notifications::wanted::Wanted;
 use crate::platform::secret::Secret;
 use crate::storage::Write;
+use way::Way;
 
 /// Between two tries to make one: at first, and where somebody has to change something.
 const RESTS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
@@ -66,13 +69,6 @@ struct Run<'a> {
     replaced: BTreeSet<String>,
     /// Answers to our own handshakes, by address.
     probed: BTreeMap<String, Result<(), String>>,
-}
-
-/// What stands in the way of a new subscription.
-enum Way {
-    Adopted,
-    Cleared,
-    Blocked(String),
 }
 
 impl Reconciler {
@@ -383,44 +379,6 @@ impl Run<'_> {
         self.report.resyncs.push(asked);
         self.tell("created", Some(made.id.clone()), &wanted.resource, why, None);
         Ok(())
-    }
-
-    /// Graph has one already: it is taken over if it will do, deleted if it is ours and will not, and left alone else.
-    async fn make_way(&mut self, wanted: &Wanted, id: Option<&str>, instead: Option<&str>) -> Result<Way, SubscriptionError> {
-        let there = self.listed.iter().find(|listed| self.is_ours(listed) && is_for(listed, wanted));
-        // Where there is room for one, it may be the one that tells of other changes.
-        let there = there.map(|listed| listed.id.as_str()).or(instead);
-        let Some(id) = id.or(there).map(str::to_owned) else {
-            return Ok(Way::Blocked("Graph does not say which one, and none of ours is listed".to_owned()));
-        };
-        let found = match self.reconciler.graph.read(&id).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(Way::Cleared),
-            Err(error) => {
-                self.heed(&error);
-                return Ok(Way::Blocked(error.to_string()));
-            }
-        };
-        if !self.is_ours(&found) {
-            return Ok(Way::Blocked(format!(
-                "the subscription {id} of the same app registration tells another address; delete it, or use another app registration"
-            )));
-        }
-        let state = found.client_state.as_ref().and_then(|state| (self.reconciler.states.check)(state.expose()));
-        let fits = is_for(&found, wanted) && state == Some((wanted.group(), true)) && instead != Some(id.as_str());
-        if fits {
-            self.keep(&found, wanted, "it was there already").await?;
-            return Ok(Way::Adopted);
-        }
-        if self.delete(&id, &wanted.resource, "its client state is not the present one").await? {
-            Ok(Way::Cleared)
-        } else {
-            Ok(Way::Blocked(format!("the subscription {id} is in the way and cannot be deleted")))
-        }
-    }
-
-    fn is_ours(&self, subscription: &Subscription) -> bool {
-        self.book.held.contains_key(&subscription.id) || self.ours.owns(&subscription.notification_url)
     }
 
     /// False where Graph did not do it.
