@@ -90,7 +90,7 @@ impl Default for Bounds {
 
 /// A call that got no usable answer.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{service} did not answer to `{operation}`: {cause} ({} in {} s)", tries(*attempts), elapsed.as_secs())]
+#[error("{service} {} `{operation}`: {cause} ({} in {} s)", did_not(*unsigned), tries(*attempts), elapsed.as_secs())]
 pub struct Failure {
     pub service: &'static str,
     pub operation: &'static str,
@@ -110,6 +110,8 @@ pub struct Failure {
     pub transient: bool,
     /// The service may have acted on it.
     pub unknown: bool,
+    /// It was not asked: credentials could not be had.
+    pub unsigned: bool,
 }
 
 /// What one client sent, for the report.
@@ -258,6 +260,7 @@ impl Http {
                     code: trouble.code,
                     transient: trouble.transient,
                     unknown: !trouble.not_taken,
+                    unsigned: trouble.unsigned,
                 });
             }
             tracing::debug!(
@@ -348,6 +351,7 @@ impl Http {
             code: error_code(&reply.body),
             transient: true,
             not_taken: matches!(reply.status, 429 | 503),
+            unsigned: false,
         }
     }
 }
@@ -362,11 +366,13 @@ struct Trouble {
     transient: bool,
     /// The service certainly did not act on it.
     not_taken: bool,
+    unsigned: bool,
 }
 
 impl Trouble {
     fn for_good(cause: String) -> Self {
-        Self { cause, status: None, wait: None, request_id: None, code: None, transient: false, not_taken: false }
+        let (wait, request_id, code) = (None, None, None);
+        Self { cause, status: None, wait, request_id, code, transient: false, not_taken: false, unsigned: false }
     }
 }
 
@@ -388,23 +394,18 @@ impl From<&reqwest::Error> for Trouble {
         } else {
             format!("the connection broke: {innermost}")
         };
-        let transient = !error.is_builder();
-        Self { cause, status: None, wait: None, request_id: None, code: None, transient, not_taken: error.is_connect() }
+        Self { transient: !error.is_builder(), not_taken: error.is_connect(), ..Self::for_good(cause) }
     }
 }
 
 impl From<AuthorizeError> for Trouble {
     fn from(error: AuthorizeError) -> Self {
-        Self {
-            cause: error.message,
-            status: None,
-            wait: None,
-            request_id: None,
-            code: None,
-            transient: error.transient,
-            not_taken: true,
-        }
+        Self { transient: error.transient, not_taken: true, unsigned: true, ..Self::for_good(error.message) }
     }
+}
+
+fn did_not(unsigned: bool) -> &'static str {
+    if unsigned { "could not be asked to" } else { "did not answer to" }
 }
 
 fn tries(attempts: u32) -> String {

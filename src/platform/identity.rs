@@ -301,9 +301,10 @@ impl Refusal {
         while let Some(inner) = source {
             if let Some(inner) = inner.downcast_ref::<azure_core::Error>() {
                 match inner.kind() {
-                    ErrorKind::HttpResponse { status, error_code, .. } => {
+                    ErrorKind::HttpResponse { status, error_code, raw_response } => {
                         refusal.status = Some(u16::from(*status));
-                        refusal.codes = error_code.clone().unwrap_or_default();
+                        let told = || raw_response.as_ref().map(|raw| codes_in(raw.body()));
+                        refusal.codes = error_code.clone().or_else(told).unwrap_or_default();
                     }
                     ErrorKind::Io | ErrorKind::Connection => refusal.unreached = true,
                     _ => {}
@@ -376,6 +377,13 @@ impl Refusal {
             }
         }
     }
+}
+
+/// The code that a description begins with, where it stands in no list of codes. Nothing else of the text: it repeats what was sent.
+fn codes_in(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let rest = text.split_once("AADSTS").map_or("", |(_, rest)| rest);
+    rest.chars().take_while(char::is_ascii_digit).collect()
 }
 
 fn first_line(text: &str) -> &str {

@@ -114,7 +114,8 @@ fn succeed(held: &mut Held, renewed: Option<&Subscription>, (url, certificate): 
 
 /// `before`: when it was last touched before this. What was certainly not taken does not count as sent.
 fn fail(held: &mut Held, error: &GraphError, before: Option<Timestamp>, now: Timestamp) {
-    let not_taken = !error.unknown && matches!(error.trouble, Trouble::Throttled | Trouble::Unavailable | Trouble::NoToken);
+    let passing = matches!(error.trouble, Trouble::Throttled | Trouble::Unavailable | Trouble::NoToken | Trouble::NoTokenNow);
+    let not_taken = !error.unknown && passing;
     if not_taken {
         held.touched = before;
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use emulator::Service;
+use emulator::faults::Effect;
 use indicator_relay::functions::{Relay, public_router};
 use indicator_relay::platform::clock::SystemClock;
 use indicator_relay::settings::Settings;
@@ -219,4 +221,34 @@ async fn a_playbook_without_a_usable_certificate_is_told_by_every_command() {
     // Renewing it would be too soon: it lives, so all is done.
     let (code, out, err) = session.run(&["subscriptions", "apply"]).await;
     assert!(code == 0 && !err.contains("ENCRYPTION_CERTIFICATES"), "{out}{err}");
+}
+
+#[tokio::test]
+async fn a_sign_in_that_fails_is_told_with_its_code_and_once() {
+    let login = |status, body: &str| Effect::Status { status, body: body.to_owned(), retry_after: None };
+    // As the login host answers, and as something in its place does.
+    let terse =
+        r#"{"error":"invalid_client","error_description":"AADSTS7000222: The key secret-in-a-text of app 42 has ended."}"#;
+    for (effect, told) in [
+        (
+            login(401, terse),
+            "no token: MICROSOFT_GRAPH_CLIENT_SECRET (guide: Microsoft Graph Client Secret) is wrong or has expired (status 401, AADSTS7000222)",
+        ),
+        (
+            login(401, r#"{"error":"invalid_client","error_description":"AADSTS50034: no","error_codes":[50034]}"#),
+            "no token: check MICROSOFT_GRAPH_TENANT_ID, MICROSOFT_GRAPH_CLIENT_ID and MICROSOFT_GRAPH_CLIENT_SECRET (status 401, AADSTS50034)",
+        ),
+    ] {
+        let session = session(BOTH).await;
+        session.emulator.world().faults.always(Service::Login, effect);
+        let (code, out, err) = session.run(&["subscriptions", "list"]).await;
+        assert!(code == 1 && !err.contains("secret-in-a-text"), "{out}{err}");
+        assert!(err.contains(&format!("failed to list subscriptions at Microsoft Graph: {told}\n")), "{err}");
+    }
+    let mut session = session(BOTH).await;
+    session.environment.insert("LOGIN_URL".to_owned(), "https://localhost:1".to_owned());
+    let (_, _, err) = session.run(&["subscriptions", "list"]).await;
+    let told =
+        "failed to list subscriptions at Microsoft Graph: no token: the login host (LOGIN_URL, CLOUD) could not be reached\n";
+    assert!(err.contains(told) && !err.contains("GRAPH_URL"), "{err}");
 }
