@@ -21,6 +21,7 @@ use url::Url;
 
 use super::clock::{BoxFuture, Clock};
 use super::http::{Authorize, AuthorizeError, Authorized};
+use super::login::Login;
 use super::secret::Secret;
 use super::vault::SecretSource;
 
@@ -188,6 +189,7 @@ fn credential(
         Identity::ClientSecret { tenant, client_id, login, .. } => {
             let mut cloud = CustomConfiguration::default();
             login.as_str().trim_end_matches('/').clone_into(&mut cloud.authority_host);
+            options.transport = Some(Transport::new(Arc::new(Login(client.clone()))));
             options.cloud = Some(Arc::new(CloudConfiguration::from(cloud)));
             let secret = azure_core::credentials::Secret::new(secret.map_or("", Secret::expose).to_owned());
             let options = ClientSecretCredentialOptions { client_options: options };
@@ -301,10 +303,9 @@ impl Refusal {
         while let Some(inner) = source {
             if let Some(inner) = inner.downcast_ref::<azure_core::Error>() {
                 match inner.kind() {
-                    ErrorKind::HttpResponse { status, error_code, raw_response } => {
+                    ErrorKind::HttpResponse { status, error_code, .. } => {
                         refusal.status = Some(u16::from(*status));
-                        let told = || raw_response.as_ref().map(|raw| codes_in(raw.body()));
-                        refusal.codes = error_code.clone().or_else(told).unwrap_or_default();
+                        refusal.codes = error_code.clone().unwrap_or_default();
                     }
                     ErrorKind::Io | ErrorKind::Connection => refusal.unreached = true,
                     _ => {}
@@ -377,13 +378,6 @@ impl Refusal {
             }
         }
     }
-}
-
-/// The code that a description begins with, where it stands in no list of codes. Nothing else of the text: it repeats what was sent.
-fn codes_in(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let rest = text.split_once("AADSTS").map_or("", |(_, rest)| rest);
-    rest.chars().take_while(char::is_ascii_digit).collect()
 }
 
 fn first_line(text: &str) -> &str {

@@ -243,7 +243,7 @@ async fn what_is_forbidden_is_asked_again_only_with_a_token_that_allows_more() {
         bench.world().faults.push_back((Method::GET, "subscriptions", Fault::Answer(403, error("Forbidden", "no"))));
         let (clock, base) = (Arc::new(bench.clock.clone()), bench.base.parse().expect("an address"));
         let bearer = Arc::new(Roles(Mutex::new(vec![first, second])));
-        let http = Http::new("Graph", reqwest::Client::new(), clock, base, bearer);
+        let http = Http::new("Graph", bench.client.clone(), clock, base, bearer);
         let path = "/v1.0/subscriptions".to_owned();
         let request = Request { operation: "look", method: Method::GET, path, body: None, idempotent: true };
         let reply = http.send(request).await.expect("an answer");

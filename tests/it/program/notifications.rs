@@ -238,6 +238,13 @@ async fn a_sign_in_that_fails_is_told_with_its_code_and_once() {
             login(401, r#"{"error":"invalid_client","error_description":"AADSTS50034: no","error_codes":[50034]}"#),
             "no token: check MICROSOFT_GRAPH_TENANT_ID, MICROSOFT_GRAPH_CLIENT_ID and MICROSOFT_GRAPH_CLIENT_SECRET (status 401, AADSTS50034)",
         ),
+        (
+            login(
+                401,
+                r#"{"error":"invalid_client","error_description":"AADSTS50034: no\r\nTrace ID: 1","error_codes":[50034]}"#,
+            ),
+            "no token: check MICROSOFT_GRAPH_TENANT_ID, MICROSOFT_GRAPH_CLIENT_ID and MICROSOFT_GRAPH_CLIENT_SECRET (status 401, AADSTS50034)",
+        ),
     ] {
         let session = session(BOTH).await;
         session.emulator.world().faults.always(Service::Login, effect);

@@ -290,7 +290,7 @@ pub(crate) struct Bench {
     /// Below which path the app is.
     pub(crate) path: &'static str,
     pub(crate) certificate: Option<(String, String)>,
-    client: reqwest::Client,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Bench {
