@@ -7,6 +7,7 @@ mod hooks;
 pub mod reach;
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::graph::{Config as GraphConfig, Graph};
 use crate::notifications::client_state::{self, Verdict};
 use crate::notifications::item::Item;
 use crate::notifications::keys::KeyRing;
-use crate::notifications::rich::certificates::Certificates;
+use crate::notifications::rich::certificates::{self, Certificates};
 use crate::notifications::rich::decrypt::OpenError;
 use crate::notifications::rich::tokens::Keyset;
 use crate::notifications::rich::{RichError, open_item};
@@ -68,6 +69,8 @@ pub struct Asked {
     pub problems: Vec<Problem>,
     /// Why every encrypted notification will be refused, one line each.
     pub unproven: Vec<String>,
+    /// Why encryption certificates cannot be used, or that there is none and one is needed, one line each.
+    pub unusable: Vec<String>,
     /// Why some of them are left out, one line each.
     pub mistakes: Vec<String>,
     /// Lines for `check`, and whether all is well with the document.
@@ -229,8 +232,8 @@ impl Reading {
             last.at = now;
             return Ok(Arc::clone(&last.asked));
         }
-        let certificates = Arc::new(self.named(&read.certificates));
-        let asked = Arc::new(self.put_together(read.text.as_deref(), certificates, keys));
+        let (certificates, unusable) = self.named(&read.certificates);
+        let asked = Arc::new(self.put_together(read.text.as_deref(), (Arc::new(certificates), unusable), keys));
         tell(&asked);
         let mut earlier = Vec::new();
         if let Some(before) = last.take() {
@@ -242,14 +245,19 @@ impl Reading {
         Ok(asked)
     }
 
-    fn put_together(&self, text: Option<&str>, certificates: Arc<Certificates>, keys: Option<Arc<client_state::Keys>>) -> Asked {
+    fn put_together(
+        &self,
+        text: Option<&str>,
+        (certificates, mut unusable): (Arc<Certificates>, Vec<String>),
+        keys: Option<Arc<client_state::Keys>>,
+    ) -> Asked {
         let parts = &self.parts;
         let document = parts.document.name().to_owned();
         let Some(text) = text else {
             let why_not = format!("there is no playbook: `{document}` does not exist; write it, or set PLAYBOOKS_FILE");
             let missing = format!("PLAYBOOKS_FILE is `{document}`, which does not exist: write it, or mend the setting");
             let missing = Some(missing).filter(|_| parts.settings.playbooks_given);
-            return Asked { why_not: missing.clone().unwrap_or(why_not), missing, ..Asked::default() };
+            return Asked { why_not: missing.clone().unwrap_or(why_not), missing, unusable, ..Asked::default() };
         };
         let mut loaded = playbooks::load_knowing(text, &|name| parts.secrets.known(name));
         let mut check = loaded.check(&document);
@@ -265,9 +273,13 @@ impl Reading {
             mistakes.push(mistake);
         }
         let complete = mistakes.is_empty();
-        let unproven = unproven(&loaded.playbooks, &parts.settings.unproven);
-        check.1 &= unproven.is_empty();
+        let rich = rich(&loaded.playbooks);
+        let unproven = unproven(rich.as_ref(), &parts.settings.unproven);
+        unusable.extend(uncertified(rich.as_ref().filter(|_| parts.settings.encryption_certificates.is_empty())));
+        check.1 &= unproven.is_empty() && (rich.is_none() || unusable.is_empty());
         check.0.extend(unproven.iter().map(|line| format!("FAIL  {line}")));
+        let word = if rich.is_some() { "FAIL" } else { "note" };
+        check.0.extend(unusable.iter().map(|line| format!("{word}  notifications: {line}")));
         check.0.extend(two_cases(&loaded.playbooks, parts.settings.token_tenants.is_empty()));
         let (subscribing, why_not) = match self.subscribing(&loaded, complete, &certificates, keys) {
             Ok(subscribing) => (Some(subscribing), String::new()),
@@ -287,6 +299,7 @@ impl Reading {
             together: loaded.together,
             problems: loaded.problems,
             unproven,
+            unusable,
             certificates,
         }
     }
@@ -297,25 +310,18 @@ impl Reading {
         let read = names.iter().map(|name| async move {
             match &self.parts.secrets.vault {
                 Some(vault) => {
-                    let secret = vault.secret(name).await.map_err(|error| error.message)?;
+                    let secret = vault.secret(name).await.map_err(|error| certificates::missing(name, &error.message))?;
                     Ok(secret.expose().as_bytes().to_vec())
                 }
-                None => tokio::fs::read(name).await.map_err(|error| error.to_string()),
+                None => tokio::fs::read(name).await.map_err(|error| certificates::missing(name, &unread(&error))),
             }
         });
         join_all(read).await
     }
 
-    fn named(&self, read: &[Result<Vec<u8>, String>]) -> Certificates {
-        let names = &self.parts.settings.encryption_certificates;
-        // A file is known by its name without folder and ending.
-        let label = |name: &String| name.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default().to_owned();
-        let labels: Vec<String> = names.iter().map(label).collect();
-        let (certificates, wrong) = Certificates::collect(labels.iter().map(String::as_str).zip(read.iter().cloned()));
-        for problem in wrong {
-            tracing::error!("{problem}");
-        }
-        certificates
+    /// Those that can be used, and what is wrong with the others.
+    fn named(&self, read: &[Result<Vec<u8>, String>]) -> (Certificates, Vec<String>) {
+        Certificates::collect(self.parts.settings.encryption_certificates.iter().map(String::as_str).zip(read.iter().cloned()))
     }
 
     fn subscribing(
@@ -410,12 +416,32 @@ impl Parts {
     }
 }
 
-/// Settings without which what comes encrypted cannot be proven, where a playbook waits for such.
-fn unproven(playbooks: &[Playbook], missing: &[String]) -> Vec<String> {
+/// The playbooks that wait for what comes encrypted, as a line about them begins.
+fn rich(playbooks: &[Playbook]) -> Option<String> {
     let rich = playbooks.iter().filter(|playbook| playbook.enabled && playbook.source.rich);
     let names: Vec<String> = rich.map(|playbook| format!("`{}`", playbook.name)).collect();
-    let missing = missing.iter().filter(|_| !names.is_empty());
-    missing.map(|line| format!("playbooks: {} (include_resource_data): {line}", names.join(", "))).collect()
+    (!names.is_empty()).then(|| format!("{} (include_resource_data)", names.join(", ")))
+}
+
+/// Settings without which what comes encrypted cannot be proven, where a playbook waits for such.
+fn unproven(rich: Option<&String>, missing: &[String]) -> Vec<String> {
+    rich.iter().flat_map(|rich| missing.iter().map(move |line| format!("playbooks: {rich}: {line}"))).collect()
+}
+
+/// Nothing can be encrypted for us, and a playbook waits for such.
+fn uncertified(rich: Option<&String>) -> Option<String> {
+    let remedy = "set ENCRYPTION_CERTIFICATES to a certificate of the vault, or to a file with a certificate and its private key";
+    rich.map(|rich| format!("{rich}: no subscription can be made without a certificate; {remedy}"))
+}
+
+/// Why a file was not read, and what to do.
+fn unread(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file; put it there, or mend the setting".to_owned(),
+        ErrorKind::IsADirectory => "it is a folder; name the file in it".to_owned(),
+        ErrorKind::PermissionDenied => "this program may not read it; give it the right to".to_owned(),
+        _ => format!("it cannot be read ({error}); mend the file, or the setting"),
+    }
 }
 
 /// What nobody told of and is looked up does not say its tenant, which notifications name by its id: the case of the same thing
@@ -445,6 +471,9 @@ fn tell(asked: &Asked) {
     }
     for line in &asked.unproven {
         tracing::error!("{line}; until then every encrypted notification is refused and set aside");
+    }
+    for line in &asked.unusable {
+        tracing::error!("{line}");
     }
     if !asked.mistakes.is_empty() {
         tracing::warn!("{document}: some playbooks are left out until their mistakes are mended; nothing is unsubscribed from");

@@ -111,8 +111,10 @@ async fn execute(
         }
         Command::Apply { json } => {
             let report = reconciler.run(wanted, unwanted, true).await?;
-            let good =
-                report.error.is_none() && report.paused_until.is_none() && report.done.iter().all(|done| done.error.is_none());
+            let good = report.error.is_none()
+                && report.paused_until.is_none()
+                && report.done.iter().all(|done| done.error.is_none())
+                && report.count.there == report.count.wanted;
             let text = if json {
                 let mut document = json!(report);
                 document["problems"] = json!(asked.mistakes);
@@ -215,8 +217,7 @@ fn applied(report: &Report) -> String {
     if let Some(until) = report.paused_until {
         let _ = writeln!(page, "Microsoft Graph asks for a pause until {}", until.strftime("%Y-%m-%d %H:%M:%SZ"));
     }
-    let alive = report.standing.iter().filter(|standing| standing.minutes_left > 0).count();
-    let _ = writeln!(page, "{alive} of {} are there", subscriptions(report.standing.len()));
+    let _ = writeln!(page, "{}", report.count);
     page
 }
 
@@ -345,7 +346,7 @@ fn resources_as_json() -> Value {
 mod tests {
     use super::*;
     use crate::notifications::item::ChangeType;
-    use crate::subscriptions::Done;
+    use crate::subscriptions::{Count, Done};
 
     #[test]
     fn a_plan_is_one_line_for_each_step() {
@@ -393,12 +394,12 @@ mod tests {
         };
         let long = format!("{} Connection refused", "grant it ".repeat(40));
         let all = vec![done("users", None), done("groups", Some(&long)), done("users/x/messages", Some(&long))];
-        let report = Report { done: all, error: Some(long.clone()), ..Report::default() };
+        let report = Report { done: all, error: Some(long.clone()), count: Count { wanted: 2, there: 0 }, ..Report::default() };
         assert_eq!(
             applied(&report),
             format!(
                 "created     users: there is none\ngroups: not created: {long}\nusers/x/messages: not created, for the same reason\n\
-                 0 of 0 subscriptions are there\n"
+                 0 of 2 subscriptions are there\n"
             )
         );
     }

@@ -52,7 +52,8 @@ async fn answer(relay: Arc<Relay>, request: Request) -> Response {
     };
     let profile = profile_of(head.uri.path());
     // In a task of its own: what was begun is ended and told, though the sender has gone away.
-    let task = tokio::spawn(keep(Arc::clone(&relay), body, profile, span));
+    let form = form_of(&head.headers, &body.bytes);
+    let task = tokio::spawn(keep(Arc::clone(&relay), (body, form), profile, span));
     let answer = task.await.unwrap_or_else(|_| not_kept());
     tokio::spawn(async move { relay.flush().await });
     answer
@@ -63,7 +64,7 @@ fn profile_of(path: &str) -> String {
     percent_decode_str(rest_of(ROUTE, path).unwrap_or_default()).decode_utf8_lossy().into_owned()
 }
 
-async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Span) -> Response {
+async fn keep(relay: Arc<Relay>, (body, form): (Whole, String), profile: String, span: tracing::Span) -> Response {
     let began = relay.clock().monotonic();
     let work = async {
         let receiver = relay.receiver().await?;
@@ -92,8 +93,11 @@ async fn keep(relay: Arc<Relay>, body: Whole, profile: String, span: tracing::Sp
     let answer = span.in_scope(|| match &outcome {
         Ok((kept, answer)) => {
             let unknown_profile = answer.is_none() && !profile.is_empty();
-            if kept.dropped.contains_key(&Drop::EmptyBody) && relay.may_tell_of_empty() {
+            if kept.dropped.contains_key(&Drop::EmptyBody) && relay.may_tell_of(Drop::EmptyBody) {
                 tell_of_empty(relay.is_hosted());
+            }
+            if kept.dropped.contains_key(&Drop::NotJson) && relay.may_tell_of(Drop::NotJson) {
+                tell_of_no_json(&form);
             }
             tell(kept, body.bytes.len(), unknown_profile, took);
             answered(answer.as_ref().unwrap_or(&Profile::default()))
@@ -152,6 +156,32 @@ fn tell_of_empty(hosted: bool) {
             "a delivery came without a body: somebody tries this address, or what stands in front of it loses bodies, and \
              notifications with them"
         );
+    }
+}
+
+/// The same bytes would come again: the delivery is lost.
+fn tell_of_no_json(form: &str) {
+    tracing::warn!(
+        "a delivery came that is no JSON ({form}): somebody tries this address, or what stands in front of it changes bodies or \
+         cuts them off, and notifications are lost; it must hand them on as they come"
+    );
+}
+
+/// What a body is instead of JSON, as far as that can be seen: Microsoft Graph sends UTF-8, and compresses nothing.
+fn form_of(headers: &HeaderMap, body: &[u8]) -> String {
+    // Anybody may send a header, and the line is to stay one.
+    let plain = |text: &&str| text.len() <= 60 && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(plain);
+    if let Some(encoding) = header(header::CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        return format!("`content-encoding: {encoding}`");
+    }
+    match body {
+        [0x1f, 0x8b, ..] => "it is compressed by gzip".to_owned(),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it begins with the byte order mark of UTF-16".to_owned(),
+        [0, _, ..] | [_, 0, ..] => "it is UTF-16".to_owned(),
+        _ => {
+            header(header::CONTENT_TYPE).map_or_else(|| "without a content-type".to_owned(), |is| format!("`content-type: {is}`"))
+        }
     }
 }
 
@@ -236,4 +266,30 @@ fn answered(profile: &Profile) -> Response {
     }
     answer.headers_mut().extend(headers);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_body_on_its_way_is_named() {
+        let of = |name: &'static str, value: &'static [u8], body: &[u8]| {
+            let value = HeaderValue::from_bytes(value).expect("a header value");
+            form_of(&HeaderMap::from_iter([(HeaderName::from_static(name), value)]), body)
+        };
+        assert_eq!(of("content-encoding", b"gzip", &[0x1f, 0x8b, 8]), "`content-encoding: gzip`");
+        assert_eq!(of("content-encoding", b"identity", &[0x1f, 0x8b, 8]), "it is compressed by gzip");
+        for mark in [[0xff, 0xfe], [0xfe, 0xff]] {
+            assert_eq!(of("accept", b"x", &mark), "it begins with the byte order mark of UTF-16");
+        }
+        for text in [b"{\0\"\0", b"\0{\0\""] {
+            assert_eq!(of("accept", b"x", text), "it is UTF-16");
+        }
+        assert_eq!(of("content-type", b"text/html", b"<html>"), "`content-type: text/html`");
+        for strange in [&b"caf\xe9"[..], &[b'x'; 61]] {
+            let value = HeaderValue::from_bytes(strange).expect("a header value");
+            assert_eq!(form_of(&HeaderMap::from_iter([(header::CONTENT_TYPE, value)]), b"<"), "without a content-type");
+        }
+    }
 }

@@ -90,7 +90,7 @@ fn tell(report: &Report, caught: Option<&CaughtUp>) {
     }
     report.standing.iter().for_each(standing);
     let count = |done: bool| report.done.iter().filter(|step| step.what != "waits" && step.error.is_none() == done).count();
-    let (wanted, active) = (report.standing.len(), active(report));
+    let (wanted, active) = (report.count.wanted, report.count.there);
     let waiting: Vec<String> = report.standing.iter().filter_map(waits).collect();
     let waiting = if waiting.is_empty() { String::new() } else { format!("; {}", waiting.join("; ")) };
     tracing::info!(
@@ -100,12 +100,9 @@ fn tell(report: &Report, caught: Option<&CaughtUp>) {
         changed = count(true),
         failed = count(false),
         caught_up = caught.map_or(0, |caught| caught.items),
-        "compared the subscriptions with what playbooks want: {active} of {wanted} are there{waiting}"
+        "compared the subscriptions with what playbooks want: {}{waiting}",
+        report.count
     );
-}
-
-fn active(report: &Report) -> usize {
-    report.standing.iter().filter(|standing| standing.minutes_left > 0).count()
 }
 
 /// What is missing, and when it is tried again.

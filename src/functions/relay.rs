@@ -3,6 +3,7 @@
 //! The listener is there before that: the host waits for it, and a vault that is slow must not look like a program that does
 //! not start. What cannot be opened fails the invocation with one line, and the next one tries anew.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::body::Room;
 use super::opening::Opening;
 use crate::app::receiver::Receiver;
 use crate::app::{App, Surroundings};
+use crate::notifications::receipt::Drop;
 use crate::platform::clock::{BoxFuture, Clock};
 
 /// `functionTimeout` of `host.json`: the host kills the process, and all that it does, when an invocation takes longer.
@@ -21,7 +23,7 @@ const TIMEOUT_KEY: &str = "AzureFunctionsJobHost__functionTimeout";
 const OPENING: Duration = Duration::from_secs(60);
 /// From the host's first question until what is around is looked at without being asked.
 const AFTER_READINESS: Duration = Duration::from_millis(20);
-/// Between two lines about deliveries without a body.
+/// Between two lines about deliveries that hold nothing to keep, for one reason.
 const QUIET: Duration = Duration::from_secs(60);
 /// The longest time that the host can write, in days.
 const LONGEST_DAYS: u64 = 10_675_199;
@@ -40,8 +42,8 @@ pub struct Relay {
     room: Room,
     /// The Functions host hands over what comes.
     hosted: bool,
-    /// When a delivery without a body was last told of, on the clock that only goes forward.
-    told_of_empty: Mutex<Option<Duration>>,
+    /// When a delivery that was lost was last told of, by the reason, on the clock that only goes forward.
+    told_of_lost: Mutex<BTreeMap<Drop, Duration>>,
 }
 
 impl std::fmt::Debug for Relay {
@@ -63,7 +65,7 @@ impl Relay {
             receiver: Opening::default(),
             room: Room::default(),
             hosted: true,
-            told_of_empty: Mutex::default(),
+            told_of_lost: Mutex::default(),
         })
     }
 
@@ -71,8 +73,8 @@ impl Relay {
     pub fn opened(clock: Arc<dyn Clock>, app: impl Into<Arc<App>>) -> Arc<Self> {
         let look: Look = Box::new(|| Box::pin(std::future::ready(Err("the product is open".to_owned()))));
         let app = Opening::done((app.into(), None));
-        let (receiver, room, told_of_empty) = (Opening::default(), Room::default(), Mutex::default());
-        Arc::new(Self { look, clock, app, receiver, room, hosted: false, told_of_empty })
+        let (receiver, room, told_of_lost) = (Opening::default(), Room::default(), Mutex::default());
+        Arc::new(Self { look, clock, app, receiver, room, hosted: false, told_of_lost })
     }
 
     /// Whether the Functions host is in front.
@@ -80,13 +82,13 @@ impl Relay {
         self.hosted
     }
 
-    /// Whether a delivery without a body is to be told of now: anybody can send such, and fill the log with it.
-    pub(super) fn may_tell_of_empty(&self) -> bool {
+    /// Whether a delivery that is lost for this reason is to be told of now: anybody can send such, and fill the log with it.
+    pub(super) fn may_tell_of(&self, reason: Drop) -> bool {
         let now = self.clock.monotonic();
-        let mut told = self.told_of_empty.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = told.is_none_or(|before| now.saturating_sub(before) >= QUIET);
+        let mut told = self.told_of_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = told.get(&reason).is_none_or(|before| now.saturating_sub(*before) >= QUIET);
         if may {
-            *told = Some(now);
+            told.insert(reason, now);
         }
         may
     }

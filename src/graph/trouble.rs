@@ -40,8 +40,10 @@ pub enum Trouble {
     Unavailable,
     /// An answer that is not Graph's.
     NotGraph,
-    /// Nothing was sent: there is no token.
+    /// Nothing was sent: there is no token. What was said has the remedy.
     NoToken,
+    /// Nothing was sent: who gives tokens does not answer. What was said names it.
+    NoTokenNow,
 }
 
 impl Trouble {
@@ -73,11 +75,11 @@ impl Trouble {
             }
             Self::Gone => "it is not there any more",
             Self::Expired => "the state of the delta query is too old; it begins anew",
-            Self::Exists(_) => "there is one on the same resource already",
+            Self::Exists(_) => "there is one on the same resource already; `subscriptions list` shows those of this app",
             Self::Throttled => "Graph asks for a pause; it is kept",
             Self::Unavailable => "Graph does not answer: check GRAPH_URL and the way there, or wait until it is back",
             Self::NotGraph => "the answer is not Graph's: check GRAPH_URL, and proxies on the way",
-            Self::NoToken => "there is no token for Graph: check the identity's settings",
+            Self::NoToken | Self::NoTokenNow => "there is no token for Graph: check the identity's settings and LOGIN_URL",
         }
     }
 
@@ -88,6 +90,7 @@ impl Trouble {
             self,
             Self::Throttled
                 | Self::Unavailable
+                | Self::NoTokenNow
                 | Self::Gone
                 | Self::TooFar(_)
                 | Self::OwnAddress
@@ -119,7 +122,11 @@ impl std::fmt::Display for GraphError {
         if let (Trouble::OwnAddress, Some(said)) = (&self.trouble, &self.said) {
             return f.write_str(said);
         }
-        write!(f, "failed to {} at Microsoft Graph: {}", self.operation, self.trouble.remedy())?;
+        write!(f, "failed to {} at Microsoft Graph: ", self.operation)?;
+        if let (Trouble::NoToken | Trouble::NoTokenNow, Some(said)) = (&self.trouble, &self.said) {
+            return f.write_str(said);
+        }
+        f.write_str(self.trouble.remedy())?;
         match (&self.trouble, &self.said) {
             (Trouble::EndpointAnswered(Some(status)), None) => write!(f, " (the answer was {status})"),
             (_, Some(said)) => write!(f, " ({said})"),
@@ -147,8 +154,9 @@ impl GraphError {
     pub(super) fn unanswered(failure: &Failure) -> Self {
         let trouble = match failure.status {
             Some(429) => Trouble::Throttled,
+            _ if failure.unsigned && failure.transient => Trouble::NoTokenNow,
+            _ if failure.unsigned => Trouble::NoToken,
             _ if failure.transient => Trouble::Unavailable,
-            None if !failure.unknown => Trouble::NoToken,
             _ => Trouble::NotGraph,
         };
         Self {

@@ -1,6 +1,8 @@
 //! The one HTTP client: retries by kind of failure and idempotence, the delay that the other side asks for,
 //! attempts and time bounded, bodies capped, nothing secret in any error.
 
+mod wait;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +10,14 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
-use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
+pub use wait::{http_date, suggested_wait};
+
+use super::claims::roles;
 use super::clock::{BoxFuture, Clock};
 use super::pacer::Pacer;
 
@@ -89,7 +93,7 @@ impl Default for Bounds {
 
 /// A call that got no usable answer.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{service} {} to `{operation}`: {cause}{}", if status.is_some() { "answered" } else { "did not answer" }, tries(*attempts, *elapsed))]
+#[error("{service} {} `{operation}`: {cause}{}", reaction(*unsigned, *status), tries(*attempts, *elapsed))]
 pub struct Failure {
     pub service: &'static str,
     pub operation: &'static str,
@@ -109,6 +113,8 @@ pub struct Failure {
     pub transient: bool,
     /// The service may have acted on it.
     pub unknown: bool,
+    /// It was not asked: credentials could not be had.
+    pub unsigned: bool,
 }
 
 /// What one client sent, for the report.
@@ -223,8 +229,7 @@ impl Http {
             attempts += 1;
             paced += self.take_place().await;
             let trouble = match self.attempt(&request, attempts).await {
-                // 403 too: a role that was granted just now is not in the token that we have.
-                Ok(reply) if matches!(reply.status, 401 | 403) && !renewed && self.authorize.renew() => {
+                Ok(reply) if matches!(reply.status, 401 | 403) && !renewed && self.may_differ(&request, reply.status).await => {
                     renewed = true;
                     continue;
                 }
@@ -258,6 +263,7 @@ impl Http {
                     code: trouble.code,
                     transient: trouble.transient,
                     unknown: !trouble.not_taken,
+                    unsigned: trouble.unsigned,
                 });
             }
             tracing::debug!(
@@ -271,6 +277,17 @@ impl Http {
             self.traffic.retried.fetch_add(1, Ordering::Relaxed);
             self.clock.sleep(wait).await;
         }
+    }
+
+    /// Whether another attempt can be answered otherwise than one that was refused with this status.
+    async fn may_differ(&self, request: &Request, status: u16) -> bool {
+        if status == 401 {
+            return self.authorize.renew();
+        }
+        // A role that was granted just now is not in the token that we have; another token with the same roles is refused again.
+        let granted = async || roles(&self.authorize.headers(&request.method, &request.path).await.unwrap_or_default());
+        let before = granted().await;
+        self.authorize.renew() && (before.is_none() || granted().await != before)
     }
 
     /// Waits for this attempt's place under the rate limit; how long it took.
@@ -337,6 +354,7 @@ impl Http {
             code: error_code(&reply.body),
             transient: true,
             not_taken: matches!(reply.status, 429 | 503),
+            unsigned: false,
         }
     }
 }
@@ -351,11 +369,13 @@ struct Trouble {
     transient: bool,
     /// The service certainly did not act on it.
     not_taken: bool,
+    unsigned: bool,
 }
 
 impl Trouble {
     fn for_good(cause: String) -> Self {
-        Self { cause, status: None, wait: None, request_id: None, code: None, transient: false, not_taken: false }
+        let (wait, request_id, code) = (None, None, None);
+        Self { cause, status: None, wait, request_id, code, transient: false, not_taken: false, unsigned: false }
     }
 }
 
@@ -377,22 +397,22 @@ impl From<&reqwest::Error> for Trouble {
         } else {
             format!("the connection broke: {innermost}")
         };
-        let transient = !error.is_builder();
-        Self { cause, status: None, wait: None, request_id: None, code: None, transient, not_taken: error.is_connect() }
+        Self { transient: !error.is_builder(), not_taken: error.is_connect(), ..Self::for_good(cause) }
     }
 }
 
 impl From<AuthorizeError> for Trouble {
     fn from(error: AuthorizeError) -> Self {
-        Self {
-            cause: error.message,
-            status: None,
-            wait: None,
-            request_id: None,
-            code: None,
-            transient: error.transient,
-            not_taken: true,
-        }
+        Self { transient: error.transient, not_taken: true, unsigned: true, ..Self::for_good(error.message) }
+    }
+}
+
+/// What the service did about an operation.
+fn reaction(unsigned: bool, status: Option<u16>) -> &'static str {
+    match status {
+        _ if unsigned => "could not be asked to",
+        Some(_) => "answered to",
+        None => "did not answer to",
     }
 }
 
@@ -403,31 +423,6 @@ fn tries(attempts: u32, elapsed: Duration) -> String {
 
 fn is_retryable(status: u16) -> bool {
     status == 408 || status == 429 || status >= 500
-}
-
-/// The delay that an answer asks for, in every documented form; nonsense asks for nothing.
-#[must_use]
-pub fn suggested_wait(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    for name in ["retry-after-ms", "x-ms-retry-after-ms"] {
-        if let Some(ms) = text(name).and_then(|t| t.parse::<f64>().ok()) {
-            return Duration::try_from_secs_f64(ms / 1000.0).ok();
-        }
-    }
-    let value = text("retry-after")?;
-    if let Ok(seconds) = value.parse::<f64>() {
-        // May be fractional: rounded up to the next millisecond.
-        return Duration::try_from_secs_f64((seconds * 1000.0).ceil() / 1000.0).ok();
-    }
-    let at = http_date(value)?;
-    let from = text("date").and_then(http_date).unwrap_or(now);
-    Some(Duration::try_from(at.duration_since(from)).unwrap_or(Duration::ZERO))
-}
-
-/// The instant of an HTTP date (`Tue, 21 Nov 2023 10:11:12 GMT`).
-#[must_use]
-pub fn http_date(text: &str) -> Option<Timestamp> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()
 }
 
 /// The service's own correlation id.
@@ -530,7 +525,7 @@ mod tests {
 
     #[test]
     fn a_failure_says_whether_there_was_an_answer_and_how_often_it_was_asked_for() {
-        let said = |status: Option<u16>, cause: &str, attempts| {
+        let said = |status: Option<u16>, unsigned, cause: &str, attempts| {
             let failure = Failure {
                 service: "Graph",
                 operation: "read it",
@@ -543,11 +538,13 @@ mod tests {
                 code: None,
                 transient: true,
                 unknown: true,
+                unsigned,
             };
             failure.to_string()
         };
-        assert_eq!(said(Some(503), "status 503", 2), "Graph answered to `read it`: status 503 (2 attempts in 7 s)");
-        assert_eq!(said(None, "timed out", 1), "Graph did not answer to `read it`: timed out");
+        assert_eq!(said(Some(503), false, "status 503", 2), "Graph answered to `read it`: status 503 (2 attempts in 7 s)");
+        assert_eq!(said(None, false, "timed out", 1), "Graph did not answer to `read it`: timed out");
+        assert_eq!(said(None, true, "there is no token", 1), "Graph could not be asked to `read it`: there is no token");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use url::Url;
 
 use super::clock::{BoxFuture, Clock};
 use super::http::{Authorize, AuthorizeError, Authorized};
+use super::login::Login;
 use super::secret::Secret;
 use super::vault::SecretSource;
 
@@ -188,6 +189,7 @@ fn credential(
         Identity::ClientSecret { tenant, client_id, login, .. } => {
             let mut cloud = CustomConfiguration::default();
             login.as_str().trim_end_matches('/').clone_into(&mut cloud.authority_host);
+            options.transport = Some(Transport::new(Arc::new(Login(client.clone()))));
             options.cloud = Some(Arc::new(CloudConfiguration::from(cloud)));
             let secret = azure_core::credentials::Secret::new(secret.map_or("", Secret::expose).to_owned());
             let options = ClientSecretCredentialOptions { client_options: options };

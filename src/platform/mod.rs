@@ -7,6 +7,7 @@ pub mod hex;
 pub mod http;
 pub mod identity;
 pub mod json;
+mod login;
 pub mod pacer;
 pub(crate) mod reading;
 pub mod schedule;

@@ -311,7 +311,21 @@ impl Poller {
                 source,
                 format!("Microsoft Graph refused the query; check `source.resource` of the playbook{}", said()),
             )),
-            status => Err(failed(source, format!("status {status}{}", said()))),
+            404 | 410 => Err(failed(
+                source,
+                format!(
+                    "Microsoft Graph does not have it (status {}); check `source.resource` of the playbook, and GRAPH_URL{}",
+                    reply.status,
+                    said()
+                ),
+            )),
+            status => Err(failed(
+                source,
+                format!(
+                    "the answer is none of Microsoft Graph's (status {status}); check GRAPH_URL, and proxies on the way{}",
+                    said()
+                ),
+            )),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A run of the reconciler: list once, plan, do it step by step. Each step is stored with what it did; what is unknown stays an
 //! intent, and the next list resolves it.
 
+mod way;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -8,16 +10,17 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::lease::Lease;
-use super::plan::{self, Change, Ours, Situation, Unwanted, is_for, tombstone};
+use super::plan::{self, Change, Ours, Situation, Unwanted, tombstone};
 use super::renewal::{Touch, Touched};
 use super::rows::{Book, Held, Intent, Named, Problem, Reason, Resync, delete, held_key, keyed, minutes_between, put, resync};
-use super::standing::{self, Standing};
+use super::standing::{self, Count, Standing};
 use super::sweep::leftovers;
 use super::{Reconciler, SubscriptionError, limits, probe};
 use crate::graph::{GraphError, NewSubscription, Subscription, Trouble, end_of_life};
 use crate::notifications::wanted::Wanted;
 use crate::platform::secret::Secret;
 use crate::storage::Write;
+use way::Way;
 
 /// Between two tries to make one: at first, and where somebody has to change something.
 const RESTS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
@@ -44,8 +47,15 @@ pub struct Report {
     /// Graph asked to be left alone until then.
     pub paused_until: Option<Timestamp>,
     pub standing: Vec<Standing>,
+    pub count: Count,
     /// What is to be looked up, from this run.
     pub resyncs: Vec<Resync>,
+}
+
+impl Report {
+    fn standing(self, book: &Book, wanted: &[Wanted], now: Timestamp) -> Self {
+        Self { standing: standing::of(book, wanted, now), count: standing::count(book, wanted, now), ..self }
+    }
 }
 
 struct Run<'a> {
@@ -61,13 +71,6 @@ struct Run<'a> {
     probed: BTreeMap<String, Result<(), String>>,
 }
 
-/// What stands in the way of a new subscription.
-enum Way {
-    Adopted,
-    Cleared,
-    Blocked(String),
-}
-
 impl Reconciler {
     /// Makes the actual equal to the desired. `eager`: a person asks, and what failed is tried again now.
     ///
@@ -79,8 +82,8 @@ impl Reconciler {
         let wanted = self.desired(wanted, unwanted, &book);
         if let Some(until) = lease.paused_until() {
             lease.release().await?;
-            let standing = standing::of(&book, &wanted, self.clock.now());
-            return Ok(Report { paused_until: Some(until), standing, ..Report::default() });
+            let report = Report { paused_until: Some(until), ..Report::default() };
+            return Ok(report.standing(&book, &wanted, self.clock.now()));
         }
         let mut run = Run {
             reconciler: self,
@@ -97,8 +100,7 @@ impl Reconciler {
         report.paused_until = lease.paused_until();
         let released = lease.release().await;
         worked.and(released)?;
-        report.standing = standing::of(&self.rows.load().await?, &wanted, self.clock.now());
-        Ok(report)
+        Ok(report.standing(&self.rows.load().await?, &wanted, self.clock.now()))
     }
 }
 
@@ -377,44 +379,6 @@ impl Run<'_> {
         self.report.resyncs.push(asked);
         self.tell("created", Some(made.id.clone()), &wanted.resource, why, None);
         Ok(())
-    }
-
-    /// Graph has one already: it is taken over if it will do, deleted if it is ours and will not, and left alone else.
-    async fn make_way(&mut self, wanted: &Wanted, id: Option<&str>, instead: Option<&str>) -> Result<Way, SubscriptionError> {
-        let there = self.listed.iter().find(|listed| self.is_ours(listed) && is_for(listed, wanted));
-        // Where there is room for one, it may be the one that tells of other changes.
-        let there = there.map(|listed| listed.id.as_str()).or(instead);
-        let Some(id) = id.or(there).map(str::to_owned) else {
-            return Ok(Way::Blocked("Graph does not say which one, and none of ours is listed".to_owned()));
-        };
-        let found = match self.reconciler.graph.read(&id).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(Way::Cleared),
-            Err(error) => {
-                self.heed(&error);
-                return Ok(Way::Blocked(error.to_string()));
-            }
-        };
-        if !self.is_ours(&found) {
-            return Ok(Way::Blocked(format!(
-                "the subscription {id} of the same app registration tells another address; delete it, or use another app registration"
-            )));
-        }
-        let state = found.client_state.as_ref().and_then(|state| (self.reconciler.states.check)(state.expose()));
-        let fits = is_for(&found, wanted) && state == Some((wanted.group(), true)) && instead != Some(id.as_str());
-        if fits {
-            self.keep(&found, wanted, "it was there already").await?;
-            return Ok(Way::Adopted);
-        }
-        if self.delete(&id, &wanted.resource, "its client state is not the present one").await? {
-            Ok(Way::Cleared)
-        } else {
-            Ok(Way::Blocked(format!("the subscription {id} is in the way and cannot be deleted")))
-        }
-    }
-
-    fn is_ours(&self, subscription: &Subscription) -> bool {
-        self.book.held.contains_key(&subscription.id) || self.ours.owns(&subscription.notification_url)
     }
 
     /// False where Graph did not do it.

@@ -30,7 +30,7 @@ pub use apply::{Done, Report};
 pub use limits::{documented, requested};
 pub use plan::{Change, Ours, Situation, Unwanted};
 pub use rows::{Book, Caught, Held, Intent, Problem, Reason, Resync, Tombstone};
-pub use standing::Standing;
+pub use standing::{Count, Standing};
 
 use crate::graph::{Graph, GraphError, Subscription};
 use crate::notifications::wanted::{Wanted, shared};

@@ -310,7 +310,8 @@ impl<'a> Situation<'a> {
             return changes.push(Change::Wait { resource: resource(), until, why });
         }
         if wanted.rich && self.ours.certificate.is_none() {
-            let why = "there is no certificate for resource data: set ENCRYPTION_CERTIFICATES".to_owned();
+            let why =
+                "there is no certificate for resource data that can be used: set or mend ENCRYPTION_CERTIFICATES".to_owned();
             return changes.push(Change::Wait { resource: resource(), until: self.now, why });
         }
         let minutes = limits::requested(wanted, &self.book.limits);

@@ -1,14 +1,17 @@
 //! The one place that sends PATCH or reauthorize: never twice within ten minutes for one subscription, whoever asks, over
-//! restarts and instances.
+//! restarts and instances. Only one that asks for too long a life is sent again at once, with the life that Graph names.
 //!
 //! The row says when either was last sent. That is written first, under the row's version: of two who want to send, one does,
 //! and one that ends in between has sent as far as anybody knows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::plan::tombstone;
 use super::rows::{Held, Problem, Reason, Resync, delete, held_key, keyed, minutes_between, put, resync};
-use super::{Reconciler, SubscriptionError};
+use super::{Reconciler, SubscriptionError, limits};
 use crate::graph::{GraphError, Renewal, Subscription, Trouble, end_of_life};
 
 /// Between two tries of a renewal that failed by itself.
@@ -50,19 +53,16 @@ impl Reconciler {
         if self.rows.replace(held_key(id), &held, Some(version)).await?.is_none() {
             return Ok(Touched::TooSoon);
         }
-        let certificate = self.certificate_for(&held.wanted);
-        let url = self.ours().url_of(&held.wanted);
-        let sent = match touch {
-            Touch::Reauthorize => self.graph.reauthorize(id).await.map(|()| None),
-            Touch::Renew { minutes } => {
-                let renewal = Renewal {
-                    expires: end_of_life(now, minutes),
-                    notification_url: Some(url.clone()).filter(|url| *url != held.url),
-                    certificate: certificate.clone().filter(|(label, _)| Some(label) != held.certificate.as_ref()),
-                };
-                self.graph.renew(id, &renewal).await.map(Some)
+        let sent = match self.send(&held, touch, now).await {
+            // A refusal has touched nothing, and what Graph allows is known now.
+            Err(GraphError { trouble: Trouble::TooFar(most), .. }) if matches!(touch, Touch::Renew { .. }) => {
+                self.rows.write(vec![super::apply::limit(&held.wanted, most)]).await?;
+                let said = BTreeMap::from([(limits::kind(&held.wanted), most)]);
+                self.send(&held, Touch::Renew { minutes: limits::requested(&held.wanted, &said) }, now).await
             }
+            sent => sent,
         };
+        let (url, certificate) = (self.ours().url_of(&held.wanted), self.certificate_for(&held.wanted));
         match sent {
             Ok(renewed) => {
                 let label = certificate.map(|(label, _)| label);
@@ -71,7 +71,6 @@ impl Reconciler {
             }
             Err(error) if error.trouble == Trouble::Gone => Ok(Touched::Gone(self.bury(&held, Reason::Removed).await?)),
             Err(error) => {
-                self.remember_limit(&held, &error).await?;
                 self.rows.amend(id, |held| fail(held, &error, before, now)).await?;
                 Ok(Touched::Failed(error))
             }
@@ -89,13 +88,19 @@ impl Reconciler {
         Ok(asked)
     }
 
-    async fn remember_limit(&self, held: &Held, error: &GraphError) -> Result<(), SubscriptionError> {
-        let Trouble::TooFar(minutes) = error.trouble else { return Ok(()) };
-        self.rows.write(vec![super::apply::limit(&held.wanted, minutes)]).await
+    async fn send(&self, held: &Held, touch: Touch, now: Timestamp) -> Result<Option<Subscription>, GraphError> {
+        let Touch::Renew { minutes } = touch else { return self.graph.reauthorize(&held.id).await.map(|()| None) };
+        let (url, certificate) = (self.ours().url_of(&held.wanted), self.certificate_for(&held.wanted));
+        let renewal = Renewal {
+            expires: end_of_life(now, minutes),
+            notification_url: Some(url).filter(|url| *url != held.url),
+            certificate: certificate.filter(|(label, _)| Some(label) != held.certificate.as_ref()),
+        };
+        self.graph.renew(&held.id, &renewal).await.map(Some)
     }
 }
 
-fn succeed(held: &mut Held, renewed: Option<&Subscription>, (url, certificate): (&str, Option<&String>), now: jiff::Timestamp) {
+fn succeed(held: &mut Held, renewed: Option<&Subscription>, (url, certificate): (&str, Option<&String>), now: Timestamp) {
     held.challenged = false;
     held.reauthorized = Some(now);
     let Some(renewed) = renewed else { return };
@@ -108,8 +113,9 @@ fn succeed(held: &mut Held, renewed: Option<&Subscription>, (url, certificate): 
 }
 
 /// `before`: when it was last touched before this. What was certainly not taken does not count as sent.
-fn fail(held: &mut Held, error: &GraphError, before: Option<jiff::Timestamp>, now: jiff::Timestamp) {
-    let not_taken = !error.unknown && matches!(error.trouble, Trouble::Throttled | Trouble::Unavailable | Trouble::NoToken);
+fn fail(held: &mut Held, error: &GraphError, before: Option<Timestamp>, now: Timestamp) {
+    let passing = matches!(error.trouble, Trouble::Throttled | Trouble::Unavailable | Trouble::NoToken | Trouble::NoTokenNow);
+    let not_taken = !error.unknown && passing;
     if not_taken {
         held.touched = before;
     }

@@ -37,6 +37,21 @@ pub struct Standing {
     pub serious: bool,
 }
 
+/// What is wanted, in numbers; others' and what is kept for nobody do not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    pub wanted: usize,
+    pub there: usize,
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { wanted, there } = self;
+        let are = if *wanted == 1 { "subscription is" } else { "subscriptions are" };
+        write!(f, "{there} of {wanted} {are} there")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -62,13 +77,25 @@ impl State {
 #[must_use]
 pub(super) fn of(book: &Book, wanted: &[Wanted], now: Timestamp) -> Vec<Standing> {
     let held = book.held.values().map(|held| of_held(book, held, now));
-    let missing = wanted.iter().map(|wanted| (wanted, wanted.group()));
+    held.chain(missing(book, wanted, now).map(|wanted| of_missing(book, wanted, wanted.group()))).collect()
+}
+
+/// How many are wanted, and how many of these are there.
+pub(super) fn count(book: &Book, wanted: &[Wanted], now: Timestamp) -> Count {
+    Count { wanted: wanted.len(), there: wanted.len() - missing(book, wanted, now).count() }
+}
+
+/// Those that are wanted, and nothing that lives tells of it.
+fn missing<'a>(book: &'a Book, wanted: &'a [Wanted], now: Timestamp) -> impl Iterator<Item = &'a Wanted> {
     // Not all playbooks could be read, and another one that is kept tells of the same.
     let told = |held: &Held, wanted: &Wanted, group: &String| covers(&held.wanted, wanted) && !book.problems.contains_key(group);
-    let stands =
-        |held: &Held, wanted: &Wanted, group: &String| held.expires > now && (held.group == *group || told(held, wanted, group));
-    let missing = missing.filter(|(wanted, group)| !book.held.values().any(|held| stands(held, wanted, group)));
-    held.chain(missing.map(|(wanted, group)| of_missing(book, wanted, group))).collect()
+    let stands = move |held: &Held, wanted: &Wanted, group: &String| {
+        held.expires > now && (held.group == *group || told(held, wanted, group))
+    };
+    wanted.iter().filter(move |wanted| {
+        let group = wanted.group();
+        !book.held.values().any(|held| stands(held, wanted, &group))
+    })
 }
 
 fn of_held(book: &Book, held: &Held, now: Timestamp) -> Standing {

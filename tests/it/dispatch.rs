@@ -884,6 +884,23 @@ async fn the_functions_hand_their_messages_over_and_poll() {
     assert_eq!(queue.count(QUEUE).await.expect("a queue"), 1, "without a document it waits, and nothing is lost");
 }
 
+#[tokio::test]
+async fn a_failed_poll_is_told_once() {
+    let (_guard, lines) = crate::handler::listen();
+    let world = World::new(|_| Answer::Json(410, json!({"error": {"code": "Gone", "message": "no more"}}))).await;
+    let (rig, base) = (Rig::new().await, world.server.base("/v1.0"));
+    let source = Source { resource: "security/alerts_v2".to_owned(), tenant: None, group: None, urgent: true };
+    let (state, queue) = (Arc::clone(&world.store), Arc::clone(&world.store));
+    let poller = Poller::new(graph(&world.clock, &base), base, state, queue, Arc::new(world.clock.clone()), vec![source]);
+    let playbooks = Playbooks::given(Asked { poller: Some(poller), ..Asked::default() });
+    let app = App { dispatcher: world.dispatcher(), playbooks, queue: Arc::clone(&world.store) as _, ..rig.app() };
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    let handler = Handler::start(Relay::opened(Arc::clone(&clock), app), clock).await;
+    assert_eq!(handler.post("PollAlerts", &timer()).await.0, 200);
+    let errors: Vec<Value> = lines.lines().into_iter().filter(|line| line["level"] == "ERROR").collect();
+    assert!(errors.len() == 1 && errors[0]["event"] == "poll.failed", "{errors:#?}");
+}
+
 const DOCUMENT: &str = r#"
 version = 1
 [[playbook]]

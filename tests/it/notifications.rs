@@ -324,6 +324,10 @@ async fn what_is_dropped_on_purpose_is_answered_like_what_is_kept_and_counted() 
         let told = all.iter().rfind(|line| line["event"] == "notification.received").expect("a line");
         assert_eq!((&told[name], &told["dropped"]), (&1.into(), &1.into()), "{body}: {told}");
     }
+    let changed =
+        |line: &&Value| line["message"].as_str().is_some_and(|said| said.starts_with("a delivery came that is no JSON"));
+    let told: Vec<Value> = lines.lines().iter().filter(changed).cloned().collect();
+    assert!(told.len() == 1 && told[0]["level"] == "WARN", "one in a minute: anybody can send such: {told:#?}");
     assert!(lines.lines().iter().all(|line| line["event"] != "notification.empty"));
     for body in ["", " \n"] {
         assert_eq!(desk.post("", body).await.0, 202);

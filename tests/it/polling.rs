@@ -241,6 +241,10 @@ async fn what_cannot_be_polled_says_what_to_change() {
     let desk = Desk { world, ..Desk::new("security/incidents").await };
     let forbidden = desk.poll().await.expect_err("forbidden").to_string();
     assert!(forbidden.contains("SecurityIncident.Read.All"), "{forbidden}");
+    let world = World::new(|_| Answer::Json(410, json!({"error": {"code": "Gone", "message": "no more"}}))).await;
+    let desk = Desk { world, ..Desk::new("security/incidents").await };
+    let gone = desk.poll().await.expect_err("gone").to_string();
+    assert!(gone.contains("status 410") && gone.contains("source.resource") && gone.ends_with("(no more)"), "{gone}");
     let link = json!({"value": [], "@odata.nextLink": "https://evil.example/v1.0/security/incidents"});
     let world = World::new(move |_| Answer::Json(200, link.clone())).await;
     let desk = Desk { world, ..Desk::new("security/incidents").await };

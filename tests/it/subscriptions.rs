@@ -5,11 +5,14 @@ mod world;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use indicator_relay::app::playbooks::{Asked, Playbooks, Subscribing};
 use indicator_relay::functions::Relay;
 use indicator_relay::notifications::item::{ChangeType, Event, Item, LifecycleEvent, Origin, URGENT_QUEUE, Work};
 use indicator_relay::notifications::wanted::Wanted;
 use indicator_relay::platform::clock::{BoxFuture, Clock};
+use indicator_relay::platform::http::{Authorize, Authorized, Http, Request};
 use indicator_relay::subscriptions::catch_up::CaughtUp;
 use indicator_relay::subscriptions::lifecycle::Answered;
 use indicator_relay::subscriptions::{Change, Reason, Report, SubscriptionError, Unwanted};
@@ -133,6 +136,34 @@ async fn the_number_of_minutes_that_graph_names_is_used_and_kept() {
 }
 
 #[tokio::test]
+async fn a_renewal_for_too_long_is_sent_again_at_once_with_what_graph_allows() {
+    let bench = Bench::new().await;
+    let all = [Wanted { minutes: Some(2_880), ..wanted("users") }];
+    bench.run(&all).await;
+    bench.world().most_minutes = Some(1_440);
+    bench.advance(1_441);
+    let report = bench.reconciler().run(&all, Unwanted::Delete, true).await.expect("a report");
+    assert_eq!((whats(&report), failures(&report).as_str()), (vec!["renewed"], ""), "{report:#?}");
+    let left = bench.only().1.expires.duration_since(bench.clock.now()).as_mins();
+    assert_eq!((left, bench.calls("refused PATCH"), bench.calls("PATCH")), (1_439, 1, 1));
+    bench.advance(720);
+    bench.run(&all).await;
+    assert_eq!((bench.calls("refused PATCH"), bench.calls("PATCH")), (1, 2), "it is remembered");
+}
+
+#[tokio::test]
+async fn one_that_has_ended_and_is_still_known_counts_once_and_not_as_there() {
+    let bench = Bench::new().await;
+    let all = [Wanted { minutes: Some(60), ..wanted("users") }];
+    let report = bench.run(&all).await;
+    assert_eq!(report.count.to_string(), "1 of 1 subscription is there");
+    bench.advance(61);
+    bench.world().outage = Some(Fault::Answer(503, json!({})));
+    let report = bench.run(&all).await;
+    assert_eq!((report.standing.len(), report.count.to_string().as_str()), (2, "0 of 1 subscription is there"), "{report:#?}");
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_resolved_by_the_next_list_and_nothing_is_made_twice() {
     let bench = Bench::new().await;
     for (jealous, tells_state) in [(true, true), (false, false)] {
@@ -179,12 +210,54 @@ async fn one_of_ours_that_nobody_remembers_is_taken_over_or_replaced() {
 }
 
 #[tokio::test]
+async fn one_that_graph_names_and_does_not_show_is_in_the_way_and_asked_for_once() {
+    let bench = Bench::new().await;
+    let id = "5522bd62-7c96-4530-85b0-00b916f6151a";
+    let taken = error("Conflict", &format!("Subscription Id {id} already exists for the requested combination"));
+    bench.world().faults.push_back((Method::POST, "", Fault::Answer(409, taken)));
+    let failed = failures(&bench.run(&[wanted("users")]).await);
+    assert!(failed.contains(id) && failed.contains("who made it") && failed.contains("subscriptions list"), "{failed}");
+    assert_eq!(bench.calls("POST"), 1);
+}
+
+/// Tokens with these roles, one after another.
+#[derive(Debug)]
+struct Roles(Mutex<Vec<&'static str>>);
+
+impl Authorize for Roles {
+    fn headers<'a>(&'a self, _: &'a Method, _: &'a str) -> BoxFuture<'a, Authorized> {
+        let claims = json!({"roles": [self.0.lock().expect("no panic")[0]]});
+        let token = format!("Bearer e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        Box::pin(std::future::ready(Ok(vec![(reqwest::header::AUTHORIZATION, token.parse().expect("a header value"))])))
+    }
+    fn renew(&self) -> bool {
+        self.0.lock().expect("no panic").remove(0);
+        true
+    }
+}
+
+#[tokio::test]
+async fn what_is_forbidden_is_asked_again_only_with_a_token_that_allows_more() {
+    for (first, second, answered, calls) in [("a", "a", 403, 1), ("a", "b", 200, 2)] {
+        let bench = Bench::new().await;
+        bench.world().faults.push_back((Method::GET, "subscriptions", Fault::Answer(403, error("Forbidden", "no"))));
+        let (clock, base) = (Arc::new(bench.clock.clone()), bench.base.parse().expect("an address"));
+        let bearer = Arc::new(Roles(Mutex::new(vec![first, second])));
+        let http = Http::new("Graph", bench.client.clone(), clock, base, bearer);
+        let path = "/v1.0/subscriptions".to_owned();
+        let request = Request { operation: "look", method: Method::GET, path, body: None, idempotent: true };
+        let reply = http.send(request).await.expect("an answer");
+        assert_eq!((reply.status, bench.calls("GET")), (answered, calls), "{first} {second}");
+    }
+}
+
+#[tokio::test]
 async fn what_others_made_is_never_touched() {
     let bench = Bench::new().await;
     let other = bench.world().add("users", "https://other.example/hook", "theirs");
     let stray = bench.world().add("groups", &bench.receiver(), "ours");
     let report = bench.run(&[wanted("users")]).await;
-    assert!(failures(&report).contains(&other) && failures(&report).contains("another address"), "{report:#?}");
+    assert!(failures(&report).contains(&other) && failures(&report).contains("another address (other.example)"), "{report:#?}");
     assert!(bench.world().subscriptions.contains_key(&other));
     assert!(!bench.world().subscriptions.contains_key(&stray), "it tells our address, and nobody wants it");
     let refused = bench.reconciler().delete(&other).await;

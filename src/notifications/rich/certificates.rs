@@ -26,7 +26,7 @@ const TOLD_BEFORE_DAYS: i64 = 30;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the encryption certificate `{name}` cannot be used: {fault}")]
+#[error("{}", missing(name, &fault.to_string()))]
 pub struct CertificateError {
     /// As ENCRYPTION_CERTIFICATES names it.
     pub name: String,
@@ -35,20 +35,26 @@ pub struct CertificateError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    #[error("it is neither PEM nor PKCS#12 (base64, as the vault keeps it, or a file as it is)")]
+    #[error("it is neither PEM nor PKCS#12 (base64, as the vault keeps it, or a file as it is); make it one of them")]
     Format,
     #[error("its PKCS#12 cannot be read; it must have no password and no damage")]
     Pkcs12,
     #[error("its private key has a password; store it without one")]
     Password,
-    #[error("it has no private key; in the vault, its policy must make the key exportable")]
+    #[error("it has no private key; put the key into the same file; in the vault, its policy must make the key exportable")]
     NoKey,
-    #[error("its private key is not RSA of 2048 to 4096 bits, which Microsoft Graph takes only")]
+    #[error("its private key is not RSA of 2048 to 4096 bits, and Microsoft Graph takes no other; make a new certificate")]
     Key,
-    #[error("it has no certificate beside the private key")]
+    #[error("it has no certificate beside the private key; put both into it")]
     NoCertificate,
-    #[error("no certificate in it belongs to the private key")]
+    #[error("no certificate in it belongs to the private key; put both of one pair into it")]
     Mismatch,
+}
+
+/// The line about a certificate that is named and cannot be had.
+#[must_use]
+pub fn missing(name: &str, why: &str) -> String {
+    format!("the certificate `{name}` of ENCRYPTION_CERTIFICATES cannot be used: {why}")
 }
 
 /// A certificate with its private key.
@@ -67,7 +73,7 @@ impl fmt::Debug for Certificate {
 }
 
 impl Certificate {
-    /// `name`: of the vault's certificate, or of the file. `text`: PEM, PKCS#12, or PKCS#12 in base64 (as the secret of a vault's
+    /// `name`: of the vault's certificate, or of the file with its folder. `text`: PEM, PKCS#12, or PKCS#12 in base64 (as the secret of a vault's
     /// certificate holds it), with private key and without password.
     ///
     /// # Errors
@@ -212,6 +218,8 @@ fn private_key(der: &[u8]) -> Option<PrivateDecryptingKey> {
 /// The name and the digest of the certificate.
 fn label(name: &str, der: &[u8]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+    // A file is known by its name without folder and ending.
+    let name = name.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default();
     let mut label: String = name.chars().map(plain).take(LABEL - 1 - 2 * DIGEST).collect();
     label.push('.');
     label.push_str(&hex::digits(&digest::digest(&digest::SHA256, der).as_ref()[..DIGEST]));

@@ -1,6 +1,13 @@
 //! What `check` and `subscriptions` say of notifications: is Microsoft Graph there, may the app, can the document be read.
 
+use std::sync::Arc;
+
+use emulator::Service;
+use emulator::faults::Effect;
+use indicator_relay::functions::{Relay, public_router};
+use indicator_relay::platform::clock::SystemClock;
 use indicator_relay::settings::Settings;
+use tokio::net::TcpListener;
 
 use super::{BTreeMap, Session};
 
@@ -31,6 +38,30 @@ async fn session(playbooks: &str) -> Session {
     std::fs::write(session.folder.path().join("playbooks.toml"), playbooks).expect("written");
     // Nobody answers there: what `check` says of it is told elsewhere.
     session.environment.insert("PUBLIC_URL".to_owned(), "http://127.0.0.1:9".to_owned());
+    session
+}
+
+/// One that wants the data with it.
+const RICH: &str = r#"
+version = 1
+[[playbook]]
+name = "mail"
+  [playbook.source]
+  resource = "users/3f6c2a10-0000-4000-8000-000000000001/messages?$select=subject"
+  change_types = ["created"]
+  include_resource_data = true
+  [[playbook.action]]
+  kind = "queue"
+  queue = "out-queue"
+"#;
+
+/// The same, where handshakes are answered.
+async fn reachable(playbooks: &str) -> Session {
+    let mut session = session(playbooks).await;
+    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    session.environment.insert("PUBLIC_URL".to_owned(), format!("http://{}", listener.local_addr().expect("bound")));
+    let relay = Relay::new(Arc::new(SystemClock::new()), || Box::pin(std::future::pending()));
+    tokio::spawn(async move { axum::serve(listener, public_router(&relay)).await });
     session
 }
 
@@ -143,4 +174,88 @@ async fn what_is_not_created_says_why_once_and_what_is_left_is_listed_without_a_
     session.environment.remove("PUBLIC_URL");
     let (code, out, err) = session.run(&["subscriptions", "list"]).await;
     assert_eq!((code, out.as_str()), (0, "0 subscriptions of this app, 0 of them ours\n"), "{err}");
+}
+
+#[tokio::test]
+async fn a_playbook_without_a_usable_certificate_is_told_by_every_command() {
+    let mut session = reachable(RICH).await;
+    let pem = include_str!("../../fixtures/rich/2048-pkcs8.txt");
+    let split = pem.find("-----BEGIN CERTIFICATE").expect("a certificate");
+    let write = |name: &str, text: &str| std::fs::write(session.folder.path().join(name), text).expect("written");
+    write("good.pem", pem);
+    write("alone.pem", &pem[split..]);
+    write("words.pem", "my certificate");
+    std::fs::create_dir(session.folder.path().join("folder")).expect("made");
+    for (given, told) in [
+        ("", "`mail` (include_resource_data): no subscription can be made without a certificate; set ENCRYPTION_CERTIFICATES"),
+        (
+            "certs/gone.pem",
+            "the certificate `certs/gone.pem` of ENCRYPTION_CERTIFICATES cannot be used: there is no such file; put it",
+        ),
+        ("folder", "the certificate `folder` of ENCRYPTION_CERTIFICATES cannot be used: it is a folder; name the file"),
+        ("alone.pem", "the certificate `alone.pem` of ENCRYPTION_CERTIFICATES cannot be used: it has no private key; put"),
+        ("words.pem", "the certificate `words.pem` of ENCRYPTION_CERTIFICATES cannot be used: it is neither PEM nor PKCS#12"),
+    ] {
+        session.environment.insert("ENCRYPTION_CERTIFICATES".to_owned(), given.to_owned());
+        let (code, out, _) = session.run(&["check"]).await;
+        let failed = lines(&out, "FAIL");
+        assert!(
+            code == 1 && failed.len() == 1 && failed[0].starts_with(&format!("FAIL  notifications: {told}")),
+            "{given}: {out}"
+        );
+        let (code, out, err) = session.run(&["subscriptions", "apply"]).await;
+        assert!(
+            code == 1 && out.contains("ENCRYPTION_CERTIFICATES") && out.ends_with("\n0 of 1 subscription is there\n"),
+            "{out}"
+        );
+        assert_eq!(err.matches(told).count(), 1, "{err}");
+    }
+    session.environment.insert("ENCRYPTION_CERTIFICATES".to_owned(), "gone.pem|good.pem".to_owned());
+    let (code, out, _) = session.run(&["check"]).await;
+    assert!(code == 1 && lines(&out, "FAIL").len() == 1 && out.contains("`gone.pem` of ENCRYPTION_CERTIFICATES"), "{out}");
+    let (code, out, err) = session.run(&["subscriptions", "apply"]).await;
+    assert!(code == 0 && out.ends_with("\n1 of 1 subscription is there\n") && err.contains("`gone.pem`"), "{out}{err}");
+    session.environment.insert("ENCRYPTION_CERTIFICATES".to_owned(), "good.pem".to_owned());
+    let (code, out, _) = session.run(&["check"]).await;
+    assert!(code == 0 && !out.contains("FAIL"), "{out}");
+    // Renewing it would be too soon: it lives, so all is done.
+    let (code, out, err) = session.run(&["subscriptions", "apply"]).await;
+    assert!(code == 0 && !err.contains("ENCRYPTION_CERTIFICATES"), "{out}{err}");
+}
+
+#[tokio::test]
+async fn a_sign_in_that_fails_is_told_with_its_code_and_once() {
+    let login = |status, body: &str| Effect::Status { status, body: body.to_owned(), retry_after: None };
+    // As the login host answers, and as something in its place does.
+    let terse =
+        r#"{"error":"invalid_client","error_description":"AADSTS7000222: The key secret-in-a-text of app 42 has ended."}"#;
+    for (effect, told) in [
+        (
+            login(401, terse),
+            "no token: MICROSOFT_GRAPH_CLIENT_SECRET (guide: Microsoft Graph Client Secret) is wrong or has expired (status 401, AADSTS7000222)",
+        ),
+        (
+            login(401, r#"{"error":"invalid_client","error_description":"AADSTS50034: no","error_codes":[50034]}"#),
+            "no token: check MICROSOFT_GRAPH_TENANT_ID, MICROSOFT_GRAPH_CLIENT_ID and MICROSOFT_GRAPH_CLIENT_SECRET (status 401, AADSTS50034)",
+        ),
+        (
+            login(
+                401,
+                r#"{"error":"invalid_client","error_description":"AADSTS50034: no\r\nTrace ID: 1","error_codes":[50034]}"#,
+            ),
+            "no token: check MICROSOFT_GRAPH_TENANT_ID, MICROSOFT_GRAPH_CLIENT_ID and MICROSOFT_GRAPH_CLIENT_SECRET (status 401, AADSTS50034)",
+        ),
+    ] {
+        let session = session(BOTH).await;
+        session.emulator.world().faults.always(Service::Login, effect);
+        let (code, out, err) = session.run(&["subscriptions", "list"]).await;
+        assert!(code == 1 && !err.contains("secret-in-a-text"), "{out}{err}");
+        assert!(err.contains(&format!("failed to list subscriptions at Microsoft Graph: {told}\n")), "{err}");
+    }
+    let mut session = session(BOTH).await;
+    session.environment.insert("LOGIN_URL".to_owned(), "https://localhost:1".to_owned());
+    let (_, _, err) = session.run(&["subscriptions", "list"]).await;
+    let told =
+        "failed to list subscriptions at Microsoft Graph: no token: the login host (LOGIN_URL, CLOUD) could not be reached\n";
+    assert!(err.contains(told) && !err.contains("GRAPH_URL"), "{err}");
 }

@@ -58,5 +58,5 @@ async fn what_could_not_be_made_says_when_it_is_tried_next() {
     let said = served.log();
     assert_eq!(said.matches(reason).count(), 1, "{said}");
     assert!(said.contains("subscription to users: not created: our own address"), "{said}");
-    assert_eq!(said.matches("0 of 1 are there; users is tried again after ").count(), looks(&said), "{said}");
+    assert_eq!(said.matches("0 of 1 subscription is there; users is tried again after ").count(), looks(&said), "{said}");
 }

@@ -131,6 +131,12 @@ impl World {
             ("POST", Some(_)) => answer(204, &Value::Null),
             _ => refusal(405, "x", "x"),
         };
+        if method == Method::PATCH
+            && done.status() == StatusCode::BAD_REQUEST
+            && let Some((_, line)) = self.log.last_mut()
+        {
+            line.insert_str(0, "refused ");
+        }
         if matches!(fault, Some(Fault::Lost)) { broken() } else { done }
     }
 
@@ -284,7 +290,7 @@ pub(crate) struct Bench {
     /// Below which path the app is.
     pub(crate) path: &'static str,
     pub(crate) certificate: Option<(String, String)>,
-    client: reqwest::Client,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Bench {
