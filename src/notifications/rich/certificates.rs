@@ -73,8 +73,8 @@ impl fmt::Debug for Certificate {
 }
 
 impl Certificate {
-    /// `name`: of the vault's certificate, or of the file with its folder. `text`: PEM, PKCS#12, or PKCS#12 in base64 (as the secret of a vault's
-    /// certificate holds it), with private key and without password.
+    /// `name`: of the vault's certificate, or of the file with its folder. `text`: PEM, PKCS#12, or PKCS#12 in base64 (as the secret
+    /// of a vault's certificate holds it), with private key and without password.
     ///
     /// # Errors
     /// [`CertificateError`], which tells what to change and nothing of the key.
