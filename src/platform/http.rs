@@ -30,7 +30,9 @@ pub const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remov
 const EXCERPT: usize = 200;
 
 /// The headers of one attempt, or why there are none.
-pub type Authorized = Result<Vec<(HeaderName, HeaderValue)>, AuthorizeError>;
+pub type Authorized = Result<Signed, AuthorizeError>;
+/// Headers that prove who asks.
+pub type Signed = Vec<(HeaderName, HeaderValue)>;
 
 /// Adds what proves who we are, anew for each attempt.
 pub trait Authorize: fmt::Debug + Send + Sync {
@@ -228,8 +230,9 @@ impl Http {
         loop {
             attempts += 1;
             paced += self.take_place().await;
-            let trouble = match self.attempt(&request, attempts).await {
-                Ok(reply) if matches!(reply.status, 401 | 403) && !renewed && self.may_differ(&request, reply.status).await => {
+            let mut signed = Vec::new();
+            let trouble = match self.attempt(&request, attempts, &mut signed).await {
+                Ok(reply) if !renewed && self.may_differ(&request, reply.status, &signed).await => {
                     renewed = true;
                     continue;
                 }
@@ -279,15 +282,16 @@ impl Http {
         }
     }
 
-    /// Whether another attempt can be answered otherwise than one that was refused with this status.
-    async fn may_differ(&self, request: &Request, status: u16) -> bool {
-        if status == 401 {
-            return self.authorize.renew();
+    /// Whether another attempt can be answered otherwise than one that was `signed` so and refused with this status.
+    async fn may_differ(&self, request: &Request, status: u16, signed: &[(HeaderName, HeaderValue)]) -> bool {
+        if status != 403 {
+            return status == 401 && self.authorize.renew();
         }
         // A role that was granted just now is not in the token that we have; another token with the same roles is refused again.
         let granted = async || roles(&self.authorize.headers(&request.method, &request.path).await.unwrap_or_default());
-        let before = granted().await;
-        self.authorize.renew() && (before.is_none() || granted().await != before)
+        let before = roles(signed);
+        // Another call may have had the new one meanwhile.
+        before.is_some() && granted().await != before || self.authorize.renew() && (before.is_none() || granted().await != before)
     }
 
     /// Waits for this attempt's place under the rate limit; how long it took.
@@ -301,7 +305,7 @@ impl Http {
         self.clock.monotonic().saturating_sub(began)
     }
 
-    async fn attempt(&self, request: &Request, attempt: u32) -> Result<Reply, Trouble> {
+    async fn attempt(&self, request: &Request, attempt: u32, signed: &mut Signed) -> Result<Reply, Trouble> {
         let mut url = self.base.clone();
         let (path, query) =
             request.path.split_once('?').map_or((request.path.as_str(), None), |(path, query)| (path, Some(query)));
@@ -309,14 +313,14 @@ impl Http {
         url.set_query(query);
         // Signed after parsing: these are the bytes that go on the request line.
         let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-        let headers = self.authorize.headers(&request.method, &target).await.map_err(Trouble::from)?;
+        *signed = self.authorize.headers(&request.method, &target).await.map_err(Trouble::from)?;
         let mut builder =
             self.client.request(request.method.clone(), url).timeout(self.bounds.attempt).header(ACCEPT, self.dialect.accept);
         for (name, value) in self.dialect.headers {
             builder = builder.header(*name, *value);
         }
-        let typed = headers.iter().any(|(name, _)| name == CONTENT_TYPE);
-        for (name, value) in headers {
+        let typed = signed.iter().any(|(name, _)| name == CONTENT_TYPE);
+        for (name, value) in signed.iter() {
             builder = builder.header(name, value);
         }
         if let Some(body) = &request.body {
