@@ -223,12 +223,14 @@ impl Dispatcher {
 
     /// The playbooks with what the item's subscription was made for, as far as they are looked at now.
     async fn plans(&self, task: &Task) -> Result<(Arc<[Plan]>, Option<Wanted>), String> {
-        let plans = (self.hooks.plans)().await?;
-        let made_for = (self.hooks.made_for)(task.item.clone()).await?;
         // A copy for one playbook that was not tried yet may be one that was put back.
         let put_back = task.playbook.is_some() && task.attempt == 0;
-        if !put_back && !item::would_hold(&plans, task, made_for.as_ref()) {
-            return Ok((plans, made_for));
+        if !put_back {
+            let plans = (self.hooks.plans)().await?;
+            let made_for = (self.hooks.made_for)(task.item.clone()).await?;
+            if !item::would_hold(&plans, task, made_for.as_ref()) {
+                return Ok((plans, made_for));
+            }
         }
         let plans = (self.hooks.plans_now)().await?;
         Ok((plans, (self.hooks.made_for)(task.item.clone()).await?))

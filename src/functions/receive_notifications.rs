@@ -52,8 +52,7 @@ async fn answer(relay: Arc<Relay>, request: Request) -> Response {
     };
     let profile = profile_of(head.uri.path());
     // In a task of its own: what was begun is ended and told, though the sender has gone away.
-    let form = form_of(&head.headers, &body.bytes);
-    let task = tokio::spawn(keep(Arc::clone(&relay), (body, form), profile, span));
+    let task = tokio::spawn(keep(Arc::clone(&relay), (body, head.headers), profile, span));
     let answer = task.await.unwrap_or_else(|_| not_kept());
     tokio::spawn(async move { relay.flush().await });
     answer
@@ -64,7 +63,7 @@ fn profile_of(path: &str) -> String {
     percent_decode_str(rest_of(ROUTE, path).unwrap_or_default()).decode_utf8_lossy().into_owned()
 }
 
-async fn keep(relay: Arc<Relay>, (body, form): (Whole, String), profile: String, span: tracing::Span) -> Response {
+async fn keep(relay: Arc<Relay>, (body, headers): (Whole, HeaderMap), profile: String, span: tracing::Span) -> Response {
     let began = relay.clock().monotonic();
     let work = async {
         let receiver = relay.receiver().await?;
@@ -97,7 +96,7 @@ async fn keep(relay: Arc<Relay>, (body, form): (Whole, String), profile: String,
                 tell_of_empty(relay.is_hosted());
             }
             if kept.dropped.contains_key(&Drop::NotJson) && relay.may_tell_of(Drop::NotJson) {
-                tell_of_no_json(&form);
+                tell_of_no_json(&form_of(&headers, &body.bytes));
             }
             tell(kept, body.bytes.len(), unknown_profile, took);
             answered(answer.as_ref().unwrap_or(&Profile::default()))
